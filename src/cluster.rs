@@ -1,0 +1,85 @@
+//! The shared informer cache: one typed copy of each object, fed by one watch per kind.
+//!
+//! Controllers, node agents, DNS, the plan compiler and the dashboard read from here and subscribe here,
+//! as client-go's shared informers do, so that an event is decoded once for all of them.
+
+mod informer;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{Api, Client};
+use tokio::task::JoinSet;
+
+pub use informer::{Change, Informer, ObjectKey, Subscription, Writer};
+
+/// The informers of every kind that a part of the cluster reads.
+#[derive(Clone)]
+pub struct Cluster {
+    pub namespaces: Informer<Namespace>,
+    pub nodes: Informer<Node>,
+    pub pods: Informer<Pod>,
+    pub services: Informer<Service>,
+    pub endpoints: Informer<Endpoints>,
+    pub slices: Informer<EndpointSlice>,
+    pub config_maps: Informer<ConfigMap>,
+    pub secrets: Informer<Secret>,
+    pub service_accounts: Informer<ServiceAccount>,
+}
+
+/// The writing ends of a [`Cluster`]: tests hold them to play the API server.
+pub struct Writers {
+    pub namespaces: Writer<Namespace>,
+    pub nodes: Writer<Node>,
+    pub pods: Writer<Pod>,
+    pub services: Writer<Service>,
+    pub endpoints: Writer<Endpoints>,
+    pub slices: Writer<EndpointSlice>,
+    pub config_maps: Writer<ConfigMap>,
+    pub secrets: Writer<Secret>,
+    pub service_accounts: Writer<ServiceAccount>,
+}
+
+impl Cluster {
+    /// An empty cache and the ends that fill it.
+    pub fn new() -> (Self, Writers) {
+        let (namespaces, namespaces_w) = Informer::new();
+        let (nodes, nodes_w) = Informer::new();
+        let (pods, pods_w) = Informer::new();
+        let (services, services_w) = Informer::new();
+        let (endpoints, endpoints_w) = Informer::new();
+        let (slices, slices_w) = Informer::new();
+        let (config_maps, config_maps_w) = Informer::new();
+        let (secrets, secrets_w) = Informer::new();
+        let (service_accounts, service_accounts_w) = Informer::new();
+        (
+            Self { namespaces, nodes, pods, services, endpoints, slices, config_maps, secrets, service_accounts },
+            Writers {
+                namespaces: namespaces_w,
+                nodes: nodes_w,
+                pods: pods_w,
+                services: services_w,
+                endpoints: endpoints_w,
+                slices: slices_w,
+                config_maps: config_maps_w,
+                secrets: secrets_w,
+                service_accounts: service_accounts_w,
+            },
+        )
+    }
+}
+
+impl Writers {
+    /// Starts one watch per kind; each task ends when it is aborted or the set is dropped.
+    pub fn run(self, client: &Client, tasks: &mut JoinSet<()>) {
+        let all = client.clone();
+        tasks.spawn(self.namespaces.run(Api::all(all.clone())));
+        tasks.spawn(self.nodes.run(Api::all(all.clone())));
+        tasks.spawn(self.pods.run(Api::all(all.clone())));
+        tasks.spawn(self.services.run(Api::all(all.clone())));
+        tasks.spawn(self.endpoints.run(Api::all(all.clone())));
+        tasks.spawn(self.slices.run(Api::all(all.clone())));
+        tasks.spawn(self.config_maps.run(Api::all(all.clone())));
+        tasks.spawn(self.secrets.run(Api::all(all.clone())));
+        tasks.spawn(self.service_accounts.run(Api::all(all)));
+    }
+}

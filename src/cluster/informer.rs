@@ -1,0 +1,248 @@
+//! One kind's cache: a single [`Writer`], many readers, and subscriptions that begin with what is there.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Resource, ResourceExt};
+use parking_lot::RwLock;
+use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, watch};
+use tracing::warn;
+
+/// Namespace and name; the namespace is empty for cluster-scoped objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl ObjectKey {
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    pub fn of<K: Resource>(object: &K) -> Self {
+        Self::new(object.namespace().unwrap_or_default(), object.name_any())
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
+}
+
+/// What happened to an object of the cache.
+#[derive(Clone, Debug)]
+pub enum Change<K> {
+    /// The object is new (`old` is `None`) or differs from `old`.
+    Applied { old: Option<Arc<K>>, new: Arc<K> },
+    /// The object is gone; this is its last known state.
+    Deleted(Arc<K>),
+    /// Everything that existed when the watch began has been delivered. Sent once to each subscription.
+    Synced,
+}
+
+/// The reading end of a kind's cache.
+pub struct Informer<K> {
+    shared: Arc<Shared<K>>,
+    synced: watch::Receiver<bool>,
+}
+
+impl<K> Clone for Informer<K> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), synced: self.synced.clone() }
+    }
+}
+
+struct Shared<K> {
+    state: RwLock<State<K>>,
+}
+
+struct State<K> {
+    objects: BTreeMap<ObjectKey, Arc<K>>,
+    subscribers: Vec<mpsc::UnboundedSender<Change<K>>>,
+    synced: bool,
+}
+
+/// A subscriber's queue: first an `Applied` for each object of the cache, then `Synced`, then the changes.
+pub type Subscription<K> = mpsc::UnboundedReceiver<Change<K>>;
+
+impl<K> Informer<K> {
+    pub fn new() -> (Self, Writer<K>) {
+        let shared = Arc::new(Shared {
+            state: RwLock::new(State { objects: BTreeMap::new(), subscribers: Vec::new(), synced: false }),
+        });
+        let (synced_tx, synced) = watch::channel(false);
+        (Self { shared: Arc::clone(&shared), synced }, Writer { shared, synced: synced_tx })
+    }
+
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        self.shared.state.read().objects.get(&ObjectKey::new(namespace, name)).cloned()
+    }
+
+    /// All objects, ordered by namespace and name.
+    pub fn list(&self) -> Vec<Arc<K>> {
+        self.shared.state.read().objects.values().cloned().collect()
+    }
+
+    /// The objects of one namespace, ordered by name.
+    pub fn list_in(&self, namespace: &str) -> Vec<Arc<K>> {
+        let from = ObjectKey::new(namespace, "");
+        let state = self.shared.state.read();
+        state
+            .objects
+            .range(from..)
+            .take_while(|(key, _)| key.namespace == namespace)
+            .map(|(_, object)| Arc::clone(object))
+            .collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.shared.state.read().objects.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Waits until everything that existed when the watch began is in the cache.
+    pub async fn wait_synced(&self) {
+        // An error means that the writer is gone: the cluster is shutting down and nothing more will come.
+        let _ = self.synced.clone().wait_for(|synced| *synced).await;
+    }
+
+    pub fn subscribe(&self) -> Subscription<K> {
+        let (tx, rx) = mpsc::unbounded_channel();
+        let mut state = self.shared.state.write();
+        for object in state.objects.values() {
+            let _ = tx.send(Change::Applied { old: None, new: Arc::clone(object) });
+        }
+        if state.synced {
+            let _ = tx.send(Change::Synced);
+        }
+        state.subscribers.push(tx);
+        rx
+    }
+}
+
+/// The one writing end of a kind's cache.
+pub struct Writer<K> {
+    shared: Arc<Shared<K>>,
+    synced: watch::Sender<bool>,
+}
+
+impl<K: Resource> Writer<K> {
+    pub fn apply(&self, object: K) {
+        let new = Arc::new(object);
+        let mut state = self.shared.state.write();
+        let old = state.objects.insert(ObjectKey::of(&*new), Arc::clone(&new));
+        state.publish(|| Change::Applied { old: old.clone(), new: Arc::clone(&new) });
+    }
+
+    pub fn delete(&self, key: &ObjectKey) {
+        let mut state = self.shared.state.write();
+        if let Some(old) = state.objects.remove(key) {
+            state.publish(|| Change::Deleted(Arc::clone(&old)));
+        }
+    }
+
+    /// Makes the cache hold exactly `objects`, and marks it synced.
+    pub fn replace(&self, objects: Vec<K>) {
+        let keys: std::collections::BTreeSet<ObjectKey> = objects.iter().map(ObjectKey::of).collect();
+        let gone: Vec<ObjectKey> =
+            self.shared.state.read().objects.keys().filter(|key| !keys.contains(key)).cloned().collect();
+        for key in &gone {
+            self.delete(key);
+        }
+        for object in objects {
+            let known =
+                self.shared.state.read().objects.get(&ObjectKey::of(&object)).and_then(|old| old.resource_version());
+            if known.is_none() || known != object.resource_version() {
+                self.apply(object);
+            }
+        }
+        self.mark_synced();
+    }
+
+    pub fn mark_synced(&self) {
+        let mut state = self.shared.state.write();
+        if !state.synced {
+            state.synced = true;
+            state.publish(|| Change::Synced);
+        }
+        drop(state);
+        self.synced.send_replace(true);
+    }
+}
+
+impl<K> State<K> {
+    fn publish(&mut self, change: impl Fn() -> Change<K>) {
+        self.subscribers.retain(|subscriber| subscriber.send(change()).is_ok());
+    }
+}
+
+impl<K> Writer<K>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Default,
+{
+    /// Follows the API's watch of this kind for ever, starting over where the watch is lost.
+    pub async fn run(self, api: Api<K>) {
+        let config = watcher::Config::default().streaming_lists();
+        let mut events = watcher(api, config).default_backoff().boxed();
+        let mut initial = Vec::new();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(Event::Init) => initial.clear(),
+                Ok(Event::InitApply(object)) => initial.push(object),
+                Ok(Event::InitDone) => self.replace(std::mem::take(&mut initial)),
+                Ok(Event::Apply(object)) => self.apply(object),
+                Ok(Event::Delete(object)) => self.delete(&ObjectKey::of(&object)),
+                Err(e) => warn!(kind = std::any::type_name::<K>(), error = %e, "watch failed, starting over"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    fn config_map(name: &str, version: &str) -> ConfigMap {
+        let mut object = ConfigMap::default();
+        object.metadata.namespace = Some("default".into());
+        object.metadata.name = Some(name.into());
+        object.metadata.resource_version = Some(version.into());
+        object
+    }
+
+    #[test]
+    fn subscription_begins_with_what_is_there() {
+        let (informer, writer) = Informer::new();
+        writer.replace(vec![config_map("a", "1")]);
+        let mut changes = informer.subscribe();
+        assert!(matches!(changes.try_recv(), Ok(Change::Applied { old: None, .. })));
+        assert!(matches!(changes.try_recv(), Ok(Change::Synced)));
+        writer.apply(config_map("a", "2"));
+        assert!(matches!(changes.try_recv(), Ok(Change::Applied { old: Some(_), .. })));
+    }
+
+    #[test]
+    fn replace_reports_only_what_differs() {
+        let (informer, writer) = Informer::new();
+        writer.replace(vec![config_map("a", "1"), config_map("b", "1"), config_map("c", "1")]);
+        let mut changes = informer.subscribe();
+        while changes.try_recv().is_ok() {}
+        writer.replace(vec![config_map("a", "1"), config_map("b", "2")]);
+        assert!(matches!(changes.try_recv(), Ok(Change::Deleted(gone)) if gone.name_any() == "c"));
+        assert!(matches!(changes.try_recv(), Ok(Change::Applied { new, .. }) if new.name_any() == "b"));
+        assert!(changes.try_recv().is_err());
+        assert_eq!(informer.list_in("default").len(), 2);
+    }
+}

@@ -1,0 +1,178 @@
+//! One `Config` per part and one sum, printed once at start.
+//!
+//! Defaults stand here as constants, so that a reader finds every address and limit in one place.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+pub const API_LISTEN: &str = "127.0.0.1:6443";
+pub const UI_LISTEN: &str = "127.0.0.1:8080";
+pub const NODES: u16 = 3;
+/// The most nodes that the node and Pod ranges have room for.
+pub const MAX_NODES: u16 = 200;
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+/// Large enough that a 64 KiB segment passes a TUN whole.
+pub const POD_MTU: u32 = 65520;
+pub const NODE_PORT_RANGE: std::ops::RangeInclusive<u16> = 30000..=32767;
+/// Port on which the API server answers inside the cluster, on the control plane's address.
+pub const CLUSTER_API_PORT: u16 = 6443;
+pub const DNS_PORT: u16 = 53;
+
+/// What `vipyard up` was asked to do.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub store: StoreConfig,
+    pub api_listen: SocketAddr,
+    pub ui_listen: SocketAddr,
+    pub nodes: u16,
+    pub network: Network,
+    pub data_dir: PathBuf,
+    /// A second place for the kubeconfig, beside `DATA_DIR/kubeconfig`.
+    pub kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The database file, or `None` for a cluster that is forgotten at its end.
+    pub path: Option<PathBuf>,
+    /// Revisions kept for watches and exact lists before compaction takes the oldest.
+    pub keep_revisions: u64,
+}
+
+impl StoreConfig {
+    pub const KEEP_REVISIONS: u64 = 100_000;
+
+    pub fn in_memory() -> Self {
+        Self { path: None, keep_revisions: Self::KEEP_REVISIONS }
+    }
+
+    pub fn at(path: PathBuf) -> Self {
+        Self { path: Some(path), keep_revisions: Self::KEEP_REVISIONS }
+    }
+}
+
+/// The cluster's address plan. Each range has an IPv4 and an IPv6 half.
+///
+/// * Service addresses: the first of each range is the API's VIP, the tenth the DNS server's.
+/// * Pod addresses: node *i* (from 1) has the *i*-th /24 and the *i*-th /64.
+/// * Node addresses: the first host address is the control plane's (API and DNS listen there);
+///   node *i* has the host number 10 + *i*.
+#[derive(Clone, Debug)]
+pub struct Network {
+    pub service_v4: Ipv4Net,
+    pub service_v6: Ipv6Net,
+    pub pod_v4: Ipv4Net,
+    pub pod_v6: Ipv6Net,
+    pub node_v4: Ipv4Net,
+    pub node_v6: Ipv6Net,
+    pub lb_v4: Ipv4Net,
+    pub lb_v6: Ipv6Net,
+    pub domain: String,
+    pub mtu: u32,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            service_v4: Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16),
+            service_v6: Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0), 112),
+            pod_v4: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
+            pod_v6: Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0), 56),
+            node_v4: Ipv4Net::new_assert(Ipv4Addr::new(10, 245, 0, 0), 24),
+            node_v6: Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x245, 0, 0, 0, 0, 0), 64),
+            lb_v4: Ipv4Net::new_assert(Ipv4Addr::new(10, 246, 0, 0), 24),
+            lb_v6: Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x246, 0, 0, 0, 0, 0), 112),
+            domain: CLUSTER_DOMAIN.to_owned(),
+            mtu: POD_MTU,
+        }
+    }
+}
+
+/// An IPv4 and an IPv6 address of the same thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DualAddr {
+    pub v4: Ipv4Addr,
+    pub v6: Ipv6Addr,
+}
+
+impl DualAddr {
+    pub fn both(self) -> [IpAddr; 2] {
+        [self.v4.into(), self.v6.into()]
+    }
+}
+
+impl Network {
+    /// The VIP of `default/kubernetes` (rule K1: the first address of the Service range).
+    pub fn api_vip(&self) -> DualAddr {
+        nth(self.service_v4, self.service_v6, 1)
+    }
+
+    /// The VIP of `kube-system/kube-dns`.
+    pub fn dns_vip(&self) -> DualAddr {
+        nth(self.service_v4, self.service_v6, 10)
+    }
+
+    /// Where API and DNS listen inside the cluster.
+    pub fn control_plane(&self) -> DualAddr {
+        nth(self.node_v4, self.node_v6, 1)
+    }
+
+    /// The address of node `index`, counted from 1.
+    pub fn node_addr(&self, index: u16) -> DualAddr {
+        nth(self.node_v4, self.node_v6, 10 + u32::from(index))
+    }
+
+    /// The Pod ranges of node `index`, counted from 1: a /24 and a /64.
+    pub fn node_pod_cidrs(&self, index: u16) -> (Ipv4Net, Ipv6Net) {
+        let v4 = u32::from(self.pod_v4.network()) + (u32::from(index) << 8);
+        let v6 = u128::from(self.pod_v6.network()) + (u128::from(index) << 64);
+        (Ipv4Net::new_assert(v4.into(), 24), Ipv6Net::new_assert(v6.into(), 64))
+    }
+
+    /// Every range that belongs to the cluster, with the name of the flag that moves it.
+    pub fn ranges(&self) -> [(&'static str, IpNet); 8] {
+        [
+            ("--service-cidr", self.service_v4.into()),
+            ("--service-cidr", self.service_v6.into()),
+            ("--pod-cidr", self.pod_v4.into()),
+            ("--pod-cidr", self.pod_v6.into()),
+            ("--node-cidr", self.node_v4.into()),
+            ("--node-cidr", self.node_v6.into()),
+            ("--lb-cidr", self.lb_v4.into()),
+            ("--lb-cidr", self.lb_v6.into()),
+        ]
+    }
+}
+
+fn nth(v4: Ipv4Net, v6: Ipv6Net, n: u32) -> DualAddr {
+    DualAddr { v4: (u32::from(v4.network()) + n).into(), v6: (u128::from(v6.network()) + u128::from(n)).into() }
+}
+
+/// The name of node `index`, counted from 1.
+pub fn node_name(index: u16) -> String {
+    format!("n{index}")
+}
+
+/// The zone of node `index`, counted from 1: a, b, c and round again.
+pub fn node_zone(index: u16) -> &'static str {
+    ["a", "b", "c"][usize::from((index - 1) % 3)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_plan_follows_the_design() {
+        let net = Network::default();
+        assert_eq!(net.api_vip().v4.to_string(), "10.96.0.1");
+        assert_eq!(net.dns_vip().both().map(|a| a.to_string()), ["10.96.0.10", "fd00:10:96::a"]);
+        assert_eq!(net.control_plane().v4.to_string(), "10.245.0.1");
+        assert_eq!(net.node_addr(2).both().map(|a| a.to_string()), ["10.245.0.12", "fd00:10:245::c"]);
+        let (v4, v6) = net.node_pod_cidrs(3);
+        assert_eq!((v4.to_string(), v6.to_string()), ("10.244.3.0/24".into(), "fd00:10:244:3::/64".into()));
+        assert_eq!([1, 2, 3, 4].map(node_zone), ["a", "b", "c", "a"]);
+    }
+}

@@ -1,0 +1,4 @@
+//! All unsafe code: system calls that no safe crate wraps. Imports nothing of ours.
+#![allow(unsafe_code)]
+
+pub mod tun;
