@@ -4,4 +4,5 @@
 pub mod cluster;
 pub mod config;
 pub mod router;
+pub mod store;
 pub mod sys;
