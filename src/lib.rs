@@ -1,6 +1,7 @@
 //! Vipyard: a Kubernetes Service network in one process.
 #![deny(unsafe_code)]
 
+pub mod api;
 pub mod cluster;
 pub mod config;
 pub mod router;

@@ -1,0 +1,173 @@
+//! What is served, as clients discover it: plain and aggregated.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::kinds::Info;
+use super::{Api, KUBERNETES_VERSION};
+
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+/// `(name, kind, verbs)` of the subresources of a kind.
+fn subresources(info: &Info) -> Vec<(&'static str, &'static str, &'static [&'static str])> {
+    let mut all: Vec<(&str, &str, &[&str])> = Vec::new();
+    if info.status {
+        all.push(("status", info.kind, &["get", "patch", "update"]));
+    }
+    match info.plural {
+        "pods" => {
+            all.push(("binding", "Binding", &["create"]));
+            all.push(("eviction", "Eviction", &["create"]));
+            all.push(("log", "Pod", &["get"]));
+        }
+        "namespaces" => all.push(("finalize", "Namespace", &["update"])),
+        _ => {}
+    }
+    all
+}
+
+pub(super) async fn version() -> Json<Value> {
+    Json(json!({
+        "major": "1", "minor": "36", "gitVersion": format!("{KUBERNETES_VERSION}+vipyard-{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "", "compiler": "rustc", "platform": format!("linux/{}", arch()),
+    }))
+}
+
+/// The machine's architecture as Go and Kubernetes name it.
+pub fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn wants_aggregated(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accept.split(',').next().is_some_and(|first| {
+        first.contains("as=APIGroupDiscoveryList") && first.contains("v=v2") && !first.contains("v=v2beta1")
+    })
+}
+
+fn groups_of(api: &Api) -> Vec<(&'static str, &'static str)> {
+    let mut groups = Vec::new();
+    for info in api.registry().iter() {
+        if !info.group.is_empty() && !groups.contains(&(info.group, info.version)) {
+            groups.push((info.group, info.version));
+        }
+    }
+    groups
+}
+
+fn aggregated(api: &Api, core: bool) -> Response {
+    let gvs = if core { vec![("", "v1")] } else { groups_of(api) };
+    let items: Vec<Value> = gvs
+        .into_iter()
+        .map(|(group, version)| {
+            let kinds = api.registry().iter().filter(|info| info.group == group && info.version == version);
+            let resources: Vec<Value> = kinds.map(aggregated_resource).collect();
+            let metadata = if group.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
+            json!({"metadata": metadata, "versions": [{"version": version, "freshness": "Current", "resources": resources}]})
+        })
+        .collect();
+    let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
+    let mut response = Json(list).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+    response
+}
+
+fn aggregated_resource(info: &Info) -> Value {
+    let kind = |kind: &str| json!({"group": info.group, "version": info.version, "kind": kind});
+    let mut resource = json!({
+        "resource": info.plural, "responseKind": kind(info.kind), "scope": if info.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": info.singular, "verbs": VERBS,
+    });
+    if !info.short_names.is_empty() {
+        resource["shortNames"] = json!(info.short_names);
+    }
+    if !info.categories.is_empty() {
+        resource["categories"] = json!(info.categories);
+    }
+    let subresources: Vec<Value> = subresources(info)
+        .into_iter()
+        .map(|(name, response, verbs)| json!({"subresource": name, "responseKind": kind(response), "verbs": verbs}))
+        .collect();
+    if !subresources.is_empty() {
+        resource["subresources"] = subresources.into();
+    }
+    resource
+}
+
+pub(super) async fn core_versions(State(api): State<Api>, headers: HeaderMap) -> Response {
+    if wants_aggregated(&headers) {
+        return aggregated(&api, true);
+    }
+    Json(json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})).into_response()
+}
+
+fn group_value(group: &str, version: &str) -> Value {
+    let version = json!({"groupVersion": format!("{group}/{version}"), "version": version});
+    json!({"name": group, "versions": [version], "preferredVersion": version})
+}
+
+pub(super) async fn groups(State(api): State<Api>, headers: HeaderMap) -> Response {
+    if wants_aggregated(&headers) {
+        return aggregated(&api, false);
+    }
+    let groups: Vec<Value> = groups_of(&api).into_iter().map(|(group, version)| group_value(group, version)).collect();
+    Json(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})).into_response()
+}
+
+pub(super) async fn group(State(api): State<Api>, Path(name): Path<String>) -> Response {
+    match groups_of(&api).into_iter().find(|(group, _)| *group == name) {
+        Some((group, version)) => {
+            let mut value = group_value(group, version);
+            value["kind"] = "APIGroup".into();
+            value["apiVersion"] = "v1".into();
+            Json(value).into_response()
+        }
+        None => page_not_found(),
+    }
+}
+
+pub(super) fn page_not_found() -> Response {
+    (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
+}
+
+pub(super) async fn core_resources(State(api): State<Api>, Path(version): Path<String>) -> Response {
+    resource_list(&api, "", &version)
+}
+
+pub(super) async fn resources(State(api): State<Api>, Path((group, version)): Path<(String, String)>) -> Response {
+    resource_list(&api, &group, &version)
+}
+
+fn resource_list(api: &Api, group: &str, version: &str) -> Response {
+    if !api.registry().serves(group, version) {
+        return page_not_found();
+    }
+    let mut resources = Vec::new();
+    for info in api.registry().iter().filter(|info| info.group == group && info.version == version) {
+        let mut resource = json!({"name": info.plural, "singularName": info.singular, "namespaced": info.namespaced,
+            "kind": info.kind, "verbs": VERBS});
+        if !info.short_names.is_empty() {
+            resource["shortNames"] = json!(info.short_names);
+        }
+        if !info.categories.is_empty() {
+            resource["categories"] = json!(info.categories);
+        }
+        resources.push(resource);
+        for (name, kind, verbs) in subresources(info) {
+            resources.push(json!({"name": format!("{}/{name}", info.plural), "singularName": "",
+                "namespaced": info.namespaced, "kind": kind, "verbs": verbs}));
+        }
+    }
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    Json(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources}))
+        .into_response()
+}

@@ -1,0 +1,362 @@
+//! The served kinds: one file per kind says its defaults, rules, what may change, and its columns.
+//!
+//! Verbs work on JSON values and know nothing of kinds; a [`Kind`] works on its typed object. [`Typed`] stands between
+//! and is where JSON is checked against the type: a wrong type is refused with its path, unknown fields fall away.
+
+mod config_map;
+mod endpoint_slice;
+mod endpoints;
+mod event;
+mod lease;
+mod namespace;
+mod node;
+mod pod;
+mod pod_columns;
+mod secret;
+mod service;
+mod service_account;
+mod service_addresses;
+mod service_validation;
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use k8s_openapi::Metadata;
+use k8s_openapi::api::core::v1::ServiceSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::alloc::{Allocators, Reservation};
+use super::causes::Causes;
+use super::names::NameRule;
+use super::status::ApiError;
+use crate::config::Network;
+use crate::store::Store;
+
+/// What is fixed about a kind.
+#[derive(Clone, Debug)]
+pub struct Info {
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    pub plural: &'static str,
+    pub singular: &'static str,
+    pub short_names: &'static [&'static str],
+    pub categories: &'static [&'static str],
+    pub namespaced: bool,
+    /// Whether the kind has a `status` subresource, so that a write to the object leaves its status alone.
+    pub status: bool,
+    /// Whether `metadata.generation` counts the changes of `spec`.
+    pub generation: bool,
+    /// Whether a PUT to a name that is not there creates it.
+    pub create_on_update: bool,
+    /// Whether a DELETE answers with the deleted object rather than with a Status.
+    pub returns_deleted: bool,
+    pub name_rule: NameRule,
+    /// Field selectors beyond the two of metadata.
+    pub fields: &'static [&'static str],
+    pub columns: &'static [Column],
+}
+
+impl Info {
+    /// What most kinds have in common.
+    pub const DEFAULT: Self = Self {
+        group: "",
+        version: "v1",
+        kind: "",
+        plural: "",
+        singular: "",
+        short_names: &[],
+        categories: &[],
+        namespaced: true,
+        status: false,
+        generation: false,
+        create_on_update: false,
+        returns_deleted: false,
+        name_rule: NameRule::Subdomain,
+        fields: &[],
+        columns: &[NAME, AGE],
+    };
+
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// The name of the resource in the store: `services`, `endpointslices.discovery.k8s.io`.
+    pub fn resource(&self) -> String {
+        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+    }
+}
+
+/// A column of `kubectl get`; those with a priority above 0 are shown with `-o wide`.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    pub name: &'static str,
+    pub kind: &'static str,
+    pub format: &'static str,
+    pub priority: i32,
+    pub description: &'static str,
+}
+
+pub(super) const fn column(name: &'static str, description: &'static str) -> Column {
+    Column { name, kind: "string", format: "", priority: 0, description }
+}
+
+pub(super) const fn wide(name: &'static str, description: &'static str) -> Column {
+    Column { name, kind: "string", format: "", priority: 1, description }
+}
+
+pub(super) const NAME: Column = Column {
+    name: "Name",
+    kind: "string",
+    format: "name",
+    priority: 0,
+    description: "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names",
+};
+
+pub(super) const AGE: Column = column(
+    "Age",
+    "CreationTimestamp is a timestamp representing the server time when this object was created. It is not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata",
+);
+
+/// What rules may look at besides the object.
+#[derive(Clone)]
+pub struct Context {
+    pub network: Network,
+    pub allocators: Arc<Allocators>,
+    pub store: Store,
+}
+
+/// Which part of an object a write is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The object itself; its status stays as it was where the kind has a status subresource.
+    Main,
+    Status,
+    /// `finalize` of a Namespace.
+    Finalize,
+}
+
+/// The rules of one kind. Every method has a default that does nothing.
+pub trait Kind: Send + Sync + 'static {
+    type Object: Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Send;
+    const INFO: Info;
+
+    /// Fills in what a client left out; also run on updates.
+    fn default(_object: &mut Self::Object) {}
+
+    /// Prepares and checks a new object.
+    fn create(_ctx: &Context, _object: &mut Self::Object, _causes: &mut Causes) -> Result<(), ApiError> {
+        Ok(())
+    }
+
+    /// Prepares and checks a changed object.
+    fn update(_ctx: &Context, _new: &mut Self::Object, _old: &Self::Object, _part: Part, _causes: &mut Causes) {}
+
+    /// Takes from the allocators what the object needs. What is taken goes back unless the write is committed.
+    fn reserve(
+        _ctx: &Context,
+        _new: &mut Self::Object,
+        _old: Option<&Self::Object>,
+        _causes: &mut Causes,
+    ) -> Result<Reservation, ApiError> {
+        Ok(Reservation::none())
+    }
+
+    /// Gives back what a deleted object held.
+    fn release(_ctx: &Context, _object: &Self::Object) {}
+
+    /// One table cell per column.
+    fn cells(object: &Self::Object, now: Timestamp) -> Vec<Value> {
+        vec![name_cell(object), age_cell(object, now)]
+    }
+}
+
+pub(super) fn name_cell<T: Metadata<Ty = ObjectMeta>>(object: &T) -> Value {
+    object.metadata().name.clone().unwrap_or_default().into()
+}
+
+pub(super) fn age_cell<T: Metadata<Ty = ObjectMeta>>(object: &T, now: Timestamp) -> Value {
+    match &object.metadata().creation_timestamp {
+        Some(created) => super::table::human_duration(now.as_second() - created.0.as_second()).into(),
+        None => "<unknown>".into(),
+    }
+}
+
+/// An object that passed its kind's rules and may be written.
+#[derive(Debug)]
+pub struct Admitted {
+    pub value: Value,
+    pub reservation: Reservation,
+}
+
+/// A kind with its type erased.
+pub trait Strategy: Send + Sync {
+    fn info(&self) -> &Info;
+    /// Checks a new object. The metadata rules that all kinds share have been checked; their causes are in `causes`.
+    fn create(&self, ctx: &Context, object: Value, causes: Causes) -> Result<Admitted, ApiError>;
+    fn update(&self, ctx: &Context, new: Value, old: Value, part: Part, causes: Causes) -> Result<Admitted, ApiError>;
+    fn release(&self, ctx: &Context, object: Value);
+    /// The paths of fields that the kind does not have.
+    fn unknown_fields(&self, object: &Value) -> Result<Vec<String>, ApiError>;
+    fn cells(&self, object: &[u8], now: Timestamp) -> Vec<Value>;
+}
+
+struct Typed<K> {
+    info: Info,
+    kind: PhantomData<fn(K)>,
+}
+
+impl<K: Kind> Typed<K> {
+    fn boxed() -> Arc<dyn Strategy> {
+        Arc::new(Self { info: K::INFO, kind: PhantomData })
+    }
+
+    fn decode(&self, mut value: Value) -> Result<K::Object, ApiError> {
+        super::object::quantities_as_text(&mut value);
+        serde_path_to_error::deserialize(value).map_err(|e| {
+            let path = e.path().to_string();
+            ApiError::bad_request(format!(
+                "{} in version {:?} cannot be handled as a {}: {path}: cannot unmarshal: {}",
+                self.info.kind,
+                self.info.version,
+                self.info.kind,
+                e.into_inner()
+            ))
+        })
+    }
+
+    /// An object that came out of the store always has its type; a failure is a defect of ours.
+    fn stored(value: Value) -> Result<K::Object, ApiError> {
+        serde_json::from_value(value).map_err(ApiError::internal)
+    }
+
+    fn finish(&self, object: &K::Object, reservation: Reservation, causes: Causes) -> Result<Admitted, ApiError> {
+        if !causes.is_empty() {
+            let name = object.metadata().name.as_deref().unwrap_or_default();
+            let about = super::status::About { group: self.info.group, resource: self.info.kind, name };
+            return Err(ApiError::invalid(about, &causes.0));
+        }
+        let mut value = serde_json::to_value(object).map_err(ApiError::internal)?;
+        super::object::prune(&mut value);
+        Ok(Admitted { value, reservation })
+    }
+}
+
+impl<K: Kind> Strategy for Typed<K> {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn create(&self, ctx: &Context, object: Value, mut causes: Causes) -> Result<Admitted, ApiError> {
+        let mut object = self.decode(object)?;
+        K::default(&mut object);
+        K::create(ctx, &mut object, &mut causes)?;
+        let reservation =
+            if causes.is_empty() { K::reserve(ctx, &mut object, None, &mut causes)? } else { Reservation::none() };
+        self.finish(&object, reservation, causes)
+    }
+
+    fn update(
+        &self,
+        ctx: &Context,
+        new: Value,
+        old: Value,
+        part: Part,
+        mut causes: Causes,
+    ) -> Result<Admitted, ApiError> {
+        let mut new = self.decode(new)?;
+        let old = Self::stored(old)?;
+        K::default(&mut new);
+        K::update(ctx, &mut new, &old, part, &mut causes);
+        let reserve = causes.is_empty() && part == Part::Main;
+        let reservation =
+            if reserve { K::reserve(ctx, &mut new, Some(&old), &mut causes)? } else { Reservation::none() };
+        self.finish(&new, reservation, causes)
+    }
+
+    fn release(&self, ctx: &Context, object: Value) {
+        if let Ok(object) = Self::stored(object) {
+            K::release(ctx, &object);
+        }
+    }
+
+    fn unknown_fields(&self, object: &Value) -> Result<Vec<String>, ApiError> {
+        let typed = self.decode(object.clone())?;
+        let known = serde_json::to_value(&typed).map_err(ApiError::internal)?;
+        let mut unknown = Vec::new();
+        super::object::difference("", object, &known, &mut unknown);
+        Ok(unknown)
+    }
+
+    fn cells(&self, object: &[u8], now: Timestamp) -> Vec<Value> {
+        match serde_json::from_slice(object) {
+            Ok(object) => K::cells(&object, now),
+            Err(_) => self.info.columns.iter().map(|_| Value::Null).collect(),
+        }
+    }
+}
+
+/// All served kinds, by group, version and plural name.
+pub struct Registry {
+    kinds: Vec<Arc<dyn Strategy>>,
+    by_path: HashMap<(&'static str, &'static str, &'static str), usize>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        let kinds = vec![
+            Typed::<namespace::Kind>::boxed(),
+            Typed::<node::Kind>::boxed(),
+            Typed::<pod::Kind>::boxed(),
+            Typed::<service::Kind>::boxed(),
+            Typed::<endpoints::Kind>::boxed(),
+            Typed::<config_map::Kind>::boxed(),
+            Typed::<secret::Kind>::boxed(),
+            Typed::<service_account::Kind>::boxed(),
+            Typed::<event::Kind>::boxed(),
+            Typed::<endpoint_slice::Kind>::boxed(),
+            Typed::<lease::Kind>::boxed(),
+        ];
+        let by_path = kinds.iter().enumerate().map(|(i, kind)| (path_of(kind.info()), i)).collect();
+        Self { kinds, by_path }
+    }
+}
+
+/// What a stored Service holds of the allocators.
+pub(super) fn held_by(spec: &ServiceSpec) -> Vec<super::alloc::Item> {
+    service_addresses::held(spec)
+}
+
+fn path_of(info: &Info) -> (&'static str, &'static str, &'static str) {
+    (info.group, info.version, info.plural)
+}
+
+impl Registry {
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<dyn Strategy>> {
+        self.by_path.get(&(group, version, plural)).map(|&i| &self.kinds[i])
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Info> {
+        self.kinds.iter().map(|kind| kind.info())
+    }
+
+    /// Whether anything is served at this group and version.
+    pub fn serves(&self, group: &str, version: &str) -> bool {
+        self.iter().any(|info| info.group == group && info.version == version)
+    }
+
+    /// The kinds as clients name them.
+    pub fn resources(&self) -> Vec<(kube::core::ApiResource, bool)> {
+        self.iter()
+            .map(|info| {
+                let gvk = kube::core::GroupVersionKind::gvk(info.group, info.version, info.kind);
+                (kube::core::ApiResource::from_gvk_with_plural(&gvk, info.plural), info.namespaced)
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,213 @@
+//! Objects as JSON values: metadata access, normal form, and the one encoding that everybody shares.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use k8s_openapi::jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::kinds::Info;
+use crate::store::Encode;
+
+pub fn meta<'a>(object: &'a Value, field: &str) -> Option<&'a Value> {
+    object.get("metadata")?.get(field).filter(|value| !value.is_null())
+}
+
+pub fn meta_str<'a>(object: &'a Value, field: &str) -> &'a str {
+    meta(object, field).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The metadata object, made where it is missing.
+pub fn meta_mut(object: &mut Value) -> &mut Map<String, Value> {
+    if !object.get("metadata").is_some_and(Value::is_object) {
+        object["metadata"] = Value::Object(Map::new());
+    }
+    object["metadata"].as_object_mut().expect("just made an object")
+}
+
+pub fn is_deleting(object: &Value) -> bool {
+    meta(object, "deletionTimestamp").is_some()
+}
+
+pub fn finalizers(object: &Value) -> Vec<String> {
+    let list = meta(object, "finalizers").and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(|value| value.as_str().map(str::to_owned)).collect()
+}
+
+/// Now, as `metadata.creationTimestamp` has it: RFC 3339 with whole seconds.
+pub fn now_text() -> String {
+    format_time(Timestamp::now())
+}
+
+pub fn format_time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Stands where the revision goes until the store knows it. Random, so that no client can write it into an object.
+static MARKER: LazyLock<String> = LazyLock::new(|| uuid::Uuid::new_v4().simple().to_string());
+
+/// Encodes an object once, for storage, answers, lists and watches alike: `apiVersion` and `kind` come first, so that
+/// a list can leave them out by cutting a prefix, and the revision is spliced in when the store has given it.
+pub fn encode(info: &Info, mut object: Value) -> Encode {
+    meta_mut(&mut object).insert("resourceVersion".into(), MARKER.as_str().into());
+    let text = with_type_first(info, object);
+    Box::new(move |revision| {
+        // The marker is in the text exactly once: a client cannot know it.
+        let (head, tail) = text.split_once(MARKER.as_str()).unwrap_or((&text, ""));
+        Bytes::from(format!("{head}{revision}{tail}"))
+    })
+}
+
+/// The prefix that every encoded object of a kind has.
+pub fn type_prefix(info: &Info) -> String {
+    format!("{{\"apiVersion\":\"{}\",\"kind\":\"{}\",", info.api_version(), info.kind)
+}
+
+pub fn with_type_first(info: &Info, mut object: Value) -> String {
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove("apiVersion");
+        fields.remove("kind");
+    }
+    let rest = object.to_string();
+    let mut text = type_prefix(info);
+    text.push_str(&rest[1..]);
+    text
+}
+
+/// The little of an object that selectors need, without decoding the rest.
+#[derive(Deserialize, Default)]
+pub struct Labelled {
+    #[serde(default)]
+    pub metadata: LabelledMeta,
+}
+
+#[derive(Deserialize, Default)]
+pub struct LabelledMeta {
+    #[serde(default)]
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
+/// Maps whose keys are the user's: an empty value in them is a value.
+const USER_MAPS: &[&str] = &[
+    "labels",
+    "annotations",
+    "data",
+    "binaryData",
+    "stringData",
+    "nodeSelector",
+    "matchLabels",
+    "limits",
+    "requests",
+    "capacity",
+    "allocatable",
+];
+/// Lists that are part of an object even when empty.
+const KEPT_LISTS: &[&str] = &["endpoints", "containers"];
+/// Strings that mean something when empty.
+const KEPT_STRINGS: &[&str] = &["name"];
+
+/// Leaves out what the reference's JSON leaves out (`omitempty`): nulls, empty lists, empty strings, empty user maps.
+pub fn prune(value: &mut Value) {
+    let Some(fields) = value.as_object_mut() else { return };
+    fields.retain(|key, value| {
+        if USER_MAPS.contains(&key.as_str()) {
+            return !value.is_null() && !value.as_object().is_some_and(Map::is_empty);
+        }
+        match value {
+            Value::Null => key == "lastProbeTime",
+            Value::String(text) => !text.is_empty() || KEPT_STRINGS.contains(&key.as_str()),
+            Value::Array(items) if items.is_empty() => KEPT_LISTS.contains(&key.as_str()),
+            Value::Array(items) => {
+                items.iter_mut().for_each(prune);
+                true
+            }
+            Value::Object(_) => {
+                prune(value);
+                true
+            }
+            _ => true,
+        }
+    });
+}
+
+/// Collects the paths that `given` has and `known` has not.
+pub fn difference(path: &str, given: &Value, known: &Value, unknown: &mut Vec<String>) {
+    match (given, known) {
+        (Value::Object(given), Value::Object(known)) => {
+            for (key, value) in given {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                match known.get(key) {
+                    Some(known) => difference(&path, value, known, unknown),
+                    None if value.is_null() => {}
+                    None => unknown.push(path),
+                }
+            }
+        }
+        (Value::Array(given), Value::Array(known)) => {
+            for (i, (given, known)) in given.iter().zip(known).enumerate() {
+                difference(&format!("{path}[{i}]"), given, known, unknown);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Quantities may be written as numbers (`cpu: 1`); the types have them as text.
+pub fn quantities_as_text(value: &mut Value) {
+    const QUANTITIES: &[&str] = &["limits", "requests", "capacity", "allocatable", "hard", "used"];
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value {
+                    Value::Object(amounts) if QUANTITIES.contains(&key.as_str()) => {
+                        for amount in amounts.values_mut().filter(|amount| amount.is_number()) {
+                            *amount = Value::String(amount.to_string());
+                        }
+                    }
+                    Value::Number(size) if key == "sizeLimit" => *value = Value::String(size.to_string()),
+                    value => quantities_as_text(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(quantities_as_text),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn encoding_puts_type_first_and_splices_the_revision() {
+        let info = Info { kind: "EndpointSlice", group: "discovery.k8s.io", plural: "endpointslices", ..Info::DEFAULT };
+        let object = json!({"addressType": "IPv4", "metadata": {"name": "a", "labels": {"resourceVersion": "x"}}});
+        let text = encode(&info, object)(42);
+        let text = std::str::from_utf8(&text).unwrap();
+        assert!(text.starts_with(&type_prefix(&info)), "{text}");
+        let back: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(back["metadata"]["resourceVersion"], "42");
+        assert_eq!(back["metadata"]["labels"]["resourceVersion"], "x");
+    }
+
+    #[test]
+    fn prune_drops_what_omitempty_drops() {
+        let mut value = json!({
+            "metadata": {"labels": {}, "annotations": {"a": ""}, "name": "x"},
+            "spec": {"securityContext": {}, "volumes": [], "hostname": "", "containers": [{"resources": {}, "args": []}]},
+            "endpoints": [], "ports": [{"name": "", "port": 1}],
+        });
+        prune(&mut value);
+        assert_eq!(
+            value,
+            json!({
+                "metadata": {"annotations": {"a": ""}, "name": "x"},
+                "spec": {"securityContext": {}, "containers": [{"resources": {}}]},
+                "endpoints": [], "ports": [{"name": "", "port": 1}],
+            })
+        );
+    }
+}

@@ -1,0 +1,234 @@
+//! watch: a stream of changes that reads from the store's shared log at the watcher's own pace.
+//!
+//! Nothing is queued per watcher: one that reads slowly falls behind, and one that falls out of what the log keeps gets
+//! an ERROR event with 410 and lists again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::StatusCode;
+use k8s_openapi::jiff::Timestamp;
+use rand::Rng;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Api;
+use super::kinds::Strategy;
+use super::list::{Selection, parse_revision, read_failed};
+use super::negotiate::Form;
+use super::object;
+use super::request::Call;
+use super::status::{ApiError, bytes_response};
+use super::table::{self, IncludeObject};
+use crate::store::{Entry, Event, EventKind, ReadError, Watch};
+
+/// Without `timeoutSeconds` a watch ends after this long or up to twice that, as in the reference.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
+/// Events are sent together up to this many bytes.
+const CHUNK: usize = 64 * 1024;
+
+struct Stream {
+    kind: Arc<dyn Strategy>,
+    selection: Selection,
+    form: Form,
+    include: IncludeObject,
+    columns_sent: bool,
+    bookmarks: bool,
+    initial: VecDeque<Arc<Entry>>,
+    /// The revision that the initial events show; sent as a bookmark when the client asked for initial events.
+    initial_end: Option<u64>,
+    watch: Watch,
+    deadline: Instant,
+    stopping: CancellationToken,
+    ended: bool,
+}
+
+impl Api {
+    pub(super) fn watch(&self, call: &Call) -> Result<Response, ApiError> {
+        let selection = Selection::of(call)?;
+        let revision = parse_revision(call.params.get("resourceVersion"))?.unwrap_or(0);
+        let bookmarks = call.params.flag("allowWatchBookmarks");
+        let initial_events = match call.params.get("sendInitialEvents") {
+            "" => None,
+            _ if call.params.get("resourceVersionMatch") != "NotOlderThan" => {
+                let mut causes = super::causes::Causes::default();
+                causes.forbidden(
+                    "resourceVersionMatch",
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                );
+                let about = super::status::About { group: "meta.k8s.io", resource: "ListOptions", name: "" };
+                return Err(ApiError::invalid(about, &causes.0));
+            }
+            _ => Some(call.params.flag("sendInitialEvents")),
+        };
+        // Without a revision the watch begins with what is there, as if it had just been added.
+        let from_state = initial_events.unwrap_or(revision == 0);
+        let listing = self.store().list(&selection.scope);
+        if revision > listing.revision && from_state {
+            return Err(ApiError::future_revision());
+        }
+        let start = if from_state || revision == 0 { listing.revision } else { revision };
+        let watch = match self.store().watch(selection.scope.clone(), start) {
+            Ok(watch) => watch,
+            Err(ReadError::Compacted) => return Ok(gone()),
+            Err(e) => return Err(read_failed(e)),
+        };
+        let timeout = match call.params.number("timeoutSeconds")?.filter(|seconds| *seconds > 0) {
+            Some(seconds) => Duration::from_secs(seconds),
+            None => DEFAULT_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()),
+        };
+        let mut initial: VecDeque<Arc<Entry>> = if from_state { listing.items.into() } else { VecDeque::new() };
+        initial.retain(|entry| selection.matches(entry));
+        let stream = Stream {
+            kind: Arc::clone(&call.target.kind),
+            selection,
+            form: call.form,
+            include: IncludeObject::parse(call.params.get("includeObject")).unwrap_or_default(),
+            columns_sent: false,
+            bookmarks,
+            initial,
+            initial_end: (initial_events == Some(true)).then_some(start),
+            watch,
+            deadline: Instant::now() + timeout,
+            stopping: self.inner.stopping.clone(),
+            ended: false,
+        };
+        let body = futures::stream::unfold(stream, |mut stream| async move {
+            let chunk = stream.next().await?;
+            Some((Ok::<Bytes, std::convert::Infallible>(chunk), stream))
+        });
+        Ok(bytes_response(StatusCode::OK, Body::from_stream(body)))
+    }
+}
+
+/// The answer to a watch from before the compaction floor: 200 with one ERROR event, as the reference does.
+fn gone() -> Response {
+    bytes_response(StatusCode::OK, error_line())
+}
+
+fn error_line() -> String {
+    let status = ApiError::expired("too old resource version: list again").to_value();
+    format!("{}\n", json!({"type": "ERROR", "object": status}))
+}
+
+impl Stream {
+    /// The next events as bytes; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        let mut chunk = Vec::new();
+        while let Some(entry) = self.initial.pop_front() {
+            self.write(&mut chunk, "ADDED", &entry);
+            if chunk.len() >= CHUNK {
+                return Some(chunk.into());
+            }
+        }
+        if let Some(revision) = self.initial_end.take()
+            && self.bookmarks
+        {
+            self.write_bookmark(&mut chunk, revision, true);
+        }
+        while chunk.is_empty() {
+            let event = tokio::select! {
+                event = self.watch.next() => event,
+                () = tokio::time::sleep_until(self.deadline) => return self.end(),
+                () = self.stopping.cancelled() => return self.end(),
+            };
+            match event {
+                Ok(event) => self.write_event(&mut chunk, &event),
+                Err(e) => return self.fail(&e),
+            }
+        }
+        while chunk.len() < CHUNK {
+            match self.watch.try_next() {
+                Ok(Some(event)) => self.write_event(&mut chunk, &event),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Some(chunk.into())
+    }
+
+    /// A bookmark lets the client go on from here even if nothing of its kind has changed for long.
+    fn end(&mut self) -> Option<Bytes> {
+        self.ended = true;
+        let mut chunk = Vec::new();
+        if self.bookmarks {
+            self.write_bookmark(&mut chunk, self.watch.revision(), false);
+        }
+        (!chunk.is_empty()).then(|| chunk.into())
+    }
+
+    fn fail(&mut self, error: &ReadError) -> Option<Bytes> {
+        self.ended = true;
+        match error {
+            ReadError::Closed => None,
+            _ => Some(error_line().into()),
+        }
+    }
+
+    /// An object that comes into the selection is added, one that leaves it is deleted.
+    fn write_event(&mut self, chunk: &mut Vec<u8>, event: &Event) {
+        let before = event.previous.as_ref().is_some_and(|previous| self.selection.matches(previous));
+        let after = event.kind != EventKind::Deleted && self.selection.matches(&event.entry);
+        match (before, after) {
+            (false, true) => self.write(chunk, "ADDED", &event.entry),
+            (true, true) => self.write(chunk, "MODIFIED", &event.entry),
+            (true, false) if event.kind == EventKind::Deleted => self.write(chunk, "DELETED", &event.entry),
+            (true, false) => {
+                // The client knows the object as it was; it leaves with the revision of the change.
+                let Some(previous) = &event.previous else { return };
+                let object: Value = serde_json::from_slice(&previous.value).unwrap_or_default();
+                let value = object::encode(self.kind.info(), object)(event.entry.revision);
+                let last = Entry {
+                    value,
+                    revision: event.entry.revision,
+                    key: previous.key.clone(),
+                    created: previous.created,
+                };
+                self.write(chunk, "DELETED", &last);
+            }
+            (false, false) => {}
+        }
+    }
+
+    fn write(&mut self, chunk: &mut Vec<u8>, kind: &str, entry: &Entry) {
+        chunk.extend_from_slice(b"{\"type\":\"");
+        chunk.extend_from_slice(kind.as_bytes());
+        chunk.extend_from_slice(b"\",\"object\":");
+        match self.form {
+            Form::Json => chunk.extend_from_slice(&entry.value),
+            Form::Partial => chunk.extend_from_slice(table::partial(&entry.value).to_string().as_bytes()),
+            Form::Table => {
+                let row = table::row(&*self.kind, entry, self.include, Timestamp::now());
+                let metadata = json!({"resourceVersion": entry.revision.to_string()});
+                let table = table::table(self.kind.info(), metadata, vec![row], !self.columns_sent);
+                self.columns_sent = true;
+                chunk.extend_from_slice(table.to_string().as_bytes());
+            }
+        }
+        chunk.extend_from_slice(b"}\n");
+    }
+
+    fn write_bookmark(&mut self, chunk: &mut Vec<u8>, revision: u64, initial_end: bool) {
+        let info = self.kind.info();
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match self.form {
+            Form::Json => json!({"kind": info.kind, "apiVersion": info.api_version(), "metadata": metadata}),
+            Form::Partial => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
+            Form::Table => table::table(info, metadata, Vec::new(), !self.columns_sent),
+        };
+        chunk.extend_from_slice(json!({"type": "BOOKMARK", "object": object}).to_string().as_bytes());
+        chunk.push(b'\n');
+    }
+}
