@@ -3,5 +3,7 @@
 
 pub mod cluster;
 pub mod config;
+pub mod netlink;
+pub mod node;
 pub mod router;
 pub mod sys;

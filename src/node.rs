@@ -1,0 +1,3 @@
+//! The node agent: Pods as processes in network namespaces.
+
+pub mod netif;
