@@ -1,3 +1,10 @@
 //! The node agent: Pods as processes in network namespaces.
 
+mod backoff;
+mod environment;
+mod hosts;
+pub mod init;
+mod ipam;
+mod machine;
 pub mod netif;
+mod resolv;

@@ -2,5 +2,6 @@
 #![allow(unsafe_code)]
 
 pub mod netns;
+pub mod process;
 pub mod tun;
 pub mod userns;
