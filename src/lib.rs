@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod config;
+pub mod images;
 pub mod netlink;
 pub mod node;
 pub mod router;

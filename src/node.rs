@@ -5,6 +5,8 @@ mod environment;
 mod hosts;
 pub mod init;
 mod ipam;
+mod logs;
 mod machine;
 pub mod netif;
 mod resolv;
+mod status;
