@@ -4,6 +4,9 @@
 pub mod api;
 pub mod cluster;
 pub mod config;
+pub mod images;
+pub mod netlink;
+pub mod node;
 pub mod router;
 pub mod store;
 pub mod sys;

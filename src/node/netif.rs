@@ -1,0 +1,60 @@
+//! Network devices: a TUN inside a namespace, with addresses and default routes.
+
+use std::io;
+use std::net::IpAddr;
+
+use tracing::debug;
+
+use crate::netlink::{Netlink, interface_index, set_sysctl};
+use crate::sys::netns::NetNs;
+use crate::sys::tun::Tun;
+
+/// Packets that wait for the router before the kernel drops: the usual length for a device that can burst.
+const QUEUE: u32 = 1000;
+
+/// Opens what an unprivileged program may do in a container: all ports, and ICMP echo sockets.
+///
+/// Comfort only: where /proc/sys is read-only, processes that are root in the namespace lose nothing, so nothing fails.
+pub fn relax(ns: &NetNs) {
+    let result = ns.run(|| {
+        for (key, value) in [("net/ipv4/ip_unprivileged_port_start", "0"), ("net/ipv4/ping_group_range", "0 0")] {
+            if let Err(e) = set_sysctl(key, value) {
+                debug!(key, error = %e, "sysctl not set");
+            }
+        }
+    });
+    if let Err(e) = result {
+        debug!(error = %e, "namespace not entered to set its sysctls");
+    }
+}
+
+/// Makes the TUN device `name` in `ns`: up, with full-length addresses, and the default route of each family.
+///
+/// The queue of the returned device belongs to the router, see [`crate::router::Ports::attach`].
+///
+/// # Errors
+/// Those of [`Tun::open`], and the kernel's answers with the step that failed.
+pub fn create(ns: &NetNs, name: &str, addresses: &[IpAddr], mtu: u32) -> io::Result<Tun> {
+    ns.run(|| {
+        let tun = Tun::open(name).map_err(|e| step(&e, "open /dev/net/tun"))?;
+        let mut netlink = Netlink::open()?;
+        let index = interface_index(name)?;
+        netlink.set_mtu(index, mtu, QUEUE).map_err(|e| step(&e, "set the MTU"))?;
+        if let Err(e) = netlink.no_link_local(index) {
+            debug!(device = name, error = %e, "link-local address not switched off");
+        }
+        netlink.set_up(index).map_err(|e| step(&e, "set the device up"))?;
+        for address in addresses {
+            netlink.add_address(index, *address).map_err(|e| step(&e, &format!("add address {address}")))?;
+        }
+        let sources = [addresses.iter().find(|a| a.is_ipv4()), addresses.iter().find(|a| a.is_ipv6())];
+        for source in sources.into_iter().flatten() {
+            netlink.add_default_route(index, *source).map_err(|e| step(&e, "add the default route"))?;
+        }
+        Ok(tun)
+    })?
+}
+
+fn step(error: &io::Error, what: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}
