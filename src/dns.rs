@@ -1,0 +1,7 @@
+//! Cluster DNS.
+
+pub mod answer;
+#[cfg(test)]
+mod fixtures;
+pub mod records;
+pub mod zone;
