@@ -33,7 +33,7 @@ use tracing::{debug, warn};
 use super::cache::{CAPACITY, Cache, Key, Said};
 use super::health::Health;
 use super::metrics::{Metrics, count};
-use super::wire::{UDP_PAYLOAD, to_name};
+use super::wire::UDP_PAYLOAD;
 use super::zone::{Zone, below};
 
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -115,8 +115,6 @@ pub enum ForwardError {
     Silent(String),
     #[error("too many questions about names outside the cluster at once")]
     Busy,
-    #[error("the name can't be sent")]
-    BadName,
 }
 
 struct Upstream {
@@ -174,9 +172,9 @@ impl Forwarder {
         said
     }
 
-    /// Asks the upstreams, and keeps what they say.
-    pub async fn ask(&self, key: Key) -> Result<Said, ForwardError> {
-        let said = self.ask_group(&key).await;
+    /// Asks the upstreams, and keeps what they say. `name` is that of the key.
+    pub async fn ask(&self, key: Key, name: Name) -> Result<Said, ForwardError> {
+        let said = self.ask_group(&key, name).await;
         match &said {
             Ok(said) => self.cache.lock().put(key, said.clone(), Instant::now()),
             Err(e) => {
@@ -187,14 +185,13 @@ impl Forwarder {
         said
     }
 
-    async fn ask_group(&self, key: &Key) -> Result<Said, ForwardError> {
+    async fn ask_group(&self, key: &Key, name: Name) -> Result<Said, ForwardError> {
         let group =
             self.groups.iter().find(|group| group.domain.is_empty() || below(&key.name, &group.domain).is_some());
         let upstreams = group.map_or(&[][..], |group| &group.upstreams);
         if upstreams.is_empty() {
             return Err(ForwardError::NoUpstream);
         }
-        let name = to_name(&key.name).map_err(|_| ForwardError::BadName)?;
         let _slot = self.slots.try_acquire().map_err(|_| ForwardError::Busy)?;
         let now = Instant::now();
         let usable: Vec<_> = upstreams.iter().filter(|upstream| upstream.health.lock().try_ask(now)).collect();

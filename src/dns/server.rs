@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Query, ResponseCode};
+use hickory_proto::rr::Name;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -83,6 +84,8 @@ struct Pending {
     question: Query,
     transport: Transport,
     key: Key,
+    /// The name of the key.
+    name: Name,
     /// The aliases inside the cluster that led to the name outside.
     aliases: Option<Reply>,
 }
@@ -123,7 +126,7 @@ impl Responder {
         };
         let records = self.index.load();
         let found = records.answer(&self.zone, &key.name, wire::kind(question.query_type()), &mut rand::rng());
-        let mut aliases = None;
+        let (mut name, mut aliases) = (None, None);
         if let Some(answer) = found {
             let reply = if records.complete {
                 trace!(name = %key.name, kind = %key.record_type, code = ?answer.code, causes = ?answer.causes, "answered");
@@ -136,11 +139,14 @@ impl Responder {
                 self.send(&request, &reply, transport, out);
                 return Step::Reply;
             };
+            // The alias' target has just been written into a record, so it is a name.
+            name = wire::to_name(&outside).ok();
             key.name = outside.as_ref().to_owned();
             aliases = Some(reply);
         }
         let cached = self.forwarder.cached(&key);
-        let pending = Pending { request, question, transport, key, aliases };
+        let name = name.unwrap_or_else(|| question.name().to_lowercase());
+        let pending = Pending { request, question, transport, key, name, aliases };
         match cached {
             Some(said) => {
                 self.complete(pending, Ok(said), out);
@@ -151,7 +157,7 @@ impl Responder {
     }
 
     async fn finish(&self, pending: Pending, out: &mut Vec<u8>) {
-        let said = self.forwarder.ask(pending.key.clone()).await;
+        let said = self.forwarder.ask(pending.key.clone(), pending.name.clone()).await;
         self.complete(pending, said, out);
     }
 

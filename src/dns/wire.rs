@@ -27,6 +27,8 @@ const UDP_PLAIN: u16 = 512;
 const TCP_LIMIT: u16 = u16::MAX;
 /// Room for the OPT record, its fixed part.
 const OPT_LEN: u16 = 11;
+/// The question's name stands right after the header.
+const POINTER_TO_QUESTION: u16 = 0xc00c;
 /// The option that tells people why (RFC 8914).
 const EXTENDED_ERROR: u16 = 15;
 
@@ -244,9 +246,10 @@ pub(super) fn encode(
     encoder.set_max_size(limit.saturating_sub(opt_len));
     let place = encoder.place::<Header>()?;
     let queries = encoder.emit_all(request.question.iter())?;
-    let (answers, cut) = emit(&mut encoder, &reply.answers)?;
-    let (authorities, cut_too) = if cut { (0, true) } else { emit(&mut encoder, &reply.authority)? };
-    let (mut additionals, _) = if cut_too { (0, true) } else { emit(&mut encoder, &reply.additional)? };
+    let asked = request.question.as_ref().map(Query::name).filter(|name| !name.is_root());
+    let (answers, cut) = emit(&mut encoder, &reply.answers, asked)?;
+    let (authorities, cut_too) = if cut { (0, true) } else { emit(&mut encoder, &reply.authority, asked)? };
+    let (mut additionals, _) = if cut_too { (0, true) } else { emit(&mut encoder, &reply.additional, asked)? };
     encoder.set_max_size(limit);
     if let Some(opt) = opt {
         opt.emit(&mut encoder)?;
@@ -265,14 +268,42 @@ pub(super) fn encode(
 }
 
 /// Writes as many records as fit: their number, and whether some are missing.
-fn emit(encoder: &mut BinEncoder<'_>, records: &[Record]) -> Result<(u16, bool), ProtoError> {
-    let (count, cut) = match encoder.emit_all(records.iter()) {
-        Ok(count) => (count, false),
-        Err(ProtoError::NotAllRecordsWritten { count, .. }) => (count, true),
-        Err(e) => return Err(e),
-    };
-    // A record has 11 bytes or more: more than 65535 of them never fit.
-    Ok((u16::try_from(count).unwrap_or(u16::MAX), cut))
+fn emit(encoder: &mut BinEncoder<'_>, records: &[Record], asked: Option<&Name>) -> Result<(u16, bool), ProtoError> {
+    for (count, record) in records.iter().enumerate() {
+        let start = encoder.offset();
+        match emit_record(encoder, record, asked) {
+            Ok(()) => {}
+            Err(ProtoError::MaxBufferSizeExceeded(_)) => {
+                encoder.set_offset(start);
+                encoder.trim();
+                return Ok((counted(count), true));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((counted(records.len()), false))
+}
+
+/// A record has 11 bytes or more, so that more than 65535 of them never fit.
+fn counted(records: usize) -> u16 {
+    u16::try_from(records).unwrap_or(u16::MAX)
+}
+
+/// Writes a record; its owner as a pointer to the question, if it is the same. The library finds that out as well, but
+/// compares it with each name written before, and gives up compressing after some of them.
+fn emit_record(encoder: &mut BinEncoder<'_>, record: &Record, asked: Option<&Name>) -> Result<(), ProtoError> {
+    if asked.is_none_or(|asked| !asked.eq_case(&record.name)) {
+        return record.emit(encoder);
+    }
+    encoder.emit_u16(POINTER_TO_QUESTION)?;
+    record.record_type().emit(encoder)?;
+    record.dns_class.emit(encoder)?;
+    encoder.emit_u32(record.ttl)?;
+    let place = encoder.place::<u16>()?;
+    record.data.emit(encoder)?;
+    let length =
+        u16::try_from(encoder.len_since_place(&place)).map_err(|_| ProtoError::Message("a record is too long"))?;
+    place.replace(encoder, length)
 }
 
 /// The bytes of an extended error as an option.
