@@ -1,0 +1,350 @@
+//! Names that are not the cluster's: asked of the host's resolvers, or of those given for their domain.
+//!
+//! This is a forwarder, not a resolver: it passes one question on and hands back what was said, code and unknown record
+//! types included. hickory-resolver turns answers into look-up results of its own (it follows aliases, retries and
+//! caches by its own lights), so the exchange is made here from hickory-proto's messages over plain sockets, which
+//! belong to the namespace of the process: a resolver at 127.0.0.53 is reached as from the host.
+//!
+//! * Several upstreams: in order, the next one as soon as one refuses or fails, or has been silent for a moment; the
+//!   first good word wins. A cut reply is asked for again over TCP.
+//! * A question never takes longer than [`Timing::deadline`], and an upstream known to be silent costs no time
+//!   ([`super::health`]): offline, the answer is a prompt failure with its reason.
+//! * A bounded cache ([`super::cache`]), and a bounded number of questions on their way.
+//! * Nothing of the cluster's gets here: the server asks [`super::zone::Zone`] first, and upstream addresses that lie in
+//!   the cluster are left out, since questions would come back.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::Name;
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep_until, timeout_at};
+use tracing::{debug, warn};
+
+use super::cache::{CAPACITY, Cache, Key, Said};
+use super::health::Health;
+use super::metrics::{Metrics, count};
+use super::wire::UDP_PAYLOAD;
+use super::zone::{Zone, below};
+
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Questions on their way at once; more fail at once. Each holds a socket.
+const IN_FLIGHT: usize = 256;
+
+/// Where to send what.
+#[derive(Clone, Debug, Default)]
+pub struct ForwardConfig {
+    /// Resolvers for everything, best first.
+    pub upstreams: Vec<SocketAddr>,
+    /// Resolvers for a domain and what is below it; the longest domain that fits is taken.
+    pub stubs: Vec<(String, Vec<SocketAddr>)>,
+    pub timing: Timing,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// An upstream that has said nothing for so long gets the question again, and the next one gets it too.
+    pub patience: Duration,
+    /// After this a question has failed. Shorter than the 5 s that clients wait before they ask again.
+    pub deadline: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { patience: Duration::from_millis(700), deadline: Duration::from_secs(3) }
+    }
+}
+
+impl ForwardConfig {
+    /// The resolvers given (`--dns-upstream`), or else those of the host's `resolv.conf`, less those inside the
+    /// cluster. A missing or unreadable file means that there are none.
+    pub fn new(given: &[SocketAddr], resolv_conf: &Path, zone: &Zone) -> Self {
+        let found = if given.is_empty() {
+            std::fs::read(resolv_conf).map(|text| nameservers(&text)).unwrap_or_else(|e| {
+                warn!(path = %resolv_conf.display(), error = %e, "no resolvers for names outside the cluster");
+                Vec::new()
+            })
+        } else {
+            given.to_vec()
+        };
+        let (inside, upstreams): (Vec<_>, Vec<_>) = found.into_iter().partition(|a| zone.contains(a.ip()));
+        if !inside.is_empty() {
+            warn!(?inside, "resolvers inside the cluster's own ranges are left out; give others with --dns-upstream");
+        }
+        Self { upstreams, ..Self::default() }
+    }
+}
+
+/// The resolvers of a `resolv.conf`.
+pub fn nameservers(text: &[u8]) -> Vec<SocketAddr> {
+    let (config, _) = resolv_conf::Config::parse_with_errors(text);
+    config.nameservers.iter().filter_map(with_scope).collect()
+}
+
+fn with_scope(server: &resolv_conf::ScopedIp) -> Option<SocketAddr> {
+    match server {
+        resolv_conf::ScopedIp::V4(v4) => Some((*v4, 53).into()),
+        resolv_conf::ScopedIp::V6(v6, None) => Some((*v6, 53).into()),
+        resolv_conf::ScopedIp::V6(v6, Some(scope)) => {
+            let index = scope.parse().ok().or_else(|| interface_index(scope))?;
+            Some(SocketAddrV6::new(*v6, 53, 0, index).into())
+        }
+    }
+}
+
+/// The number of an interface by its name.
+fn interface_index(name: &str) -> Option<u32> {
+    std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).ok()?.trim().parse().ok()
+}
+
+/// Why a name outside the cluster could not be looked up.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ForwardError {
+    #[error("no resolver for names outside the cluster: /etc/resolv.conf names none, give one with --dns-upstream")]
+    NoUpstream,
+    #[error("no resolver outside the cluster answers: {0}")]
+    Silent(String),
+    #[error("too many questions about names outside the cluster at once")]
+    Busy,
+}
+
+struct Upstream {
+    address: SocketAddr,
+    health: Mutex<Health>,
+}
+
+struct Group {
+    /// Empty for everything.
+    domain: String,
+    upstreams: Vec<Arc<Upstream>>,
+}
+
+/// Asks upstream resolvers.
+pub struct Forwarder {
+    /// Longest domain first.
+    groups: Vec<Group>,
+    timing: Timing,
+    cache: Mutex<Cache>,
+    slots: Semaphore,
+    metrics: Arc<Metrics>,
+}
+
+impl Forwarder {
+    pub fn new(config: ForwardConfig, metrics: Arc<Metrics>) -> Self {
+        let group = |domain: &str, addresses: &[SocketAddr]| Group {
+            domain: domain.trim_matches('.').to_ascii_lowercase(),
+            upstreams: addresses
+                .iter()
+                .map(|address| Arc::new(Upstream { address: *address, health: Mutex::default() }))
+                .collect(),
+        };
+        let mut groups: Vec<Group> = config.stubs.iter().map(|(domain, to)| group(domain, to)).collect();
+        groups.push(group("", &config.upstreams));
+        groups.sort_by_key(|group| std::cmp::Reverse(group.domain.len()));
+        Self {
+            groups,
+            timing: config.timing,
+            cache: Mutex::new(Cache::new(CAPACITY)),
+            slots: Semaphore::new(IN_FLIGHT),
+            metrics,
+        }
+    }
+
+    /// The upstreams, with whether each counts as down.
+    pub fn upstreams(&self) -> Vec<(SocketAddr, bool)> {
+        let all = self.groups.iter().flat_map(|group| &group.upstreams);
+        all.map(|upstream| (upstream.address, upstream.health.lock().is_down())).collect()
+    }
+
+    /// What is known of a name outside the cluster without asking anybody.
+    pub fn cached(&self, key: &Key) -> Option<Said> {
+        let said = self.cache.lock().get(key, Instant::now());
+        count(if said.is_some() { &self.metrics.cache_hits } else { &self.metrics.cache_misses });
+        said
+    }
+
+    /// Asks the upstreams, and keeps what they say. `name` is that of the key.
+    pub async fn ask(&self, key: Key, name: Name) -> Result<Said, ForwardError> {
+        let said = self.ask_group(&key, name).await;
+        match &said {
+            Ok(said) => self.cache.lock().put(key, said.clone(), Instant::now()),
+            Err(e) => {
+                debug!(name = %key.name, error = %e, "question about a name outside the cluster failed");
+                count(&self.metrics.forward_failures);
+            }
+        }
+        said
+    }
+
+    async fn ask_group(&self, key: &Key, name: Name) -> Result<Said, ForwardError> {
+        let group =
+            self.groups.iter().find(|group| group.domain.is_empty() || below(&key.name, &group.domain).is_some());
+        let upstreams = group.map_or(&[][..], |group| &group.upstreams);
+        if upstreams.is_empty() {
+            return Err(ForwardError::NoUpstream);
+        }
+        let _slot = self.slots.try_acquire().map_err(|_| ForwardError::Busy)?;
+        let now = Instant::now();
+        let usable: Vec<_> = upstreams.iter().filter(|upstream| upstream.health.lock().try_ask(now)).collect();
+        if usable.is_empty() {
+            let down: Vec<_> = upstreams.iter().map(|upstream| upstream.address.to_string()).collect();
+            return Err(ForwardError::Silent(format!("{} did not a moment ago", down.join(", "))));
+        }
+        count(&self.metrics.forwarded);
+        self.race(&usable, &Asked { name, key }, now + self.timing.deadline).await
+    }
+
+    /// Asks one after the other, each with a head start, until one has a good word.
+    async fn race(&self, upstreams: &[&Arc<Upstream>], asked: &Asked<'_>, end: Instant) -> Result<Said, ForwardError> {
+        let mut waiting = upstreams.iter();
+        let mut running = FuturesUnordered::new();
+        let mut second_best = None;
+        let mut failures = Vec::new();
+        loop {
+            if let Some(upstream) = waiting.next() {
+                running.push(upstream.exchange(asked, self.timing.patience, end));
+            }
+            let head_start = Instant::now() + self.timing.patience;
+            let result = tokio::select! {
+                result = running.next() => result,
+                () = sleep_until(head_start.into()), if waiting.len() > 0 => continue,
+            };
+            match result {
+                Some(Ok(said)) if matches!(said.code, ResponseCode::NoError | ResponseCode::NXDomain) => {
+                    return Ok(said);
+                }
+                Some(Ok(said)) => second_best = second_best.or(Some(said)),
+                Some(Err(failure)) => failures.push(failure),
+                None if waiting.len() == 0 => break,
+                None => {}
+            }
+        }
+        second_best.ok_or_else(|| ForwardError::Silent(failures.join(", ")))
+    }
+}
+
+/// A question on its way out.
+struct Asked<'a> {
+    name: Name,
+    key: &'a Key,
+}
+
+impl Asked<'_> {
+    fn message(&self, edns: bool) -> Message {
+        let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = true;
+        message.metadata.checking_disabled = self.key.checking_disabled;
+        message.add_query(Query::query(self.name.clone(), self.key.record_type));
+        if edns {
+            let mut edns = Edns::new();
+            edns.set_max_payload(UDP_PAYLOAD).set_dnssec_ok(self.key.dnssec_ok);
+            message.set_edns(edns);
+        }
+        message
+    }
+}
+
+/// The reply to a message, if that is what the bytes are.
+fn reply_to(message: &Message, bytes: &[u8]) -> Option<Message> {
+    let reply = Message::from_vec(bytes).ok()?;
+    let fits = reply.metadata.message_type == MessageType::Response
+        && reply.metadata.id == message.metadata.id
+        // Some resolvers leave the question out of an error.
+        && (reply.queries == message.queries
+            || (reply.queries.is_empty() && reply.metadata.response_code != ResponseCode::NoError));
+    fits.then_some(reply)
+}
+
+/// A wait for an upstream. Its end without an answer is remembered, be it the deadline or that another one was faster.
+struct Wait<'a> {
+    upstream: &'a Upstream,
+    start: Instant,
+    patience: Duration,
+    over: bool,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        if !self.over && now >= self.start + self.patience {
+            self.upstream.health.lock().silent(self.start, now);
+        }
+    }
+}
+
+impl Upstream {
+    /// Asks until `end`. The error says what happened, with the address.
+    async fn exchange(&self, asked: &Asked<'_>, patience: Duration, end: Instant) -> Result<Said, String> {
+        let mut wait = Wait { upstream: self, start: Instant::now(), patience, over: false };
+        let mut result = self.over_udp(&asked.message(true), patience, end).await;
+        if let Ok(reply) = &result
+            && reply.metadata.response_code == ResponseCode::FormErr
+        {
+            // A resolver from before EDNS.
+            result = self.over_udp(&asked.message(false), patience, end).await;
+        }
+        // A refusal or a missing route is known at once, each time anew; only silence costs time.
+        wait.over = result.as_ref().err().is_none_or(|e| e.kind() != io::ErrorKind::TimedOut);
+        match result {
+            Ok(reply) => {
+                self.health.lock().answered(Instant::now());
+                Ok(Said {
+                    code: reply.metadata.response_code,
+                    authentic: reply.metadata.authentic_data,
+                    answers: reply.answers,
+                    authority: reply.authorities,
+                })
+            }
+            Err(e) => Err(format!("{}: {e}", self.address)),
+        }
+    }
+
+    async fn over_udp(&self, message: &Message, patience: Duration, end: Instant) -> io::Result<Message> {
+        let bytes = message.to_vec().map_err(io::Error::other)?;
+        let any = match self.address.ip() {
+            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        };
+        // A socket for each question: its port is as hard to guess as the message's number.
+        let socket = UdpSocket::bind((any, 0)).await?;
+        socket.connect(self.address).await?;
+        let mut buffer = vec![0; usize::from(UDP_PAYLOAD)];
+        loop {
+            socket.send(&bytes).await?;
+            let again = (Instant::now() + patience).min(end);
+            while let Ok(received) = timeout_at(again.into(), socket.recv(&mut buffer)).await {
+                match reply_to(message, &buffer[..received?]) {
+                    Some(reply) if reply.metadata.truncation => {
+                        return timeout_at(end.into(), self.over_tcp(message, &bytes)).await?;
+                    }
+                    Some(reply) => return Ok(reply),
+                    None => {}
+                }
+            }
+            if Instant::now() >= end {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer"));
+            }
+        }
+    }
+
+    async fn over_tcp(&self, message: &Message, bytes: &[u8]) -> io::Result<Message> {
+        let mut stream = TcpStream::connect(self.address).await?;
+        let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
+        stream.write_all(&[&length.to_be_bytes(), bytes].concat()).await?;
+        let mut reply = vec![0; stream.read_u16().await?.into()];
+        stream.read_exact(&mut reply).await?;
+        reply_to(message, &reply).ok_or_else(|| io::Error::other("the reply fits no question"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

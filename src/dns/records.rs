@@ -1,0 +1,359 @@
+//! What the cluster's objects mean to DNS: an index that is updated with each change and read without locks.
+//!
+//! [`Records`] is a value made of persistent maps: the one writer (`super::follow`) changes its own copy, at a cost
+//! that depends on the changed object alone, and publishes it in an [`Index`]; a reader holds the version that was
+//! current when its question came. Answers are found in `super::answer`.
+//!
+//! Names here are lower case and relative to where they stand: a Service's key is `web.default`, just as it stands in
+//! `web.default.svc.cluster.local`, so that a question is looked up by a slice of its own text.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt;
+use rustc_hash::FxBuildHasher;
+
+use crate::cluster::ObjectKey;
+
+type Map<K, V> = imbl::GenericHashMap<K, V, FxBuildHasher, imbl::shared_ptr::DefaultSharedPtr>;
+
+/// The label by which a slice belongs to a Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// The current [`Records`], published by one writer to any number of readers.
+pub struct Index {
+    current: ArcSwap<Records>,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self::new(Records::default())
+    }
+}
+
+impl Index {
+    pub fn new(records: Records) -> Self {
+        Self { current: ArcSwap::from_pointee(records) }
+    }
+
+    /// The records as they are now; hold them for one question only.
+    pub fn load(&self) -> Guard<Arc<Records>> {
+        self.current.load()
+    }
+
+    pub fn publish(&self, records: Records) {
+        self.current.store(Arc::new(records));
+    }
+}
+
+/// Everything that can be answered, as of one moment.
+#[derive(Clone, Default)]
+pub struct Records {
+    /// False until everything that existed at the start is known: before that "no such name" would be a lie.
+    pub complete: bool,
+    /// Grows with each change; the SOA's serial. It is the newest resourceVersion seen, cut to 32 bits.
+    pub serial: u32,
+    pub(super) services: Map<Arc<str>, Arc<ServiceEntry>>,
+    /// By the key of the Service whose endpoints they are.
+    pub(super) slices: Map<Arc<str>, Vec<Arc<SliceEntry>>>,
+    /// The Service under which each slice was filed, by namespace and name of the slice.
+    filed: Map<ObjectKey, Arc<str>>,
+    pub(super) namespaces: Map<Arc<str>, ()>,
+    pub(super) pods: Map<IpAddr, Vec<Arc<ObjectKey>>>,
+    pub(super) reverse: Map<IpAddr, Vec<Owner>>,
+}
+
+/// A Service as DNS sees it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ServiceEntry {
+    pub object: Arc<ObjectKey>,
+    pub kind: ServiceKind,
+    pub ports: Vec<Port>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ServiceKind {
+    /// Has VIPs, at most one of each family (none yet while the address is being allocated).
+    Vips { v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr> },
+    /// `clusterIP: None`: its names lead to the endpoints.
+    Headless,
+    /// Another name for something else; lower case, without the final dot.
+    External(Arc<str>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Port {
+    /// Empty for a port without a name.
+    pub name: Box<str>,
+    /// As in a name: `_tcp`.
+    pub protocol: Box<str>,
+    pub port: u16,
+}
+
+/// The ready endpoints of a slice, ordered by host name.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct SliceEntry {
+    pub object: Arc<ObjectKey>,
+    pub endpoints: Vec<Endpoint>,
+    pub ports: Vec<Port>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Endpoint {
+    /// The first label of its own name: the endpoint's hostname, or its address with dashes (rule D3).
+    pub host: Arc<str>,
+    pub address: IpAddr,
+}
+
+/// Whose address an address is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Owner {
+    Vip { service: Arc<str> },
+    Endpoint { service: Arc<str>, host: Arc<str> },
+}
+
+impl Records {
+    pub fn set_service(&mut self, service: &Service) {
+        let key = service_key(&service.namespace().unwrap_or_default(), &service.name_any());
+        let entry = ServiceEntry::of(service);
+        if self.services.get(&key).is_some_and(|known| **known == entry) {
+            return;
+        }
+        self.drop_vips(&key);
+        for vip in entry.vips() {
+            self.reverse.entry(vip).or_default().push(Owner::Vip { service: Arc::clone(&key) });
+        }
+        self.services.insert(key, Arc::new(entry));
+    }
+
+    pub fn remove_service(&mut self, object: &ObjectKey) {
+        let key = service_key(&object.namespace, &object.name);
+        self.drop_vips(&key);
+        self.services.remove(&key);
+    }
+
+    fn drop_vips(&mut self, key: &Arc<str>) {
+        let Some(known) = self.services.get(key) else { return };
+        for vip in known.vips() {
+            self.disown(vip, &Owner::Vip { service: Arc::clone(key) });
+        }
+    }
+
+    pub fn set_slice(&mut self, slice: &EndpointSlice) {
+        let object = ObjectKey::of(slice);
+        let service = slice.labels().get(SERVICE_NAME).filter(|_| slice.address_type != "FQDN");
+        let Some(service) = service.map(|name| service_key(&object.namespace, name)) else {
+            return self.remove_slice(&object);
+        };
+        if self.filed.get(&object).is_some_and(|known| *known != service) {
+            self.remove_slice(&object);
+        }
+        let entry = SliceEntry::of(slice, object.clone());
+        let known = self.slices.get(&service).and_then(|all| all.iter().find(|known| *known.object == object).cloned());
+        self.swap_endpoints(&service, known.as_ref().map_or(&[], |known| &known.endpoints), &entry.endpoints);
+        let all = self.slices.entry(Arc::clone(&service)).or_default();
+        match all.iter_mut().find(|known| *known.object == object) {
+            Some(place) => *place = Arc::new(entry),
+            None => all.push(Arc::new(entry)),
+        }
+        self.filed.insert(object, service);
+    }
+
+    pub fn remove_slice(&mut self, object: &ObjectKey) {
+        let Some(service) = self.filed.remove(object) else { return };
+        let Some(all) = self.slices.get_mut(&service) else { return };
+        let Some(at) = all.iter().position(|known| *known.object == *object) else { return };
+        let gone = all.remove(at);
+        if all.is_empty() {
+            self.slices.remove(&service);
+        }
+        self.swap_endpoints(&service, &gone.endpoints, &[]);
+    }
+
+    /// Brings the reverse names from one ordered list of endpoints to another, touching only what differs.
+    fn swap_endpoints(&mut self, service: &Arc<str>, old: &[Endpoint], new: &[Endpoint]) {
+        let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (None, None) => return,
+                (Some(_), None) => std::cmp::Ordering::Less,
+                (None, Some(_)) => std::cmp::Ordering::Greater,
+                (Some(gone), Some(come)) => gone.cmp(come),
+            };
+            let gone = if order.is_le() { old.next() } else { None };
+            let come = if order.is_ge() { new.next() } else { None };
+            match (gone, come) {
+                (Some(gone), None) => self.disown(
+                    gone.address,
+                    &Owner::Endpoint { service: Arc::clone(service), host: Arc::clone(&gone.host) },
+                ),
+                (None, Some(come)) => self
+                    .reverse
+                    .entry(come.address)
+                    .or_default()
+                    .push(Owner::Endpoint { service: Arc::clone(service), host: Arc::clone(&come.host) }),
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes one of possibly several equal owners away: an endpoint can be in two slices for a moment.
+    fn disown(&mut self, address: IpAddr, owner: &Owner) {
+        let Some(owners) = self.reverse.get_mut(&address) else { return };
+        if let Some(at) = owners.iter().position(|known| known == owner) {
+            owners.swap_remove(at);
+        }
+        if owners.is_empty() {
+            self.reverse.remove(&address);
+        }
+    }
+
+    pub fn set_namespace(&mut self, namespace: &Namespace) {
+        self.namespaces.insert(namespace.name_any().into(), ());
+    }
+
+    pub fn remove_namespace(&mut self, name: &str) {
+        self.namespaces.remove(name);
+    }
+
+    /// Replaces what is known of a Pod; `None` where it did not or does not exist.
+    pub fn change_pod(&mut self, old: Option<&Pod>, new: Option<&Pod>) {
+        let (before, after) = (pod_addresses(old), pod_addresses(new));
+        let Some(object) = new.or(old).map(ObjectKey::of).filter(|_| before != after) else { return };
+        for address in before {
+            if let Some(pods) = self.pods.get_mut(&address) {
+                pods.retain(|known| **known != object);
+                if pods.is_empty() {
+                    self.pods.remove(&address);
+                }
+            }
+        }
+        let object = Arc::new(object);
+        for address in after {
+            self.pods.entry(address).or_default().push(Arc::clone(&object));
+        }
+    }
+
+    /// Remembers that a change of this resourceVersion is in.
+    pub fn note_revision(&mut self, revision: u64) {
+        // The serial wraps, as serials do.
+        #[allow(clippy::cast_possible_truncation)]
+        let serial = revision as u32;
+        self.serial = serial;
+    }
+}
+
+/// `web.default`, as in the name.
+fn service_key(namespace: &str, name: &str) -> Arc<str> {
+    format!("{name}.{namespace}").into()
+}
+
+impl ServiceEntry {
+    fn of(service: &Service) -> Self {
+        let spec = service.spec.clone().unwrap_or_default();
+        let kind = if spec.type_.as_deref() == Some("ExternalName") {
+            let target = spec.external_name.unwrap_or_default();
+            ServiceKind::External(target.trim_end_matches('.').to_ascii_lowercase().into())
+        } else if spec.cluster_ip.as_deref() == Some("None") {
+            ServiceKind::Headless
+        } else {
+            let vips: Vec<IpAddr> =
+                spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).filter_map(|ip| ip.parse().ok()).collect();
+            ServiceKind::Vips { v4: first_v4(&vips), v6: first_v6(&vips) }
+        };
+        let ports = spec.ports.unwrap_or_default();
+        let ports = ports
+            .iter()
+            .filter_map(|port| Port::of(port.name.as_deref(), port.protocol.as_deref(), port.port))
+            .collect();
+        Self { object: Arc::new(ObjectKey::of(service)), kind, ports }
+    }
+
+    pub fn vips(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let (v4, v6) = match self.kind {
+            ServiceKind::Vips { v4, v6 } => (v4, v6),
+            ServiceKind::Headless | ServiceKind::External(_) => (None, None),
+        };
+        v4.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from))
+    }
+}
+
+impl SliceEntry {
+    fn of(slice: &EndpointSlice, object: ObjectKey) -> Self {
+        let mut endpoints: Vec<Endpoint> = slice
+            .endpoints
+            .iter()
+            .flatten()
+            // A missing condition means ready; publishNotReadyAddresses makes the condition true (rule D1).
+            .filter(|endpoint| endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true))
+            .flat_map(|endpoint| {
+                endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()).map(|address| Endpoint {
+                    host: match endpoint.hostname.as_deref() {
+                        Some(hostname) if !hostname.is_empty() => hostname.to_ascii_lowercase().into(),
+                        _ => dashed(address).into(),
+                    },
+                    address,
+                })
+            })
+            .collect();
+        endpoints.sort_unstable();
+        endpoints.dedup();
+        let ports = slice.ports.iter().flatten();
+        let ports =
+            ports.filter_map(|port| Port::of(port.name.as_deref(), port.protocol.as_deref(), port.port?)).collect();
+        Self { object: Arc::new(object), endpoints, ports }
+    }
+
+    /// The endpoints with this host name.
+    pub fn named(&self, host: &str) -> &[Endpoint] {
+        let from = self.endpoints.partition_point(|endpoint| &*endpoint.host < host);
+        let count = self.endpoints[from..].partition_point(|endpoint| &*endpoint.host == host);
+        &self.endpoints[from..from + count]
+    }
+}
+
+impl Port {
+    fn of(name: Option<&str>, protocol: Option<&str>, port: i32) -> Option<Self> {
+        Some(Self {
+            name: name.unwrap_or_default().into(),
+            protocol: format!("_{}", protocol.unwrap_or("TCP").to_ascii_lowercase()).into(),
+            port: u16::try_from(port).ok()?,
+        })
+    }
+}
+
+/// An address as a label: `10-244-1-5`, `fd00-10-244-1--5`.
+fn dashed(address: IpAddr) -> String {
+    address.to_string().replace(['.', ':'], "-")
+}
+
+/// The address that a label such as `10-244-1-5` stands for.
+pub(super) fn undashed(label: &str) -> Option<IpAddr> {
+    let v4 = label.replace('-', ".").parse::<Ipv4Addr>();
+    v4.map(IpAddr::from).or_else(|_| label.replace('-', ":").parse::<Ipv6Addr>().map(IpAddr::from)).ok()
+}
+
+/// The addresses under which a Pod has a name: none once it has ended or is asked to end.
+fn pod_addresses(pod: Option<&Pod>) -> Vec<IpAddr> {
+    let Some(pod) = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none()) else { return Vec::new() };
+    let Some(status) = &pod.status else { return Vec::new() };
+    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return Vec::new();
+    }
+    let ips = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).chain(status.pod_ip.as_deref());
+    let mut addresses: Vec<IpAddr> = ips.filter_map(|ip| ip.parse().ok()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+fn first_v4(addresses: &[IpAddr]) -> Option<Ipv4Addr> {
+    addresses.iter().find_map(|address| if let IpAddr::V4(v4) = address { Some(*v4) } else { None })
+}
+
+fn first_v6(addresses: &[IpAddr]) -> Option<Ipv6Addr> {
+    addresses.iter().find_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None })
+}
