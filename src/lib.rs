@@ -4,6 +4,7 @@
 pub mod api;
 pub mod cluster;
 pub mod config;
+pub mod dashboard;
 pub mod dns;
 pub mod images;
 pub mod netlink;

@@ -1,0 +1,193 @@
+//! One model for all viewers, alive while somebody watches.
+//!
+//! The first viewer starts the keeper, a task that reads the informer subscriptions into the model and broadcasts
+//! patches; with the last viewer it ends, so that an unwatched dashboard costs nothing. A viewer takes a snapshot and
+//! its place in the broadcast under one lock, hence sees each change exactly once. One that falls too far behind to be
+//! told every patch gets a new snapshot instead.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::model::{Input, Model};
+use crate::cluster::{Cluster, Subscription};
+
+/// The least time between two patches: changes in between travel together.
+const PATCH_INTERVAL: Duration = Duration::from_millis(33);
+/// Patches kept for a viewer that is slow to read, about two seconds' worth.
+const BACKLOG: usize = 64;
+/// How long one who asks for a snapshot waits for the cluster's first lists.
+const START_LIMIT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("the cluster is still starting, try again in a moment")]
+    Starting,
+}
+
+/// What a viewer is told, as JSON.
+#[derive(Clone, Debug)]
+pub(super) enum Message {
+    Snapshot(Arc<str>),
+    Patch(Arc<str>),
+}
+
+/// Where viewers come and go.
+pub(super) struct Hub {
+    cluster: Cluster,
+    version: &'static str,
+    shutdown: CancellationToken,
+    live: Mutex<Weak<Live>>,
+}
+
+/// The model and its keeper, owned by those who watch.
+struct Live {
+    shared: Arc<Shared>,
+    _keeper: AbortOnDropHandle<()>,
+}
+
+struct Shared {
+    model: Mutex<Model>,
+    patches: broadcast::Sender<Arc<str>>,
+    complete: watch::Sender<bool>,
+}
+
+impl Hub {
+    pub(super) fn new(cluster: Cluster, version: &'static str, shutdown: CancellationToken) -> Self {
+        Self { cluster, version, shutdown, live: Mutex::new(Weak::new()) }
+    }
+
+    /// The map as it is now.
+    pub(super) async fn snapshot(&self) -> Result<Arc<str>, Error> {
+        let live = self.join();
+        tokio::time::timeout(START_LIMIT, live.complete()).await.map_err(|_| Error::Starting)?;
+        Ok(live.follow().0)
+    }
+
+    /// A snapshot, then patches until the viewer leaves or the program ends.
+    pub(super) fn messages(&self) -> impl Stream<Item = Message> + Send + use<> {
+        let live = self.join();
+        let start = async move {
+            live.complete().await;
+            let (snapshot, patches) = live.follow();
+            let rest = futures::stream::unfold((live, patches), |(live, mut patches)| async move {
+                match patches.recv().await {
+                    Ok(patch) => Some((Message::Patch(patch), (live, patches))),
+                    Err(RecvError::Lagged(_)) => {
+                        let (snapshot, patches) = live.follow();
+                        Some((Message::Snapshot(snapshot), (live, patches)))
+                    }
+                    Err(RecvError::Closed) => None,
+                }
+            });
+            futures::stream::iter([Message::Snapshot(snapshot)]).chain(rest)
+        };
+        futures::stream::once(start).flatten().take_until(self.shutdown.clone().cancelled_owned())
+    }
+
+    fn join(&self) -> Arc<Live> {
+        let mut current = self.live.lock();
+        if let Some(live) = current.upgrade() {
+            return live;
+        }
+        let shared = Arc::new(Shared {
+            model: Mutex::new(Model::new(self.version)),
+            patches: broadcast::Sender::new(BACKLOG),
+            complete: watch::Sender::new(false),
+        });
+        let keeper = tokio::spawn(keep(Arc::clone(&shared), Feed::of(&self.cluster)));
+        let live = Arc::new(Live { shared, _keeper: AbortOnDropHandle::new(keeper) });
+        *current = Arc::downgrade(&live);
+        live
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_watched(&self) -> bool {
+        self.live.lock().strong_count() > 0
+    }
+}
+
+impl Live {
+    async fn complete(&self) {
+        // The sender lives as long as `self`, so this can't fail.
+        let _ = self.shared.complete.subscribe().wait_for(|complete| *complete).await;
+    }
+
+    /// The map and the patches that follow it without gap or overlap.
+    fn follow(&self) -> (Arc<str>, broadcast::Receiver<Arc<str>>) {
+        let mut model = self.shared.model.lock();
+        (model.snapshot(), self.shared.patches.subscribe())
+    }
+}
+
+/// The subscriptions that the map is made from.
+struct Feed {
+    services: Subscription<k8s_openapi::api::core::v1::Service>,
+    slices: Subscription<k8s_openapi::api::discovery::v1::EndpointSlice>,
+    pods: Subscription<k8s_openapi::api::core::v1::Pod>,
+    nodes: Subscription<k8s_openapi::api::core::v1::Node>,
+}
+
+impl Feed {
+    fn of(cluster: &Cluster) -> Self {
+        Self {
+            services: cluster.services.subscribe(),
+            slices: cluster.slices.subscribe(),
+            pods: cluster.pods.subscribe(),
+            nodes: cluster.nodes.subscribe(),
+        }
+    }
+
+    /// The next change of any kind; `None` when the cache is gone.
+    async fn next(&mut self) -> Option<Input> {
+        tokio::select! {
+            Some(change) = self.services.recv() => Some(Input::Service(change)),
+            Some(change) = self.slices.recv() => Some(Input::Slice(change)),
+            Some(change) = self.pods.recv() => Some(Input::Pod(change)),
+            Some(change) = self.nodes.recv() => Some(Input::Node(change)),
+            else => None,
+        }
+    }
+
+    /// Hands over what waits now, and not what arrives meanwhile, so that it ends under any load.
+    fn drain(&mut self, model: &mut Model) {
+        fn each<K>(changes: &mut Subscription<K>, mut take: impl FnMut(crate::cluster::Change<K>)) {
+            for _ in 0..changes.len() {
+                if let Ok(change) = changes.try_recv() {
+                    take(change);
+                }
+            }
+        }
+        each(&mut self.nodes, |change| model.apply(Input::Node(change)));
+        each(&mut self.services, |change| model.apply(Input::Service(change)));
+        each(&mut self.pods, |change| model.apply(Input::Pod(change)));
+        each(&mut self.slices, |change| model.apply(Input::Slice(change)));
+    }
+}
+
+/// Reads changes into the model. The first change after a quiet time goes out at once, later ones with the next patch.
+async fn keep(shared: Arc<Shared>, mut feed: Feed) {
+    while let Some(first) = feed.next().await {
+        let told = {
+            let mut model = shared.model.lock();
+            model.apply(first);
+            feed.drain(&mut model);
+            if !model.is_complete() {
+                continue;
+            }
+            let patch = model.flush();
+            shared.complete.send_if_modified(|complete| !std::mem::replace(complete, true));
+            // Sent under the lock: whoever holds it sees the model and the broadcast in step. No receiver is fine.
+            patch.map(|patch| shared.patches.send(patch)).is_some()
+        };
+        if told {
+            tokio::time::sleep(PATCH_INTERVAL).await;
+        }
+    }
+}
