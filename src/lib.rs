@@ -4,7 +4,9 @@
 pub mod api;
 pub mod cluster;
 pub mod config;
+pub mod controllers;
 pub mod dns;
+pub mod events;
 pub mod images;
 pub mod netlink;
 pub mod node;
