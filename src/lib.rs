@@ -4,8 +4,10 @@
 pub mod api;
 pub mod cluster;
 pub mod config;
+pub mod controllers;
 pub mod dashboard;
 pub mod dns;
+pub mod events;
 pub mod images;
 pub mod netlink;
 pub mod node;

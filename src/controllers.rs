@@ -1,0 +1,110 @@
+//! The controllers: ordinary API clients that read the shared cache and write through the API.
+//!
+//! Each controller is a queue of keys and a reconcile function. Watch events add keys; the function looks at the
+//! present state behind a key, compares it with what should be, and writes the difference. It never acts on the event
+//! itself, so a lost or repeated event does no harm, and it sleeps when there is nothing to do.
+//!
+//! ```text
+//!   cluster cache ──changes──> index (who is concerned?) ──keys──> queue ──> reconcile ──writes──> API
+//! ```
+//!
+//! | Controller | Keeps right | Rules |
+//! |---|---|---|
+//! | `slices` | EndpointSlices of Services with a selector | ES1-ES24 without ES22 |
+//! | `endpoints` | legacy Endpoints of the same | EP1-EP9 |
+//! | `mirroring` | EndpointSlices of hand-made Endpoints | EM1-EM6 |
+//! | `namespaces` | ServiceAccount and root certificate of each namespace | PD4, PD7 |
+//! | `namespace_deletion` | namespaces that are being deleted: empties and finalizes them | ES20 |
+//! | `scheduler` | nodes for Pods | PD6, DP4 |
+//! | `garbage` | dependents of deleted owners | ES19 |
+//! | `bootstrap` | system namespaces, `default/kubernetes`, `kube-system/kube-dns` | K1, K2, EM7 |
+//!
+//! What a controller decides stands in a pure function in a file of its own (`*_plan`, `slice_packing`, `placement`,
+//! `garbage_graph`), which the table tests call directly.
+
+mod bootstrap;
+mod endpoint_model;
+mod endpoints;
+mod endpoints_plan;
+mod garbage;
+mod garbage_graph;
+mod mirror_plan;
+mod mirroring;
+mod namespace_deletion;
+mod namespaces;
+mod placement;
+mod placement_affinity;
+mod queue;
+mod runner;
+mod scheduler;
+mod service_pods;
+mod slice_book;
+mod slice_packing;
+mod slice_plan;
+mod slice_writer;
+mod slices;
+
+use std::sync::Arc;
+
+use kube::Client;
+use kube::core::ApiResource;
+use tokio::task::JoinSet;
+
+pub use bootstrap::{SYSTEM_NAMESPACES, bootstrap};
+pub use namespaces::{DEFAULT_SERVICE_ACCOUNT, ROOT_CA_CONFIG_MAP, ROOT_CA_KEY};
+pub use runner::Error;
+
+use crate::cluster::Cluster;
+use crate::config::Network;
+
+/// A kind that the API serves.
+#[derive(Clone, Debug)]
+pub struct Kind {
+    pub resource: ApiResource,
+    /// Objects of this kind live in namespaces.
+    pub namespaced: bool,
+}
+
+/// What the controllers need.
+pub struct ControllersConfig {
+    pub client: Client,
+    pub cluster: Cluster,
+    pub network: Network,
+    /// The cluster's certificate authority, for the ConfigMap `kube-root-ca.crt` of each namespace.
+    pub root_ca_pem: String,
+    /// Every kind that the API serves with list, watch, get, patch, delete and deletecollection.
+    pub resources: Vec<Kind>,
+}
+
+/// All controllers of the cluster.
+pub struct Controllers;
+
+impl Controllers {
+    /// Starts every controller; they end when their tasks are aborted or the set is dropped. [`bootstrap`] should have
+    /// run before, so that the first Services of users do not race the system's for addresses.
+    pub fn start(config: ControllersConfig, tasks: &mut JoinSet<()>) {
+        let ControllersConfig { client, cluster, network, root_ca_pem, resources } = config;
+        let kinds: Arc<[Kind]> = resources.into();
+
+        let slice_queue = Arc::new(queue::Queue::new());
+        let endpoints_queue = Arc::new(queue::Queue::new());
+        let queues = vec![Arc::clone(&slice_queue), Arc::clone(&endpoints_queue)];
+        let service_pods = service_pods::ServicePods::start(&cluster, queues, tasks);
+        slices::SliceController::start(&client, &cluster, &service_pods, slice_queue, tasks);
+        endpoints::EndpointsController::start(&client, &cluster, &service_pods, endpoints_queue, tasks);
+        mirroring::MirroringController::start(&client, &cluster, tasks);
+
+        scheduler::Scheduler::start(&client, &cluster, tasks);
+        namespaces::NamespaceController::start(&client, &cluster, root_ca_pem, tasks);
+        bootstrap::SystemObjects::start(&client, &cluster, &network, tasks);
+
+        let emptied = Arc::new(queue::Queue::new());
+        garbage::GarbageCollector::start(&client, &kinds, Arc::clone(&emptied), tasks);
+        namespace_deletion::NamespaceDeletion::start(&client, &cluster, &kinds, emptied, tasks);
+    }
+}
+
+#[cfg(test)]
+mod fake_api;
+#[cfg(test)]
+mod tests;

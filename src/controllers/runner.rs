@@ -1,0 +1,144 @@
+//! Runs a controller's reconcile function over its queue, and the errors that such a function may return.
+//!
+//! A reconcile function is level-triggered: it looks at the object's present state, not at what happened, and running
+//! it twice changes nothing. One task serves a controller; several keys may be in flight, as the API commits writes
+//! that come together in one batch, but never one key twice.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use kube::core::Status;
+use tracing::{debug, warn};
+
+use super::queue::Queue;
+
+/// What a successful reconcile asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Nothing more to do until a change queues the key again.
+    Done,
+    /// Another turn after this time, should nothing queue the key before.
+    After(Duration),
+}
+
+/// Why a reconcile did not reach its goal; the runner tries again with back-off.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API refused or could not be reached. `action` is what was tried: "create the EndpointSlice of default/web".
+    #[error("cannot {action}: {}", describe(source))]
+    Api { action: String, source: kube::Error },
+    /// ES9: the Pods' Nodes are not in the cache (yet), so their endpoints were left out.
+    #[error("left out Pods whose Nodes do not exist: {0}")]
+    MissingNodes(String),
+    /// An object that was to be written could not be brought into its kind's form.
+    #[error("cannot build {what}: {source}")]
+    Encode { what: String, source: serde_json::Error },
+    /// An object turned up in a namespace that is being emptied, after everything in it was deleted.
+    #[error("namespace {0} received new objects while it was being emptied")]
+    NamespaceRefilled(String),
+}
+
+impl Error {
+    /// Wraps an API error with what was tried.
+    pub(super) fn api(action: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Api { action, source }
+    }
+
+    /// True if somebody else wrote first: normal, and gone with the next try.
+    pub(super) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if is_conflict(source))
+    }
+}
+
+/// The server's own words without the debug form that `kube::Error` prints.
+fn describe(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn status(error: &kube::Error) -> Option<&Status> {
+    match error {
+        kube::Error::Api(status) => Some(status),
+        _ => None,
+    }
+}
+
+pub(super) fn is_not_found(error: &kube::Error) -> bool {
+    status(error).is_some_and(Status::is_not_found)
+}
+
+pub(super) fn is_conflict(error: &kube::Error) -> bool {
+    status(error).is_some_and(Status::is_conflict)
+}
+
+pub(super) fn is_already_exists(error: &kube::Error) -> bool {
+    status(error).is_some_and(Status::is_already_exists)
+}
+
+pub(super) fn is_invalid(error: &kube::Error) -> bool {
+    status(error).is_some_and(Status::is_invalid)
+}
+
+/// True if the object could not be created because its namespace is being deleted (ES20): not worth another try.
+pub(crate) fn is_namespace_terminating(error: &kube::Error) -> bool {
+    status(error)
+        .and_then(|status| status.details.as_ref())
+        .is_some_and(|details| details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating"))
+}
+
+/// A controller's reconcile function with the state that it keeps.
+pub(super) trait Reconcile: Send + Sync + 'static {
+    type Key: Clone + Ord + Hash + Display + Send + Sync + 'static;
+
+    fn reconcile(&self, key: &Self::Key) -> impl Future<Output = Result<Action, Error>> + Send;
+}
+
+/// Serves `queue` for ever with up to `workers` keys in flight. `name` appears in the log.
+pub(super) async fn run<R: Reconcile>(
+    name: &'static str,
+    reconciler: Arc<R>,
+    queue: Arc<Queue<R::Key>>,
+    workers: usize,
+) {
+    let mut in_flight = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            Some((key, result)) = in_flight.next(), if !in_flight.is_empty() => finish(name, &queue, &key, result),
+            key = queue.next(), if in_flight.len() < workers => {
+                let reconciler = &reconciler;
+                in_flight.push(async move {
+                    let result = reconciler.reconcile(&key).await;
+                    (key, result)
+                });
+            }
+        }
+    }
+}
+
+fn finish<K: Clone + Ord + Hash + Display>(
+    controller: &'static str,
+    queue: &Queue<K>,
+    key: &K,
+    result: Result<Action, Error>,
+) {
+    match result {
+        Ok(Action::Done) => queue.done(key, None),
+        Ok(Action::After(delay)) => queue.done(key, Some(delay)),
+        Err(error) => {
+            let retry_in = queue.failed(key);
+            if error.is_conflict() {
+                debug!(controller, %key, %error, ?retry_in, "reconcile lost a race");
+            } else {
+                warn!(controller, %key, %error, ?retry_in, "reconcile failed");
+            }
+        }
+    }
+}

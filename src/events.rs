@@ -1,0 +1,194 @@
+//! Kubernetes Events: the notes that `kubectl describe` shows under an object.
+//!
+//! [`Recorder::event`] never waits: it puts the note into a bounded queue that one task empties. Events are a courtesy,
+//! so a full queue drops the newest and says so in the log, and a write that fails is not tried again. A note that
+//! repeats (same object, type, reason and message) raises the count of the Event that is there.
+
+use std::collections::VecDeque;
+
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use rustc_hash::FxHashMap;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tracing::debug;
+
+/// Notes that wait for their write.
+const QUEUE: usize = 1024;
+/// Events that a repeat can still be added to.
+const REMEMBERED: usize = 4096;
+
+/// The two kinds of Event that Kubernetes knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventType {
+    Normal,
+    Warning,
+}
+
+impl EventType {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::Warning => "Warning",
+        }
+    }
+}
+
+/// Writes Events in the name of one component. Clones share the queue and the counts.
+#[derive(Clone)]
+pub struct Recorder {
+    notes: mpsc::Sender<Note>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct NoteKey {
+    namespace: Option<String>,
+    kind: Option<String>,
+    name: Option<String>,
+    uid: Option<String>,
+    field_path: Option<String>,
+    type_: EventType,
+    reason: String,
+    message: String,
+}
+
+struct Note {
+    regarding: ObjectReference,
+    type_: EventType,
+    reason: String,
+    message: String,
+    at: Timestamp,
+}
+
+impl Recorder {
+    /// A recorder for `component` ("default-scheduler"), on `host` if it belongs to a node. Must be called within a
+    /// tokio runtime; its task ends when the last clone is dropped.
+    pub fn new(client: Client, component: &str, host: Option<String>) -> Self {
+        let (notes, queue) = mpsc::channel(QUEUE);
+        let worker = Worker { client, component: component.to_owned(), host, written: Written::default() };
+        tokio::spawn(worker.run(queue));
+        Self { notes }
+    }
+
+    /// Notes that something happened to `regarding` (kind, namespace, name and uid must be set for `kubectl describe`
+    /// to find it): `reason` is one CamelCase word, `message` a sentence for people.
+    pub fn event(
+        &self,
+        regarding: ObjectReference,
+        type_: EventType,
+        reason: impl Into<String>,
+        message: impl Into<String>,
+    ) {
+        let note = Note { regarding, type_, reason: reason.into(), message: message.into(), at: Timestamp::now() };
+        if let Err(mpsc::error::TrySendError::Full(note)) = self.notes.try_send(note) {
+            debug!(reason = note.reason, message = note.message, "event dropped, too many are waiting");
+        }
+    }
+}
+
+impl Note {
+    fn key(&self) -> NoteKey {
+        NoteKey {
+            namespace: self.regarding.namespace.clone(),
+            kind: self.regarding.kind.clone(),
+            name: self.regarding.name.clone(),
+            uid: self.regarding.uid.clone(),
+            field_path: self.regarding.field_path.clone(),
+            type_: self.type_,
+            reason: self.reason.clone(),
+            message: self.message.clone(),
+        }
+    }
+
+    /// The Event's own namespace: that of the object, or `default` for objects without one.
+    fn namespace(&self) -> &str {
+        self.regarding.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or("default")
+    }
+}
+
+/// The Events that were written last, so that repeats can be counted.
+#[derive(Default)]
+struct Written {
+    by_key: FxHashMap<NoteKey, (String, i32)>,
+    oldest_first: VecDeque<NoteKey>,
+}
+
+impl Written {
+    fn insert(&mut self, key: NoteKey, name: String) {
+        if self.by_key.insert(key.clone(), (name, 1)).is_none() {
+            self.oldest_first.push_back(key);
+        }
+        if self.oldest_first.len() > REMEMBERED
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            self.by_key.remove(&oldest);
+        }
+    }
+}
+
+struct Worker {
+    client: Client,
+    component: String,
+    host: Option<String>,
+    written: Written,
+}
+
+impl Worker {
+    async fn run(mut self, mut queue: mpsc::Receiver<Note>) {
+        while let Some(note) = queue.recv().await {
+            if let Err(error) = self.write(&note).await {
+                debug!(reason = note.reason, message = note.message, %error, "event not written");
+            }
+        }
+    }
+
+    async fn write(&mut self, note: &Note) -> Result<(), kube::Error> {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), note.namespace());
+        let key = note.key();
+        if let Some((name, count)) = self.written.by_key.get_mut(&key) {
+            let patch = json!({"count": *count + 1, "lastTimestamp": Time(note.at)});
+            match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Ok(_) => {
+                    *count += 1;
+                    return Ok(());
+                }
+                // It has expired or was deleted: begin a new one.
+                Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let event = self.first_event(note);
+        let name = event.metadata.name.clone().unwrap_or_default();
+        api.create(&PostParams::default(), &event).await?;
+        self.written.insert(key, name);
+        Ok(())
+    }
+
+    fn first_event(&self, note: &Note) -> Event {
+        let object = note.regarding.name.as_deref().unwrap_or("cluster");
+        Event {
+            metadata: ObjectMeta {
+                name: Some(format!("{object}.{:x}", note.at.as_nanosecond())),
+                namespace: Some(note.namespace().to_owned()),
+                ..ObjectMeta::default()
+            },
+            involved_object: note.regarding.clone(),
+            reason: Some(note.reason.clone()),
+            message: Some(note.message.clone()),
+            type_: Some(note.type_.as_str().to_owned()),
+            count: Some(1),
+            first_timestamp: Some(Time(note.at)),
+            last_timestamp: Some(Time(note.at)),
+            source: Some(EventSource { component: Some(self.component.clone()), host: self.host.clone() }),
+            reporting_component: Some(self.component.clone()),
+            reporting_instance: Some(self.host.clone().unwrap_or_default()),
+            ..Event::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
