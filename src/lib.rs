@@ -3,5 +3,6 @@
 
 pub mod cluster;
 pub mod config;
+pub mod plan;
 pub mod router;
 pub mod sys;
