@@ -178,7 +178,10 @@ impl<R: Rng> Pipeline<R> {
         }
         match headers.kind {
             Kind::IcmpError => return self.icmp_error(buf, &headers, from, now),
-            Kind::Icmp => return Err(DropReason::IcmpUnsupported.into()),
+            Kind::Icmp => {
+                check_destination(headers.tuple.dst)?;
+                return Err(DropReason::IcmpUnsupported.into());
+            }
             Kind::LaterFragment => return self.later_fragment(buf, &headers, from, now),
             Kind::Tcp { .. } | Kind::Udp | Kind::Echo | Kind::Other => {}
         }
