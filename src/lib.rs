@@ -11,6 +11,7 @@ pub mod events;
 pub mod images;
 pub mod netlink;
 pub mod node;
+pub mod plan;
 pub mod router;
 pub mod store;
 pub mod sys;

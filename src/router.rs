@@ -1,9 +1,25 @@
 //! The packet router: TUN devices in, TUN devices out, Service VIPs translated on the way.
 
+pub mod balance;
+pub mod checksum;
+mod dataplane;
+pub mod flow;
+pub mod fragments;
+pub mod icmp;
+pub mod nat;
+pub mod pipeline;
+pub mod ports;
+mod route;
+pub mod stats;
+pub mod wire;
+mod worker;
+
 use std::io;
 use std::net::IpAddr;
 
 use crate::sys::tun::Tun;
+
+pub use dataplane::{Router, RouterConfig};
 
 /// What stands behind a device of the router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,124 @@
+//! The router beside the kernel: the same programs talk through a Service VIP, once over TUN devices and this
+//! crate's router, once over veth pairs and nftables as kube-proxy writes them, once over plain loopback.
+//!
+//! Runs as any user: it makes its own user, network and mount namespaces first, so no packet leaves the machine.
+//! Prints a table and one JSON line per figure. `cargo bench --bench dataplane -- --seconds 5 --rounds 3`.
+
+mod load;
+mod world;
+
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use load::Figures;
+use world::{Kernel, Loopback, Ours, Path};
+
+const INNER: &str = "VIPYARD_BENCH_INNER";
+
+struct Options {
+    seconds: Duration,
+    rounds: usize,
+    /// Runs only paths whose name contains this.
+    only: Option<String>,
+    threads: usize,
+}
+
+fn main() -> ExitCode {
+    let result = if std::env::var_os(INNER).is_some() { run() } else { enter() };
+    match result {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("dataplane bench: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Starts itself again in namespaces of its own.
+fn enter() -> Result<ExitCode> {
+    let status = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "--mount", "--propagation", "private", "--"])
+        .arg(std::env::current_exe()?)
+        .args(std::env::args().skip(1))
+        .env(INNER, "1")
+        .status()
+        .context("cannot run unshare (package util-linux)")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run() -> Result<ExitCode> {
+    let options = options()?;
+    world::prepare()?;
+    let mut paths: Vec<Box<dyn Path>> = vec![Box::new(Ours::new(options.threads)?)];
+    match Kernel::new(1500) {
+        Ok(kernel) => paths.push(Box::new(kernel)),
+        Err(e) => println!("kernel path left out: {e:#}"),
+    }
+    paths.push(Box::new(Loopback::new()?));
+    if let Some(only) = &options.only {
+        paths.retain(|path| path.name().contains(only.as_str()));
+    }
+    let mut all: Vec<Figures> = paths.iter().map(|_| Figures::default()).collect();
+    for _ in 0..options.rounds {
+        // Interleaved, so that what else the machine does hits all paths alike.
+        for (path, figures) in paths.iter().zip(&mut all) {
+            load::measure(&**path, options.seconds, figures).with_context(|| path.name().to_owned())?;
+        }
+    }
+    report(&paths, &all);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options() -> Result<Options> {
+    let mut options = Options { seconds: Duration::from_secs(2), rounds: 3, only: None, threads: 1 };
+    let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
+    while let Some(arg) = args.next() {
+        let value = args.next().with_context(|| format!("{arg} wants a value"))?;
+        match arg.as_str() {
+            "--seconds" => options.seconds = Duration::from_secs_f64(value.parse()?),
+            "--rounds" => options.rounds = value.parse()?,
+            "--threads" => options.threads = value.parse()?,
+            "--only" => options.only = Some(value),
+            _ => bail!("unknown option {arg}; known: --seconds, --rounds, --only, --threads"),
+        }
+    }
+    Ok(options)
+}
+
+/// Medians, and the ratio of the first path to the second.
+fn report(paths: &[Box<dyn Path>], all: &[Figures]) {
+    print!("{:<28}", "");
+    for path in paths {
+        print!("{:>22}", path.name());
+    }
+    println!("{:>10}", if paths.len() > 1 { "ratio" } else { "" });
+    for row in 0..Figures::ROWS.len() {
+        let (label, higher_is_better) = Figures::ROWS[row];
+        print!("{label:<28}");
+        let values: Vec<f64> = all.iter().map(|figures| figures.median(row)).collect();
+        for value in &values {
+            print!("{value:>22.1}");
+        }
+        if let [first, second, ..] = values[..] {
+            let ratio = if higher_is_better { first / second } else { second / first };
+            print!("{ratio:>10.2}");
+        }
+        println!();
+    }
+    for (path, figures) in paths.iter().zip(all) {
+        for (row, (label, _)) in Figures::ROWS.iter().enumerate() {
+            let line = serde_json::json!({
+                "bench": "dataplane", "path": path.name(), "figure": label,
+                "median": figures.median(row), "samples": figures.samples(row),
+            });
+            println!("{line}");
+        }
+    }
+    for path in paths {
+        if let Some(note) = path.note() {
+            println!("{}: {note}", path.name());
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Follows the informer cache, compiles what changed, hands each new plan to the data plane.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use tokio::sync::watch;
+use tracing::debug;
+
+use super::{Compiler, Plan};
+use crate::cluster::{Change, Cluster, ObjectKey, Subscription};
+use crate::config::Network;
+
+/// What the data plane follows already: every packet read after this was published is decided by that plan or a
+/// later one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Applied {
+    /// Zero until the first plan, which waits until Services, slices and Nodes are complete.
+    pub epoch: u64,
+    /// The highest resourceVersion that the plan rests on.
+    pub revision: u64,
+}
+
+/// Runs until the cache's writers are gone.
+///
+/// `apply` must return only when the data plane follows the plan; then `applied` is set. Changes that are queued
+/// together become one plan, so a burst costs one swap, and a single change waits for nothing.
+pub async fn run(cluster: Cluster, network: Network, apply: impl Fn(Arc<Plan>), applied: watch::Sender<Applied>) {
+    let mut services = Feed::new(cluster.services.subscribe());
+    let mut slices = Feed::new(cluster.slices.subscribe());
+    let mut nodes = Feed::new(cluster.nodes.subscribe());
+    drop(cluster);
+    let mut compiler = Compiler::new(&network);
+    loop {
+        tokio::select! {
+            biased;
+            Some(change) = nodes.changes.recv() => nodes.take(&mut compiler, change),
+            Some(change) = services.changes.recv() => services.take(&mut compiler, change),
+            Some(change) = slices.changes.recv() => slices.take(&mut compiler, change),
+            else => return,
+        }
+        nodes.drain(&mut compiler);
+        services.drain(&mut compiler);
+        slices.drain(&mut compiler);
+        if !(nodes.synced && services.synced && slices.synced) {
+            continue;
+        }
+        let plan = compiler.plan();
+        let now = Applied { epoch: plan.epoch, revision: plan.revision };
+        if *applied.borrow() == now {
+            continue;
+        }
+        if now.epoch != applied.borrow().epoch {
+            debug!(epoch = plan.epoch, revision = plan.revision, "new plan");
+            apply(plan);
+        }
+        applied.send_replace(now);
+    }
+}
+
+struct Feed<K> {
+    changes: Subscription<K>,
+    synced: bool,
+}
+
+impl<K: Fold> Feed<K> {
+    fn new(changes: Subscription<K>) -> Self {
+        Self { changes, synced: false }
+    }
+
+    fn drain(&mut self, compiler: &mut Compiler) {
+        while let Ok(change) = self.changes.try_recv() {
+            self.take(compiler, change);
+        }
+    }
+
+    fn take(&mut self, compiler: &mut Compiler, change: Change<K>) {
+        match change {
+            Change::Applied { new, .. } => new.applied(compiler),
+            Change::Deleted(old) => old.deleted(compiler),
+            Change::Synced => self.synced = true,
+        }
+    }
+}
+
+trait Fold {
+    fn applied(&self, compiler: &mut Compiler);
+    fn deleted(&self, compiler: &mut Compiler);
+}
+
+impl Fold for Service {
+    fn applied(&self, compiler: &mut Compiler) {
+        compiler.service_applied(self);
+    }
+
+    fn deleted(&self, compiler: &mut Compiler) {
+        compiler.service_deleted(&ObjectKey::of(self));
+    }
+}
+
+impl Fold for EndpointSlice {
+    fn applied(&self, compiler: &mut Compiler) {
+        compiler.slice_applied(self);
+    }
+
+    fn deleted(&self, compiler: &mut Compiler) {
+        compiler.slice_deleted(&ObjectKey::of(self));
+    }
+}
+
+impl Fold for Node {
+    fn applied(&self, compiler: &mut Compiler) {
+        compiler.node_applied(self);
+    }
+
+    fn deleted(&self, compiler: &mut Compiler) {
+        compiler.node_deleted(&ObjectKey::of(self).name);
+    }
+}

@@ -1,0 +1,148 @@
+//! The running router: its threads, and the handle that the rest of the program holds.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::flow::{Flow, Millis};
+use super::pipeline::{Limits, Pipeline};
+use super::ports::PortInfo;
+use super::stats::Stats;
+use super::worker::{Command, Worker};
+use super::{PortId, PortSpec, Ports};
+use crate::config::Network;
+use crate::plan::Plan;
+
+/// How to run the data plane.
+#[derive(Clone, Debug)]
+pub struct RouterConfig {
+    /// The address plan; the MTU of all devices is in it.
+    pub network: Network,
+    pub limits: Limits,
+    /// Threads that move packets. A device is read by one of them, so its packets keep their order.
+    pub threads: usize,
+}
+
+impl RouterConfig {
+    /// One thread: on a machine with few cores a second one only takes time from the programs that talk.
+    pub fn new(network: Network) -> Self {
+        let limits = Limits { mtu: network.mtu, ..Limits::default() };
+        Self { network, limits, threads: 1 }
+    }
+}
+
+/// What all threads share. The lock is held for a decision, never for a system call.
+pub(super) struct Shared {
+    pub pipeline: Mutex<Pipeline<SmallRng>>,
+    started: Instant,
+}
+
+impl Shared {
+    pub fn now(&self) -> Millis {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX / 2)
+    }
+}
+
+/// The packet router. Dropping it stops its threads and closes its devices.
+pub struct Router {
+    shared: Arc<Shared>,
+    workers: Mutex<Vec<Worker>>,
+    last_port: AtomicU32,
+}
+
+impl Router {
+    /// Starts the threads. Until a plan is applied, Service addresses are unknown and Pods reach each other only.
+    ///
+    /// # Errors
+    /// When a thread, an epoll instance or an eventfd cannot be had.
+    pub fn start(config: RouterConfig) -> io::Result<Arc<Self>> {
+        let plan = Arc::new(Plan::empty(&config.network));
+        let shared = Arc::new(Shared {
+            pipeline: Mutex::new(Pipeline::new(plan, config.limits, SmallRng::from_os_rng())),
+            started: Instant::now(),
+        });
+        let workers = (0..config.threads.max(1)).map(|index| Worker::start(index, &shared));
+        let workers = workers.collect::<io::Result<Vec<_>>>()?;
+        Ok(Arc::new(Self { shared, workers: Mutex::new(workers), last_port: AtomicU32::new(0) }))
+    }
+
+    /// Puts a plan into force: every packet that is decided after this returns follows it.
+    pub fn apply(&self, plan: Arc<Plan>) {
+        let before = self.shared.pipeline.lock().set_plan(plan);
+        // Outside of the lock: a large plan takes its time.
+        drop(before);
+    }
+
+    /// The plan in force.
+    pub fn plan(&self) -> Arc<Plan> {
+        Arc::clone(self.shared.pipeline.lock().plan())
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.shared.pipeline.lock().stats()
+    }
+
+    /// Looks at up to `limit` flows, in no order. Packets wait meanwhile, so keep `limit` and `view` small.
+    pub fn flows<T>(&self, limit: usize, view: impl FnMut(&Flow) -> T) -> Vec<T> {
+        self.shared.pipeline.lock().flows().iter().take(limit).map(view).collect()
+    }
+
+    /// Stops the threads and closes all devices. Further calls have no effect.
+    pub fn shutdown(&self) {
+        // Dropping a worker stops and joins it.
+        self.workers.lock().clear();
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+impl Ports for Router {
+    fn attach(&self, spec: PortSpec) -> io::Result<PortId> {
+        let workers = self.workers.lock();
+        if workers.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the router has been shut down"));
+        }
+        let id = PortId(self.last_port.fetch_add(1, Ordering::Relaxed) + 1);
+        let port = PortInfo {
+            id,
+            name: spec.name.into(),
+            kind: spec.kind,
+            node: spec.node.into(),
+            addresses: spec.addresses.into(),
+        };
+        self.shared.pipeline.lock().attach(port).map_err(|(addr, owner)| taken(addr, &owner))?;
+        let device = Arc::new(spec.device);
+        let reader = id.0 as usize % workers.len();
+        let result = workers.iter().enumerate().try_for_each(|(index, worker)| {
+            worker.command(|done| Command::Attach { id, device: Arc::clone(&device), read: index == reader, done })
+        });
+        drop(workers);
+        if let Err(e) = result {
+            self.detach(id);
+            return Err(e);
+        }
+        Ok(id)
+    }
+
+    fn detach(&self, port: PortId) {
+        self.shared.pipeline.lock().detach(port);
+        for worker in self.workers.lock().iter() {
+            // A worker that is gone has closed its devices.
+            let _ = worker.command(|done| Command::Detach { id: port, done });
+        }
+    }
+}
+
+fn taken(addr: IpAddr, owner: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::AddrInUse, format!("address {addr} already belongs to {owner}"))
+}

@@ -1,0 +1,143 @@
+//! ICMP and ICMPv6 errors: those that the router sends itself, and those of others about translated flows.
+
+use std::net::IpAddr;
+
+use super::checksum::{Delta, Sum, checksum};
+use super::wire::{self, Headers, ICMP, ICMPV6, PacketBuf, Quoted, Tuple, UDP, be16, put16};
+
+/// What a sender is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Error {
+    PortUnreachable,
+    HostUnreachable,
+    TimeExceeded,
+    /// The packet is larger than this MTU and must not be cut.
+    TooBig(u32),
+}
+
+impl Error {
+    fn v4(self) -> (u8, u8, u32) {
+        match self {
+            Self::PortUnreachable => (3, 3, 0),
+            Self::HostUnreachable => (3, 1, 0),
+            Self::TimeExceeded => (11, 0, 0),
+            Self::TooBig(mtu) => (3, 4, mtu.min(0xffff)),
+        }
+    }
+
+    fn v6(self) -> (u8, u8, u32) {
+        match self {
+            Self::PortUnreachable => (1, 4, 0),
+            Self::HostUnreachable => (1, 3, 0),
+            Self::TimeExceeded => (3, 0, 0),
+            Self::TooBig(mtu) => (2, 0, mtu),
+        }
+    }
+}
+
+/// The longest error: what every host must take whole.
+const MAX_V4: usize = 576;
+const MAX_V6: usize = 1280;
+const TTL: u8 = 64;
+
+/// Replaces the packet by an error about it, from `from` to its sender.
+pub fn answer(buf: &mut PacketBuf, headers: &Headers, error: Error, from: IpAddr) {
+    let to = headers.tuple.src;
+    let (ip_len, limit) = if headers.is_v6() { (40, MAX_V6) } else { (20, MAX_V4) };
+    let quoted = headers.len.min(limit - ip_len - 8);
+    buf.area().copy_within(..quoted, ip_len + 8);
+    let packet = buf.reset(ip_len + 8 + quoted);
+    let (kind, code, extra) = if headers.is_v6() { error.v6() } else { error.v4() };
+    packet[ip_len] = kind;
+    packet[ip_len + 1] = code;
+    put16(packet, ip_len + 2, 0);
+    packet[ip_len + 4..ip_len + 8].copy_from_slice(&extra.to_be_bytes());
+    let len = u16::try_from(packet.len()).unwrap_or(u16::MAX);
+    packet[..ip_len].fill(0);
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            packet[0] = 0x45;
+            // Precedence "internetwork control", as RFC 1812 asks of routers.
+            packet[1] = 0xc0;
+            put16(packet, 2, len);
+            packet[8] = TTL;
+            packet[9] = ICMP;
+            packet[12..16].copy_from_slice(&from.octets());
+            packet[16..20].copy_from_slice(&to.octets());
+            let sum = checksum(Sum::default(), &packet[..20]);
+            put16(packet, 10, sum);
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            packet[0] = 0x60;
+            put16(packet, 4, len - 40);
+            packet[6] = ICMPV6;
+            packet[7] = TTL;
+            packet[8..24].copy_from_slice(&from.octets());
+            packet[24..40].copy_from_slice(&to.octets());
+        }
+        _ => {}
+    }
+    fill_checksum(packet, ip_len);
+}
+
+/// Rewrites an error about a translated flow for the one who sent the packet in question (rule C10): `quoted` is
+/// that packet as the error has it, `sent` as its sender knows it, and `outer` the error's own new addresses.
+pub(super) fn translate(
+    buf: &mut PacketBuf,
+    headers: &Headers,
+    quoted: &Quoted,
+    sent: &Tuple,
+    outer: &Tuple,
+    hops: u8,
+) {
+    let at = headers.l4 + 8;
+    let step = wire::Rewrite::compile(&headers.tuple, outer, hops);
+    buf.clear_vnet();
+    let packet = buf.packet_mut();
+    wire::rewrite_ip(packet, &step, outer);
+    let inner = &mut packet[at..];
+    wire::rewrite_ip(inner, &wire::Rewrite::compile(&quoted.tuple, sent, 0), sent);
+    let l4 = quoted.l4;
+    let delta = transport_delta(&quoted.tuple, sent);
+    let checksum_at = match quoted.tuple.protocol {
+        wire::TCP => Some(l4 + 16),
+        UDP => Some(l4 + 6),
+        _ => None,
+    };
+    if checksum_at.is_some() {
+        put16(inner, l4, sent.sport);
+        put16(inner, l4 + 2, sent.dport);
+    }
+    // The quotation may end before the checksum, and UDP may have none.
+    if let Some(at) = checksum_at.filter(|at| at + 2 <= inner.len()) {
+        let old = be16(inner, at);
+        if !(quoted.tuple.protocol == UDP && old == 0) {
+            put16(inner, at, delta.apply(old));
+        }
+    }
+    let l4 = headers.l4;
+    let len = headers.len;
+    put16(packet, l4 + 2, 0);
+    fill_checksum(&mut packet[..len], l4);
+}
+
+fn transport_delta(old: &Tuple, new: &Tuple) -> Delta {
+    let delta = Delta::default().replace_word(old.sport, new.sport).replace_word(old.dport, new.dport);
+    [(old.src, new.src), (old.dst, new.dst)].into_iter().fold(delta, |delta, pair| match pair {
+        (IpAddr::V4(old), IpAddr::V4(new)) => delta.replace(&old.octets(), &new.octets()),
+        (IpAddr::V6(old), IpAddr::V6(new)) => delta.replace(&old.octets(), &new.octets()),
+        _ => delta,
+    })
+}
+
+/// Writes the checksum of the ICMP message at `l4`, whose field is zero.
+fn fill_checksum(packet: &mut [u8], l4: usize) {
+    let start = if packet[0] >> 4 == 6 {
+        let len = u16::try_from(packet.len() - l4).unwrap_or(u16::MAX);
+        Sum::default().bytes(&packet[8..40]).word(len).word(ICMPV6.into())
+    } else {
+        Sum::default()
+    };
+    let sum = checksum(start, &packet[l4..]);
+    put16(packet, l4 + 2, sum);
+}

@@ -1,0 +1,457 @@
+//! From a packet to its verdict. No I/O: bytes, the port they came from and the time go in.
+//!
+//! The first packet of a flow is decided ([`super::route`]) over the plan in force and leaves a flow; later packets
+//! replay it. A plan's change touches no flow at once: a flow remembers the epoch that it was last checked against,
+//! and its next packet checks again (rules C1-C6), which costs one comparison for all packets in between.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rand::Rng;
+
+use super::PortId;
+use super::balance::Affinity;
+use super::flow::{Class, Direction, Flow, FlowId, FlowTable, Grounds, Millis, NewFlow};
+use super::fragments::{DatagramKey, Fragments};
+use super::icmp;
+use super::nat;
+use super::ports::{PortInfo, PortTable};
+use super::route::{Refusal, Walk, captured_by};
+use super::stats::{AnswerReason, DropReason, Stats};
+use super::wire::{self, ACK, Headers, Kind, Malformed, PacketBuf, Quoted, RST, Rewrite, SYN, TCP, Tuple, UDP};
+use crate::plan::Plan;
+
+/// What is to be done with the packet, which is in its buffer as it shall leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Forward(PortId),
+    /// The buffer holds an answer for the port that the packet came from.
+    Reply(AnswerReason),
+    Drop(DropReason),
+}
+
+/// Bounds of the pipeline's memory, and what its devices carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Flows at the same time; a full table evicts.
+    pub flows: usize,
+    /// Clients whose endpoint is remembered for session affinity.
+    pub affinity_clients: usize,
+    /// MTU of all devices.
+    pub mtu: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { flows: 1 << 20, affinity_clients: 1 << 16, mtu: crate::config::POD_MTU }
+    }
+}
+
+/// The state of the data plane. `R` chooses endpoints and source ports.
+pub struct Pipeline<R> {
+    plan: Arc<Plan>,
+    ports: PortTable,
+    flows: FlowTable,
+    fragments: Fragments,
+    affinity: Affinity,
+    rng: R,
+    mtu: u32,
+    stats: Stats,
+    /// Where the sweep for flows of vanished ports goes on.
+    sweep: Option<usize>,
+}
+
+/// Flows looked at per call of [`Pipeline::maintain`]: some tens of microseconds.
+const EXPIRE_BUDGET: usize = 256;
+const SWEEP_BUDGET: usize = 4096;
+
+impl<R: Rng> Pipeline<R> {
+    pub fn new(plan: Arc<Plan>, limits: Limits, rng: R) -> Self {
+        Self {
+            plan,
+            ports: PortTable::default(),
+            flows: FlowTable::new(limits.flows),
+            fragments: Fragments::default(),
+            affinity: Affinity::new(limits.affinity_clients),
+            rng,
+            mtu: limits.mtu,
+            stats: Stats::default(),
+            sweep: None,
+        }
+    }
+
+    /// Puts a plan into force and returns the one before: dropping it may take time that is not the packets'.
+    pub fn set_plan(&mut self, plan: Arc<Plan>) -> Arc<Plan> {
+        std::mem::replace(&mut self.plan, plan)
+    }
+
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// Enters a port.
+    ///
+    /// # Errors
+    /// The address that belongs to another port already, with that port's name.
+    pub fn attach(&mut self, port: PortInfo) -> Result<(), (IpAddr, Arc<str>)> {
+        self.ports.insert(port)
+    }
+
+    /// Forgets a port; its flows end with their next packet or by [`Pipeline::maintain`].
+    pub fn detach(&mut self, port: PortId) {
+        if self.ports.contains(port) {
+            self.ports.remove(port);
+            self.sweep = Some(0);
+        }
+    }
+
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.stats;
+        stats.flows = self.flows.len() as u64;
+        stats.flow_changes = self.flows.counters();
+        stats.ports = self.ports.len() as u64;
+        stats.epoch = self.plan.epoch;
+        stats
+    }
+
+    pub fn flows(&self) -> &FlowTable {
+        &self.flows
+    }
+
+    pub fn ports(&self) -> &PortTable {
+        &self.ports
+    }
+
+    /// Does a bounded share of the upkeep that is due. Call it when [`Pipeline::next_maintenance`] has come.
+    pub fn maintain(&mut self, now: Millis) {
+        self.flows.expire(now, EXPIRE_BUDGET);
+        if let Some(start) = self.sweep {
+            let ports = &self.ports;
+            self.sweep = self.flows.sweep(start, SWEEP_BUDGET, |port| ports.contains(port));
+        }
+    }
+
+    /// When upkeep is due: at once, later, or never as things stand.
+    pub fn next_maintenance(&self) -> Option<Millis> {
+        if self.sweep.is_some() { Some(0) } else { self.flows.next_expiry() }
+    }
+
+    /// Decides about a packet and rewrites it in place.
+    pub fn process(&mut self, buf: &mut PacketBuf, from: PortId, now: Millis) -> Verdict {
+        self.stats.received_packets += 1;
+        self.stats.received_bytes += buf.packet().len() as u64;
+        let verdict = match self.decide(buf, from, now) {
+            Ok(out) => {
+                self.stats.forwarded_packets += 1;
+                self.stats.forwarded_bytes += buf.packet().len() as u64;
+                return Verdict::Forward(out);
+            }
+            Err(Stop::Drop(reason)) => Verdict::Drop(reason),
+            Err(Stop::Answer { headers, reason, source }) => self.answer(buf, &headers, reason, source),
+        };
+        match verdict {
+            Verdict::Drop(reason) => self.stats.count_drop(reason),
+            Verdict::Reply(reason) => self.stats.count_answer(reason),
+            Verdict::Forward(_) => {}
+        }
+        verdict
+    }
+
+    /// Counts a packet that was decided but that its device did not take.
+    pub fn count_write_failure(&mut self) {
+        self.stats.count_drop(DropReason::DeviceWrite);
+    }
+
+    fn decide(&mut self, buf: &mut PacketBuf, from: PortId, now: Millis) -> Result<PortId, Stop> {
+        let headers = Headers::parse(buf.packet()).map_err(|e| match e {
+            Malformed::Truncated => DropReason::Truncated,
+            Malformed::HeaderChecksum => DropReason::HeaderChecksum,
+            Malformed::Version | Malformed::HeaderLength | Malformed::MappedAddress => DropReason::Malformed,
+        })?;
+        buf.truncate(headers.len);
+        let vnet = buf.vnet();
+        if vnet.is_partial() && usize::from(vnet.csum_start) != headers.l4 {
+            return Err(DropReason::Malformed.into());
+        }
+        if headers.ttl == 0 {
+            return Err(DropReason::TtlZero.into());
+        }
+        match headers.kind {
+            Kind::IcmpError => return self.icmp_error(buf, &headers, from, now),
+            Kind::Icmp => {
+                check_destination(headers.tuple.dst)?;
+                return Err(DropReason::IcmpUnsupported.into());
+            }
+            Kind::LaterFragment => return self.later_fragment(buf, &headers, from, now),
+            Kind::Tcp { .. } | Kind::Udp | Kind::Echo | Kind::Other => {}
+        }
+        let (id, direction) = match self.known_flow(&headers, from, now)? {
+            Some(found) => found,
+            None => (self.open_flow(&headers, from, now)?, Direction::Original),
+        };
+        if let Some(fragment) = headers.fragment {
+            self.fragments.note(datagram(&headers, fragment.id), id, direction, now);
+        }
+        let Some(flow) = self.flows.get(id) else { return Err(DropReason::PortGone.into()) };
+        let rewrite = flow.rewrites[direction as usize];
+        let out = flow.out_port(direction);
+        let new = flow.outgoing(direction);
+        self.check_size(buf, &headers, &rewrite, from, out)?;
+        self.flows.hit(id, direction, headers.kind, headers.len, now);
+        wire::rewrite(buf.packet_mut(), vnet, &headers, &rewrite, &new);
+        Ok(out)
+    }
+
+    /// The flow that the packet belongs to, if it may still be used.
+    fn known_flow(
+        &mut self,
+        headers: &Headers,
+        from: PortId,
+        now: Millis,
+    ) -> Result<Option<(FlowId, Direction)>, Stop> {
+        let Some((id, direction)) = self.flows.find(&headers.tuple) else { return Ok(None) };
+        let Some(flow) = self.flows.get(id) else { return Ok(None) };
+        if flow.ports[direction as usize] != from {
+            // Either the address has moved to a new port, or this is somebody else's address.
+            self.check_source(headers, from)?;
+            self.flows.remove(id);
+            return Ok(None);
+        }
+        let syn = matches!(headers.kind, Kind::Tcp { flags } if flags & (SYN | ACK) == SYN);
+        let ended = flow.is_expired(now)
+            || (syn && flow.class == Class::Closed)
+            || !self.ports.contains(flow.out_port(direction));
+        if ended {
+            self.flows.remove(id);
+            return Ok(None);
+        }
+        if flow.epoch != self.plan.epoch {
+            let stays = Self::outlives(&self.plan, &self.ports, flow, headers.tuple.protocol);
+            if !stays {
+                self.flows.remove(id);
+                // A reply from a backend that has left must not be forwarded untranslated.
+                return if direction == Direction::Reply {
+                    Err(DropReason::Unanswerable.into())
+                } else {
+                    Ok(None)
+                };
+            }
+            if let Some(flow) = self.flows.get_mut(id) {
+                flow.epoch = self.plan.epoch;
+            }
+        }
+        Ok(Some((id, direction)))
+    }
+
+    /// Whether a flow stays as it is under a new plan (rules C1-C6, X12).
+    fn outlives(plan: &Plan, ports: &PortTable, flow: &Flow, protocol: u8) -> bool {
+        let current = || captured_by(plan, ports, &flow.tuples[0]);
+        match (protocol, &flow.grounds) {
+            // C1. Only a connection that was never answered is tried again.
+            (TCP, Some(grounds)) if flow.class == Class::SynSent => {
+                current().is_some_and(|service| same_backend(grounds, service))
+            }
+            (TCP, _) => true,
+            (UDP, Some(grounds)) => match current() {
+                // C3, C6: nothing better is known.
+                None => true,
+                Some(service) if service.id == grounds.service.id && !service.has_serving_endpoint() => true,
+                Some(service) => same_backend(grounds, service),
+            },
+            // C4: what went untranslated so far may be a Service's now.
+            (UDP, None) => current().is_none(),
+            _ => true,
+        }
+    }
+
+    fn open_flow(&mut self, headers: &Headers, from: PortId, now: Millis) -> Result<FlowId, Stop> {
+        self.check_source(headers, from)?;
+        check_destination(headers.tuple.dst)?;
+        if let Kind::Tcp { flags } = headers.kind
+            && (flags & RST != 0 || flags & (SYN | ACK) == SYN | ACK)
+        {
+            return Err(DropReason::TcpWithoutFlow.into());
+        }
+        let Some(port) = self.ports.get(from) else { return Err(DropReason::PortGone.into()) };
+        let mut walk = Walk {
+            plan: &self.plan,
+            ports: &self.ports,
+            affinity: &mut self.affinity,
+            rng: &mut self.rng,
+            now,
+        };
+        let route = walk.route(headers.tuple, headers.ttl, port).map_err(|refusal| match refusal {
+            Refusal::Drop(reason) => Stop::Drop(reason),
+            Refusal::Answer { reason, node } => {
+                let source = self.ports.host_address(&node, headers.is_v6());
+                Stop::Answer { headers: *headers, reason, source }
+            }
+        })?;
+        let mut answer = route.tuple.reversed();
+        let taken = answer != headers.tuple && !self.flows.is_free(&answer, now);
+        if route.allocate || taken {
+            if !matches!(headers.kind, Kind::Tcp { .. } | Kind::Udp) {
+                return Err(DropReason::FlowClash.into());
+            }
+            let port = nat::allocate(answer, &mut self.flows, &mut self.rng, now);
+            answer.dport = port.ok_or(DropReason::NatPortsExhausted)?;
+        }
+        let new = NewFlow {
+            tuples: [headers.tuple, answer],
+            ports: [from, route.out],
+            hops: route.hops,
+            class: Class::of_first(headers.kind),
+            epoch: self.plan.epoch,
+            grounds: route.grounds,
+        };
+        Ok(self.flows.insert(new, now))
+    }
+
+    fn check_source(&self, headers: &Headers, from: PortId) -> Result<(), Stop> {
+        let Some(port) = self.ports.get(from) else { return Err(DropReason::PortGone.into()) };
+        if self.ports.owner(headers.tuple.src).is_some_and(|owner| owner.id == port.id) {
+            return Ok(());
+        }
+        // A kernel asks for routers and announces itself before it has an address; that is no attack.
+        check_destination(headers.tuple.dst)?;
+        Err(DropReason::Spoofed.into())
+    }
+
+    /// Time to live and MTU of a packet whose way is known.
+    fn check_size(
+        &self,
+        buf: &PacketBuf,
+        headers: &Headers,
+        rewrite: &Rewrite,
+        from: PortId,
+        out: PortId,
+    ) -> Result<(), Stop> {
+        let reason = if headers.ttl <= rewrite.hops {
+            AnswerReason::TimeExceeded
+        } else if headers.len > self.mtu as usize && headers.dont_fragment && !buf.vnet().is_segmented() {
+            AnswerReason::TooBig
+        } else {
+            return Ok(());
+        };
+        // A packet dies at the first node that forwards it, or else further on.
+        let first = self.ports.get(from).filter(|port| !port.is_host() && (headers.ttl == 1 || rewrite.hops == 1));
+        let at = first.or_else(|| self.ports.get(out));
+        let source = at.and_then(|port| self.ports.host_address(&port.node, headers.is_v6()));
+        Err(Stop::Answer { headers: *headers, reason, source })
+    }
+
+    fn later_fragment(
+        &mut self,
+        buf: &mut PacketBuf,
+        headers: &Headers,
+        from: PortId,
+        now: Millis,
+    ) -> Result<PortId, Stop> {
+        self.check_source(headers, from)?;
+        let id = headers.fragment.map_or(0, |fragment| fragment.id);
+        let found = self.fragments.find(&datagram(headers, id), now);
+        let found = found.and_then(|(id, direction)| Some((id, direction, self.flows.get(id)?)));
+        let Some((id, direction, flow)) = found else { return Err(DropReason::FragmentWithoutFirst.into()) };
+        let (rewrite, out) = (flow.rewrites[direction as usize], flow.out_port(direction));
+        let new = flow.outgoing(direction);
+        if !self.ports.contains(out) {
+            return Err(DropReason::PortGone.into());
+        }
+        if headers.ttl <= rewrite.hops {
+            return Err(DropReason::Unanswerable.into());
+        }
+        self.flows.hit(id, direction, headers.kind, headers.len, now);
+        let vnet = buf.vnet();
+        wire::rewrite(buf.packet_mut(), vnet, headers, &rewrite, &new);
+        Ok(out)
+    }
+
+    /// Sends an ICMP error back along the flow of the packet that it is about (rule C10).
+    fn icmp_error(
+        &mut self,
+        buf: &mut PacketBuf,
+        headers: &Headers,
+        from: PortId,
+        now: Millis,
+    ) -> Result<PortId, Stop> {
+        self.check_source(headers, from)?;
+        check_destination(headers.tuple.dst)?;
+        let quotation = buf.packet().get(headers.l4 + 8..).unwrap_or_default();
+        let quoted = Quoted::parse(quotation).ok_or(DropReason::IcmpErrorWithoutFlow)?;
+        // The quoted packet is as its receiver saw it, so its reverse is what that receiver's side sends.
+        let (id, back) =
+            self.flows.find(&quoted.tuple.reversed()).ok_or(DropReason::IcmpErrorWithoutFlow)?;
+        let flow = self.flows.get(id).filter(|flow| !flow.is_expired(now));
+        let flow = flow.ok_or(DropReason::IcmpErrorWithoutFlow)?;
+        if quoted.tuple.src != headers.tuple.dst {
+            return Err(DropReason::IcmpErrorWithoutFlow.into());
+        }
+        let sent = flow.tuples[back.other() as usize];
+        let out = flow.out_port(back);
+        let hops = flow.rewrites[back as usize].hops;
+        let mut outer = Tuple { dst: sent.src, ..headers.tuple };
+        if headers.tuple.src == quoted.tuple.dst {
+            outer.src = sent.dst;
+        }
+        if headers.ttl <= hops {
+            return Err(DropReason::Unanswerable.into());
+        }
+        if !self.ports.contains(out) {
+            return Err(DropReason::PortGone.into());
+        }
+        icmp::translate(buf, headers, &quoted, &sent, &outer, hops);
+        Ok(out)
+    }
+
+    fn answer(
+        &self,
+        buf: &mut PacketBuf,
+        headers: &Headers,
+        reason: AnswerReason,
+        source: Option<IpAddr>,
+    ) -> Verdict {
+        // Without an address of its own the node speaks as the destination, as a kernel does for its own ones.
+        let source = source.unwrap_or(headers.tuple.dst);
+        icmp::answer(buf, headers, reason.error(self.mtu), source);
+        Verdict::Reply(reason)
+    }
+}
+
+fn datagram(headers: &Headers, id: u32) -> DatagramKey {
+    DatagramKey { src: headers.tuple.src, dst: headers.tuple.dst, protocol: headers.tuple.protocol, id }
+}
+
+/// Whether the backend of a flow serves under the Service port that is in force now (rules C2, C5).
+fn same_backend(grounds: &Grounds, service: &crate::plan::ServicePort) -> bool {
+    let backend = grounds.service.endpoints()[grounds.endpoint as usize].addr;
+    service.id == grounds.service.id && service.is_serving(backend)
+}
+
+/// Only what is for one host of the cluster or the world is routed.
+fn check_destination(dst: IpAddr) -> Result<(), Stop> {
+    let bad = match dst {
+        IpAddr::V4(v4) => {
+            v4.is_multicast() || v4.is_broadcast() || v4.is_loopback() || v4.is_unspecified()
+                || (v4.is_link_local() && v4 != nat::NODE_HAIRPIN_V4)
+        }
+        IpAddr::V6(v6) => {
+            v6.is_multicast() || v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local()
+        }
+    };
+    if bad { Err(DropReason::NotUnicast.into()) } else { Ok(()) }
+}
+
+/// Why a packet goes no further.
+enum Stop {
+    Drop(DropReason),
+    Answer { headers: Headers, reason: AnswerReason, source: Option<IpAddr> },
+}
+
+impl From<DropReason> for Stop {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
+#[cfg(test)]
+mod tests;

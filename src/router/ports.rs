@@ -1,0 +1,95 @@
+//! The router's local truth: which address is behind which port, and on which node.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::{PortId, PortKind};
+
+/// A connected device, without the device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortInfo {
+    pub id: PortId,
+    pub name: Arc<str>,
+    pub kind: PortKind,
+    pub node: Arc<str>,
+    pub addresses: Box<[IpAddr]>,
+}
+
+impl PortInfo {
+    /// Whether this is a host of its own: what it sends is not forwarded by its node but comes from it.
+    pub fn is_host(&self) -> bool {
+        self.kind != PortKind::Pod
+    }
+
+    fn address(&self, v6: bool) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|addr| addr.is_ipv6() == v6)
+    }
+}
+
+/// All connected devices.
+#[derive(Default)]
+pub struct PortTable {
+    by_id: FxHashMap<PortId, Arc<PortInfo>>,
+    by_addr: FxHashMap<IpAddr, Arc<PortInfo>>,
+    hosts: FxHashMap<Arc<str>, Arc<PortInfo>>,
+}
+
+impl PortTable {
+    /// Enters a port.
+    ///
+    /// # Errors
+    /// The address that already belongs to another port, with that port's name.
+    pub fn insert(&mut self, port: PortInfo) -> Result<(), (IpAddr, Arc<str>)> {
+        let taken = port.addresses.iter().find_map(|addr| Some((*addr, Arc::clone(&self.by_addr.get(addr)?.name))));
+        if let Some(taken) = taken {
+            return Err(taken);
+        }
+        let port = Arc::new(port);
+        for addr in &port.addresses {
+            self.by_addr.insert(*addr, Arc::clone(&port));
+        }
+        if port.is_host() {
+            self.hosts.insert(Arc::clone(&port.node), Arc::clone(&port));
+        }
+        self.by_id.insert(port.id, port);
+        Ok(())
+    }
+
+    pub fn remove(&mut self, id: PortId) {
+        let Some(port) = self.by_id.remove(&id) else { return };
+        for addr in &port.addresses {
+            self.by_addr.remove(addr);
+        }
+        if self.hosts.get(&port.node).is_some_and(|host| host.id == id) {
+            self.hosts.remove(&port.node);
+        }
+    }
+
+    pub fn get(&self, id: PortId) -> Option<&Arc<PortInfo>> {
+        self.by_id.get(&id)
+    }
+
+    pub fn contains(&self, id: PortId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    /// The port behind an address.
+    pub fn owner(&self, addr: IpAddr) -> Option<&Arc<PortInfo>> {
+        self.by_addr.get(&addr)
+    }
+
+    /// A node's own address of a family: what it masquerades with and answers from.
+    pub fn host_address(&self, node: &str, v6: bool) -> Option<IpAddr> {
+        self.hosts.get(node)?.address(v6)
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+}

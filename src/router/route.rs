@@ -1,0 +1,206 @@
+//! The way of a first packet: from its node to the port that gets it, Service translation included.
+//!
+//! Every node on the way does what kube-proxy and the kernel do there: capture what is addressed to a Service,
+//! choose an endpoint, mark for masquerading, forward or deliver. The sum of all steps is one [`Route`], which
+//! becomes one flow, so later packets cross the router once however many nodes they cross.
+//!
+//! A node forwards (and the packet ages) unless it is where the packet comes from or goes to.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rand::Rng;
+
+use super::balance::Affinity;
+use super::flow::{Grounds, Masquerade, Millis};
+use super::nat;
+use super::ports::{PortInfo, PortTable};
+use super::stats::{AnswerReason, DropReason};
+use super::wire::Tuple;
+use super::{PortId, PortKind};
+use crate::plan::{Plan, Protocol, Scope, ServicePort, Via};
+
+/// A packet that passes more nodes than this goes in circles.
+const MAX_NODES: usize = 8;
+
+/// What becomes of a flow's packets.
+#[derive(Debug)]
+pub(super) struct Route {
+    /// As the receiver sees it. The source port is still the client's own when `allocate` is set.
+    pub tuple: Tuple,
+    /// The source address changed, so the source port must come from the NAT's range.
+    pub allocate: bool,
+    pub out: PortId,
+    pub hops: u8,
+    pub grounds: Option<Grounds>,
+}
+
+/// Why a packet has no way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Drop(DropReason),
+    /// The node tells the sender.
+    Answer { reason: AnswerReason, node: Arc<str> },
+}
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
+/// Who the packet comes from, as seen by the node that it is at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Pod,
+    Host,
+    /// Another node, or the world.
+    Elsewhere,
+}
+
+/// What a decision is made over.
+pub(super) struct Walk<'a, R> {
+    pub plan: &'a Plan,
+    pub ports: &'a PortTable,
+    pub affinity: &'a mut Affinity,
+    pub rng: &'a mut R,
+    pub now: Millis,
+}
+
+impl<R: Rng> Walk<'_, R> {
+    pub(super) fn route(&mut self, mut tuple: Tuple, ttl: u8, from: &PortInfo) -> Result<Route, Refusal> {
+        let mut node = Arc::clone(&from.node);
+        let mut origin = if from.kind == PortKind::Pod { Origin::Pod } else { Origin::Host };
+        let (mut hops, mut allocate, mut grounds) = (0u8, false, None);
+        for _ in 0..MAX_NODES {
+            match self.capture(&tuple, &node) {
+                Some((service, via)) => {
+                    let (found, masquerade) = self.translate(&mut tuple, &service, via, &node, origin)?;
+                    allocate |= masquerade;
+                    if masquerade {
+                        origin = Origin::Elsewhere;
+                    }
+                    grounds.get_or_insert(found);
+                }
+                None => self.check_uncaptured(tuple.dst, &node)?,
+            }
+            let Some(target) = self.ports.owner(tuple.dst) else {
+                return Err(self.unowned(tuple.dst, node));
+            };
+            let here = target.node == node;
+            if origin != Origin::Host && !(here && target.is_host()) {
+                hops += 1;
+                if hops >= ttl {
+                    return Err(Refusal::Answer { reason: AnswerReason::TimeExceeded, node });
+                }
+            }
+            if here {
+                return Ok(Route { tuple, allocate, out: target.id, hops, grounds });
+            }
+            node = Arc::clone(&target.node);
+            origin = Origin::Elsewhere;
+        }
+        Err(DropReason::RoutingLoop.into())
+    }
+
+    /// The Service port that a packet at `node` is addressed to (rules P1, P3, V1, V2).
+    fn capture(&self, tuple: &Tuple, node: &str) -> Option<(Arc<ServicePort>, Via)> {
+        let protocol = Protocol::from_number(tuple.protocol)?;
+        if let Some(vip) = self.plan.vip(tuple.dst, protocol, tuple.dport) {
+            return Some((Arc::clone(&vip.service), vip.via));
+        }
+        let service = self.plan.node_port(tuple.dst.is_ipv6(), protocol, tuple.dport)?;
+        let owner = self.ports.owner(tuple.dst)?;
+        (owner.is_host() && *owner.node == *node).then(|| (Arc::clone(service), Via::NodePort))
+    }
+
+    /// What nftables mode refuses although no Service port captures it (3.7). Holds for every protocol: an echo
+    /// request to a ClusterIP gets port unreachable.
+    fn check_uncaptured(&self, dst: IpAddr, node: &Arc<str>) -> Result<(), Refusal> {
+        if self.plan.cluster_ip_owner(dst).is_some() {
+            return Err(Refusal::Answer { reason: AnswerReason::UnknownServicePort, node: Arc::clone(node) });
+        }
+        if self.plan.ranges().is_service(dst) {
+            return Err(DropReason::UnallocatedVip.into());
+        }
+        Ok(())
+    }
+
+    /// Chooses the endpoint and says whether the source changes to the node's address.
+    fn translate(
+        &mut self,
+        tuple: &mut Tuple,
+        service: &Arc<ServicePort>,
+        via: Via,
+        node: &Arc<str>,
+        origin: Origin,
+    ) -> Result<(Grounds, bool), Refusal> {
+        if via == Via::LoadBalancer
+            && let Some(ranges) = &service.source_ranges
+            && !ranges.iter().any(|range| range.contains(&tuple.src))
+        {
+            return Err(DropReason::SourceRange.into());
+        }
+        if !service.has_usable_endpoint() {
+            return Err(Refusal::Answer { reason: AnswerReason::NoEndpoint, node: Arc::clone(node) });
+        }
+        let scope = match via {
+            Via::ClusterIp if service.internal_local => Scope::Local,
+            // X3, X4: what starts here is treated as if it had gone out and come back.
+            _ if via.is_external() && service.external_local && origin == Origin::Elsewhere => Scope::Local,
+            _ => Scope::Cluster,
+        };
+        let zone = self.plan.node(node).and_then(|info| info.zone.as_deref());
+        let candidates = service.candidates(scope, node, zone);
+        let Some(choice) = self.affinity.choose(service, candidates, tuple.src, self.rng, self.now) else {
+            return Err(DropReason::NoLocalEndpoint.into());
+        };
+        let endpoint = service.endpoints()[choice.endpoint as usize].addr;
+        let masquerade = match via {
+            _ if endpoint.ip() == tuple.src => Some(Masquerade::Hairpin),
+            Via::ClusterIp => (origin != Origin::Pod).then_some(Masquerade::OffCluster),
+            _ if !service.external_local => Some(Masquerade::External),
+            _ => (origin == Origin::Host).then_some(Masquerade::FromNode),
+        };
+        (tuple.dst, tuple.dport) = (endpoint.ip(), endpoint.port());
+        let mut changed = false;
+        if masquerade.is_some() {
+            let mut source =
+                self.ports.host_address(node, tuple.is_v6()).ok_or(DropReason::NoNodeAddress)?;
+            if source == tuple.dst {
+                source = nat::node_hairpin(tuple.is_v6());
+            }
+            changed = source != tuple.src;
+            tuple.src = source;
+        }
+        let grounds = Grounds {
+            service: Arc::clone(service),
+            endpoint: choice.endpoint,
+            via,
+            list: candidates.kind,
+            sticky: choice.sticky,
+            masquerade,
+        };
+        Ok((grounds, changed))
+    }
+
+    /// An address that no port has. The world outside of the cluster is not connected.
+    fn unowned(&self, dst: IpAddr, node: Arc<str>) -> Refusal {
+        if self.plan.ranges().is_host(dst) {
+            Refusal::Answer { reason: AnswerReason::HostUnreachable, node }
+        } else {
+            DropReason::NoRoute.into()
+        }
+    }
+}
+
+/// The Service port that the first packet of a flow would be captured by under this plan, wherever that happens:
+/// a VIP at the first node, a node port at the node that has the address.
+pub(super) fn captured_by<'a>(plan: &'a Plan, ports: &PortTable, tuple: &Tuple) -> Option<&'a Arc<ServicePort>> {
+    let protocol = Protocol::from_number(tuple.protocol)?;
+    if let Some(vip) = plan.vip(tuple.dst, protocol, tuple.dport) {
+        return Some(&vip.service);
+    }
+    let service = plan.node_port(tuple.dst.is_ipv6(), protocol, tuple.dport)?;
+    ports.owner(tuple.dst).is_some_and(|owner| owner.is_host()).then_some(service)
+}

@@ -1,0 +1,210 @@
+//! Every outcome of a packet is counted once, by name.
+
+use std::fmt;
+
+use super::flow::FlowCounters;
+use super::icmp;
+
+/// Why a packet was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DropReason {
+    /// Shorter than its headers say.
+    Truncated,
+    /// Its fields contradict each other, or it is no IP packet.
+    Malformed,
+    /// Wrong IPv4 header checksum.
+    HeaderChecksum,
+    /// The source is not an address of the sending port.
+    Spoofed,
+    /// It arrived with no time to live.
+    TtlZero,
+    /// The port was disconnected while its packet was read.
+    PortGone,
+    /// To a multicast, broadcast, loopback or link-local address.
+    NotUnicast,
+    /// To an address of the Service range that no Service has (3.7).
+    UnallocatedVip,
+    /// Traffic policy Local, and no endpoint on this node but some elsewhere (I3, X5).
+    NoLocalEndpoint,
+    /// Not from the load balancer's source ranges (V3).
+    SourceRange,
+    /// To nobody that the router knows.
+    NoRoute,
+    /// From node to node without end.
+    RoutingLoop,
+    /// The node has no address of this family to masquerade with.
+    NoNodeAddress,
+    /// No source port is left for this backend.
+    NatPortsExhausted,
+    /// Another flow has exactly these addresses, and the protocol has no ports to tell them apart.
+    FlowClash,
+    /// A reset or a SYN-ACK that belongs to no connection (C7).
+    TcpWithoutFlow,
+    /// A later fragment whose first one was not seen (C9).
+    FragmentWithoutFirst,
+    /// An ICMP message that is neither echo nor an error about a packet.
+    IcmpUnsupported,
+    /// An ICMP error about a packet that belongs to no flow.
+    IcmpErrorWithoutFlow,
+    /// No ICMP error may be sent about this packet, or nobody could send it.
+    Unanswerable,
+    /// The receiving device did not take it.
+    DeviceWrite,
+}
+
+impl DropReason {
+    pub const ALL: [Self; 21] = [
+        Self::Truncated,
+        Self::Malformed,
+        Self::HeaderChecksum,
+        Self::Spoofed,
+        Self::TtlZero,
+        Self::PortGone,
+        Self::NotUnicast,
+        Self::UnallocatedVip,
+        Self::NoLocalEndpoint,
+        Self::SourceRange,
+        Self::NoRoute,
+        Self::RoutingLoop,
+        Self::NoNodeAddress,
+        Self::NatPortsExhausted,
+        Self::FlowClash,
+        Self::TcpWithoutFlow,
+        Self::FragmentWithoutFirst,
+        Self::IcmpUnsupported,
+        Self::IcmpErrorWithoutFlow,
+        Self::Unanswerable,
+        Self::DeviceWrite,
+    ];
+
+    /// The label of `router_dropped_packets_total{reason}`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated",
+            Self::Malformed => "malformed",
+            Self::HeaderChecksum => "header_checksum",
+            Self::Spoofed => "spoofed",
+            Self::TtlZero => "ttl_zero",
+            Self::PortGone => "port_gone",
+            Self::NotUnicast => "not_unicast",
+            Self::UnallocatedVip => "unallocated_vip",
+            Self::NoLocalEndpoint => "no_local_endpoint",
+            Self::SourceRange => "source_range",
+            Self::NoRoute => "no_route",
+            Self::RoutingLoop => "routing_loop",
+            Self::NoNodeAddress => "no_node_address",
+            Self::NatPortsExhausted => "nat_ports_exhausted",
+            Self::FlowClash => "flow_clash",
+            Self::TcpWithoutFlow => "tcp_without_flow",
+            Self::FragmentWithoutFirst => "fragment_without_first",
+            Self::IcmpUnsupported => "icmp_unsupported",
+            Self::IcmpErrorWithoutFlow => "icmp_error_without_flow",
+            Self::Unanswerable => "unanswerable",
+            Self::DeviceWrite => "device_write",
+        }
+    }
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why the router answered a packet itself, with an ICMP error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AnswerReason {
+    /// The Service has no usable endpoint (3.7).
+    NoEndpoint,
+    /// The ClusterIP exists, the port does not (3.7).
+    UnknownServicePort,
+    /// Nobody has this address of the Pod or node range.
+    HostUnreachable,
+    TimeExceeded,
+    TooBig,
+}
+
+impl AnswerReason {
+    pub const ALL: [Self; 5] =
+        [Self::NoEndpoint, Self::UnknownServicePort, Self::HostUnreachable, Self::TimeExceeded, Self::TooBig];
+
+    /// The label of `router_answered_packets_total{reason}`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoEndpoint => "no_endpoint",
+            Self::UnknownServicePort => "unknown_service_port",
+            Self::HostUnreachable => "host_unreachable",
+            Self::TimeExceeded => "time_exceeded",
+            Self::TooBig => "too_big",
+        }
+    }
+
+    pub(super) fn error(self, mtu: u32) -> icmp::Error {
+        match self {
+            Self::NoEndpoint | Self::UnknownServicePort => icmp::Error::PortUnreachable,
+            Self::HostUnreachable => icmp::Error::HostUnreachable,
+            Self::TimeExceeded => icmp::Error::TimeExceeded,
+            Self::TooBig => icmp::Error::TooBig(mtu),
+        }
+    }
+}
+
+/// All counters of a router at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub received_packets: u64,
+    pub received_bytes: u64,
+    pub forwarded_packets: u64,
+    pub forwarded_bytes: u64,
+    answered: [u64; AnswerReason::ALL.len()],
+    dropped: [u64; DropReason::ALL.len()],
+    pub flows: u64,
+    pub flow_changes: FlowCounters,
+    pub ports: u64,
+    /// Epoch of the plan in force.
+    pub epoch: u64,
+}
+
+impl Stats {
+    pub fn answered(&self, reason: AnswerReason) -> u64 {
+        self.answered[reason as usize]
+    }
+
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.dropped[reason as usize]
+    }
+
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.iter().sum()
+    }
+
+    /// The reasons that occurred, with their numbers.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::ALL.into_iter().map(|reason| (reason, self.dropped(reason))).filter(|(_, count)| *count > 0)
+    }
+
+    pub(super) fn count_answer(&mut self, reason: AnswerReason) {
+        self.answered[reason as usize] += 1;
+    }
+
+    pub(super) fn count_drop(&mut self, reason: DropReason) {
+        self.dropped[reason as usize] += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_counter_and_label() {
+        for (at, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, at);
+        }
+        for (at, reason) in AnswerReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, at);
+        }
+        let labels: std::collections::HashSet<_> = DropReason::ALL.map(DropReason::as_str).into_iter().collect();
+        assert_eq!(labels.len(), DropReason::ALL.len());
+    }
+}

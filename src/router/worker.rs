@@ -1,0 +1,253 @@
+//! A thread that moves packets: read from one device, decide, rewrite in place, write to another one.
+//!
+//! Runs to completion, without a queue between devices. Where the time goes is the kernel: the receiver's transport
+//! runs inside of our `write`, so its answer (an ACK, a SYN-ACK) often waits when `write` returns. Hence the ready
+//! list: a device that was written to is read next, before epoll is asked, and a device is read until it is empty or
+//! has had its turn. Epoll is edge-triggered and asked only when the list is empty.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use rustix::buffer::spare_capacity;
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::io::Errno;
+use rustc_hash::FxHashMap;
+use tracing::{error, warn};
+
+use super::PortId;
+use super::dataplane::Shared;
+use super::pipeline::Verdict;
+use super::wire::PacketBuf;
+use crate::sys::tun::Tun;
+
+/// Packets that one device may send before the next one has its turn.
+const BURST: usize = 32;
+/// Turns of ready devices before epoll is asked for further ones.
+const TURNS: usize = 64;
+const WAKE: u64 = u64::MAX;
+/// Upkeep is done in batches: once a second is soon enough for what is idle anyway.
+const UPKEEP_SLACK_MS: u64 = 1000;
+
+type Done = SyncSender<io::Result<()>>;
+
+/// What the handle asks of a thread. `done` is answered when the thread has done it.
+pub(super) enum Command {
+    Attach { id: PortId, device: Arc<Tun>, read: bool, done: Done },
+    Detach { id: PortId, done: Done },
+    Stop,
+}
+
+/// The handle's side of a thread.
+pub(super) struct Worker {
+    mailbox: Arc<Mailbox>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Mailbox {
+    commands: Mutex<VecDeque<Command>>,
+    wake: OwnedFd,
+}
+
+impl Mailbox {
+    fn post(&self, command: Command) -> io::Result<()> {
+        self.commands.lock().push_back(command);
+        rustix::io::write(&self.wake, &1u64.to_ne_bytes())?;
+        Ok(())
+    }
+}
+
+impl Worker {
+    pub(super) fn start(index: usize, shared: &Arc<Shared>) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        let mailbox = Arc::new(Mailbox { commands: Mutex::default(), wake });
+        let mut state = State {
+            shared: Arc::clone(shared),
+            mailbox: Arc::clone(&mailbox),
+            epoll,
+            devices: FxHashMap::default(),
+            ready: VecDeque::new(),
+            buf: PacketBuf::new(),
+        };
+        let thread = std::thread::Builder::new().name(format!("router-{index}")).spawn(move || state.run())?;
+        Ok(Self { mailbox, thread: Some(thread) })
+    }
+
+    /// Posts a command and waits until it is done.
+    pub(super) fn command(&self, make: impl FnOnce(Done) -> Command) -> io::Result<()> {
+        let (done, answer) = sync_channel(1);
+        self.mailbox.post(make(done))?;
+        answer.recv().map_err(|_| io::Error::new(io::ErrorKind::NotConnected, "the router thread has ended"))?
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let posted = self.mailbox.post(Command::Stop);
+        if let (Ok(()), Some(thread)) = (posted, self.thread.take()) {
+            // A panic was reported by its own hook already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A device as this thread knows it.
+struct Device {
+    tun: Arc<Tun>,
+    /// This thread reads it; otherwise it only writes to it.
+    read: bool,
+    queued: bool,
+}
+
+struct State {
+    shared: Arc<Shared>,
+    mailbox: Arc<Mailbox>,
+    epoll: OwnedFd,
+    devices: FxHashMap<PortId, Device>,
+    /// Devices that may have packets.
+    ready: VecDeque<PortId>,
+    buf: PacketBuf,
+}
+
+impl State {
+    fn run(&mut self) {
+        let mut events = Vec::with_capacity(256);
+        loop {
+            for _ in 0..TURNS {
+                let Some(id) = self.ready.pop_front() else { break };
+                self.serve(id);
+            }
+            // Under load epoll is asked now and then, so that neither new devices nor commands wait for silence.
+            let timeout = if self.ready.is_empty() { self.upkeep() } else { Some(Timespec::default()) };
+            events.clear();
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => {
+                    error!(error = %io::Error::from(e), "cannot wait for packets, the router thread ends");
+                    return;
+                }
+            }
+            for event in &events {
+                match event.data.u64() {
+                    WAKE => {
+                        if !self.obey() {
+                            return;
+                        }
+                    }
+                    port => self.enqueue(PortId(u32::try_from(port).unwrap_or_default())),
+                }
+            }
+        }
+    }
+
+    fn enqueue(&mut self, id: PortId) {
+        if let Some(device) = self.devices.get_mut(&id)
+            && device.read
+            && !device.queued
+        {
+            device.queued = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Reads a device until it is empty or its turn is over.
+    fn serve(&mut self, id: PortId) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        device.queued = false;
+        let tun = Arc::clone(&device.tun);
+        let now = self.shared.now();
+        for _ in 0..BURST {
+            match rustix::io::read(&*tun, self.buf.slot()) {
+                Ok(len) => self.buf.filled(len),
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => return,
+                Err(e) => {
+                    // The device is down or gone; its owner detaches it.
+                    warn!(port = id.0, error = %io::Error::from(e), "cannot read a device");
+                    return;
+                }
+            }
+            let verdict = self.shared.pipeline.lock().process(&mut self.buf, id, now);
+            let to = match verdict {
+                Verdict::Forward(to) => to,
+                Verdict::Reply(_) => id,
+                Verdict::Drop(_) => continue,
+            };
+            self.send(to);
+        }
+        self.enqueue(id);
+    }
+
+    fn send(&mut self, to: PortId) {
+        let written = match self.devices.get(&to) {
+            Some(device) => rustix::io::write(&*device.tun, self.buf.frame()).is_ok(),
+            None => false,
+        };
+        if written {
+            self.enqueue(to);
+        } else {
+            self.shared.pipeline.lock().count_write_failure();
+        }
+    }
+
+    /// Does what is due and says how long to sleep at most.
+    fn upkeep(&self) -> Option<Timespec> {
+        let mut pipeline = self.shared.pipeline.lock();
+        let due = pipeline.next_maintenance()?;
+        let now = self.shared.now();
+        let sleep = if due <= now {
+            pipeline.maintain(now);
+            match pipeline.next_maintenance()? {
+                0 => 0,
+                due => due.saturating_sub(now).max(UPKEEP_SLACK_MS),
+            }
+        } else {
+            (due - now).max(UPKEEP_SLACK_MS)
+        };
+        Some(Timespec { tv_sec: i64::try_from(sleep / 1000).ok()?, tv_nsec: i64::try_from(sleep % 1000).ok()? * 1_000_000 })
+    }
+
+    /// Carries out posted commands; `false` when the thread is to end.
+    fn obey(&mut self) -> bool {
+        let mut count = [0; 8];
+        // Empty is fine: the commands may have been taken with an earlier wake-up.
+        let _ = rustix::io::read(&self.mailbox.wake, &mut count);
+        loop {
+            let Some(command) = self.mailbox.commands.lock().pop_front() else { return true };
+            match command {
+                Command::Attach { id, device, read, done } => {
+                    let _ = done.send(self.attach(id, device, read));
+                }
+                Command::Detach { id, done } => {
+                    self.detach(id);
+                    let _ = done.send(Ok(()));
+                }
+                Command::Stop => return false,
+            }
+        }
+    }
+
+    fn attach(&mut self, id: PortId, tun: Arc<Tun>, read: bool) -> io::Result<()> {
+        if read {
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            epoll::add(&self.epoll, &*tun, epoll::EventData::new_u64(id.0.into()), flags)?;
+        }
+        self.devices.insert(id, Device { tun, read, queued: false });
+        Ok(())
+    }
+
+    fn detach(&mut self, id: PortId) {
+        if let Some(device) = self.devices.remove(&id)
+            && device.read
+            && let Err(e) = epoll::delete(&self.epoll, &*device.tun)
+        {
+            warn!(port = id.0, error = %io::Error::from(e), "cannot stop polling a device");
+        }
+    }
+}
