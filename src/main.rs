@@ -1,1 +1,7 @@
-fn main() {}
+//! The `vipyard` command. Decides nothing: see `vipyard::cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vipyard::cli::main()
+}

@@ -1,0 +1,275 @@
+//! The one place where everything is built, bound and wired. The real addresses come back in [`Running`].
+
+mod control_plane;
+mod ranges;
+
+use std::future::IntoFuture;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::api::auth::Identity;
+use crate::api::pki::{self, Authority};
+use crate::api::{Api, serve};
+use crate::cluster::Cluster;
+use crate::config::{CLUSTER_API_PORT, Config, DNS_PORT};
+use crate::controllers::{self, Controllers, ControllersConfig};
+use crate::dashboard::{self, DashboardConfig};
+use crate::dns;
+use crate::lifecycle::Readiness;
+use crate::plan;
+use crate::router::{Router, RouterConfig};
+use crate::store::{DirLock, Store};
+use crate::netlink;
+
+pub use ranges::{RangeClash, check as check_ranges};
+
+const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Where a cluster can be reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub api: SocketAddr,
+    pub ui: SocketAddr,
+}
+
+/// A cluster that runs.
+pub struct Running {
+    pub addresses: Addresses,
+    pub kubeconfig: PathBuf,
+    /// The page's address with its token.
+    pub dashboard_url: String,
+    pub readiness: Readiness,
+    pub cluster: Cluster,
+    api: Api,
+    router: Arc<Router>,
+    tasks: JoinSet<()>,
+    connections: TaskTracker,
+    stopping: CancellationToken,
+    files: Vec<PathBuf>,
+    /// The store holds the directory's lock; a cluster without a database holds it here.
+    _lock: Option<DirLock>,
+}
+
+/// The kubeconfig of the cluster in `data_dir`.
+pub fn kubeconfig_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("kubeconfig")
+}
+
+/// Builds, binds and starts everything. Returns as soon as it is started; [`Running::readiness`] tells when it is ready.
+///
+/// # Errors
+/// One line that says what is wrong and the way out. Nothing is left behind: what was started ends with the values
+/// that are dropped.
+pub async fn build(config: Config) -> Result<Running> {
+    let readiness = Readiness::default();
+    let api_ready = readiness.register("API");
+    let router_ready = readiness.register("router");
+    let dns_ready = readiness.register("DNS");
+    let nodes_ready = readiness.register("nodes");
+
+    check_ranges(&config.network, &netlink::host_networks().context("cannot read the host's routes")?)?;
+    make_private_dir(&config.data_dir)?;
+    let api_listener = bind(config.api_listen, "--api-listen").await?;
+    let ui_listener = bind(config.ui_listen, "--ui-listen").await?;
+    let lock = if config.store.path.is_none() { Some(DirLock::acquire(&config.data_dir)?) } else { None };
+    let store = Store::open(&config.store).await?;
+    let addresses = Addresses { api: api_listener.local_addr()?, ui: ui_listener.local_addr()? };
+    info!(?config, ?addresses, "starting");
+
+    let stopping = CancellationToken::new();
+    let connections = TaskTracker::new();
+    let mut tasks = JoinSet::new();
+    let api = Api::new(store, config.network.clone(), stopping.clone());
+
+    let router = Router::start(RouterConfig::new(config.network.clone())).context("cannot start the packet router")?;
+    let control_plane = control_plane::attach(&config.network, &*router)?;
+
+    // The API, on the host and inside the cluster.
+    let pki_dir = config.store.path.is_some().then(|| config.data_dir.join("pki"));
+    let authority = Authority::open(pki_dir.as_deref())?;
+    let server = authority.server(&api_addresses(&config, addresses.api), &api_names(&config))?;
+    let tls = serve::acceptor(&authority, &server)?;
+    let inside = control_plane.listeners(CLUSTER_API_PORT)?;
+    for listener in std::iter::once(api_listener).chain(inside) {
+        tasks.spawn(serve::serve(listener, tls.clone(), api.router(), stopping.clone(), connections.clone()));
+    }
+    let admin = authority.client("vipyard-admin", &["system:masters"])?;
+    let kubeconfig = kubeconfig_path(&config.data_dir);
+    let text = pki::kubeconfig(&format!("https://{}", addresses.api), &authority, &admin);
+    let mut files = vec![kubeconfig.clone()];
+    files.extend(config.kubeconfig.clone());
+    for path in &files {
+        pki::write_private(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    drop(api_ready);
+
+    let client = |user: &str| api.client(Identity::system(user));
+    controllers::bootstrap(&client("system:apiserver"), &config.network).await.context("cannot make the system's objects")?;
+    let (cluster, writers) = Cluster::new();
+    writers.run(&client("system:kube-controller-manager"), &mut tasks);
+    Controllers::start(
+        ControllersConfig {
+            client: client("system:kube-controller-manager"),
+            cluster: cluster.clone(),
+            network: config.network.clone(),
+            root_ca_pem: authority.cert_pem().to_owned(),
+            resources: api.registry().resources().map(|(resource, namespaced)| controllers::Kind { resource, namespaced }).collect(),
+        },
+        &mut tasks,
+    );
+
+    // Packets: the plan follows the cluster, the nodes attach their Pods.
+    let (planned, mut progress) = watch::channel(plan::Applied::default());
+    let follower = Arc::clone(&router);
+    tasks.spawn(plan::run(cluster.clone(), config.network.clone(), move |plan| follower.apply(plan), planned));
+    tasks.spawn(async move {
+        if progress.wait_for(|applied| applied.epoch > 0).await.is_ok() {
+            drop(router_ready);
+        }
+    });
+    start_dns(&config, &cluster, &control_plane, dns_ready, &stopping, &mut tasks)?;
+    drop(nodes_ready);
+    let token = dashboard::new_token();
+    let dashboard_url = format!("http://{}/?token={token}", addresses.ui);
+    let address_file = config.data_dir.join(dashboard::ADDRESS_FILE);
+    pki::write_private(&address_file, &format!("{dashboard_url}\n"))
+        .with_context(|| format!("cannot write {}", address_file.display()))?;
+    files.push(address_file);
+    let page = dashboard::router(DashboardConfig {
+        token,
+        cluster: cluster.clone(),
+        allowed_hosts: vec![addresses.ui.to_string()],
+        version: env!("CARGO_PKG_VERSION"),
+        shutdown: stopping.clone(),
+    });
+    let page_stop = stopping.clone();
+    let serve_page = axum::serve(ui_listener, page).with_graceful_shutdown(async move { page_stop.cancelled().await });
+    connections.spawn(async move {
+        if let Err(e) = serve_page.into_future().await {
+            warn!(error = %e, "dashboard ended");
+        }
+    });
+
+    Ok(Running {
+        addresses,
+        kubeconfig,
+        dashboard_url,
+        readiness,
+        cluster,
+        api,
+        router,
+        tasks,
+        connections,
+        stopping,
+        files,
+        _lock: lock,
+    })
+}
+
+impl Running {
+    /// Makes /readyz say so.
+    pub fn set_ready(&self) {
+        self.api.set_ready();
+    }
+
+    /// A client with the rights of the cluster's owner.
+    pub fn client(&self) -> kube::Client {
+        self.api.client(Identity::system("vipyard-admin"))
+    }
+
+    /// Ends everything in order: Pods, connections, data plane, store. Runs every step, also after one failed.
+    pub async fn shutdown(mut self, limit: Duration) {
+        let drained = tokio::time::timeout(limit, async {
+            self.stopping.cancel();
+            self.connections.close();
+            self.connections.wait().await;
+        });
+        if drained.await.is_err() {
+            warn!(limit_seconds = limit.as_secs(), "not everything ended in time, the rest is cut off");
+            self.stopping.cancel();
+        }
+        self.tasks.shutdown().await;
+        self.router.shutdown();
+        self.api.store().clone().close().await;
+        for file in &self.files {
+            // The files name a cluster that is gone; one that cannot be removed does no harm.
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+fn start_dns(
+    config: &Config,
+    cluster: &Cluster,
+    control_plane: &control_plane::ControlPlane,
+    ready: crate::lifecycle::Waiting,
+    stopping: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) -> Result<()> {
+    let zone = Arc::new(dns::zone::Zone::new(&config.network));
+    let index = Arc::new(dns::records::Index::default());
+    let metrics = Arc::new(dns::metrics::Metrics::default());
+    let upstreams = dns::forward::ForwardConfig::new(&[], Path::new(HOST_RESOLV_CONF), &zone);
+    let forwarder = Arc::new(dns::forward::Forwarder::new(upstreams, Arc::clone(&metrics)));
+    let responder = Arc::new(dns::server::Responder::new(zone, Arc::clone(&index), forwarder, metrics));
+    let (udp, tcp) = (control_plane.sockets(DNS_PORT)?, control_plane.listeners(DNS_PORT)?);
+    let server = dns::server::Server::new(dns::server::ServerConfig::default(), responder, udp, tcp);
+    let (applied, mut progress) = watch::channel(dns::follow::Applied::default());
+    tasks.spawn(dns::follow::follow(cluster.clone(), index, applied));
+    let stop = stopping.clone();
+    tasks.spawn(async move {
+        if let Err(e) = server.serve(async move { stop.cancelled().await }).await {
+            warn!(error = %e, "cluster DNS ended");
+        }
+    });
+    tasks.spawn(async move {
+        if progress.wait_for(|applied| applied.complete).await.is_ok() {
+            drop(ready);
+        }
+    });
+    Ok(())
+}
+
+/// Every address that clients dial the API by.
+fn api_addresses(config: &Config, listen: SocketAddr) -> Vec<std::net::IpAddr> {
+    let loopback: [std::net::IpAddr; 2] = [[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()];
+    let mut addresses = vec![listen.ip()];
+    addresses.extend(loopback);
+    addresses.extend(config.network.api_vip().both());
+    addresses.extend(config.network.control_plane().both());
+    addresses.dedup();
+    addresses
+}
+
+fn api_names(config: &Config) -> Vec<String> {
+    let domain = &config.network.domain;
+    ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+        .into_iter()
+        .map(str::to_owned)
+        .chain([format!("kubernetes.default.svc.{domain}")])
+        .collect()
+}
+
+async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| match address.port() {
+        0 => format!("cannot listen on {address}: choose another address with {flag}"),
+        port => format!("cannot listen on {address}: free port {port} or choose another with {flag}"),
+    })
+}
+
+fn make_private_dir(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| {
+        format!("cannot make the data directory {}: choose another with --data-dir", dir.display())
+    })
+}

@@ -1,0 +1,62 @@
+//! The control plane's own network namespace: API and DNS listen there, so that Pods reach them through Services like
+//! anything else.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result};
+use tokio::net::{TcpListener, UdpSocket};
+
+use crate::config::Network;
+use crate::node::netif;
+use crate::router::{PortKind, PortSpec, Ports};
+use crate::sys::netns::NetNs;
+
+const NAME: &str = "control-plane";
+const DEVICE: &str = "eth0";
+
+pub(super) struct ControlPlane {
+    namespace: NetNs,
+    addresses: [IpAddr; 2],
+}
+
+/// Makes the namespace and connects it to the router.
+pub(super) fn attach(network: &Network, ports: &dyn Ports) -> Result<ControlPlane> {
+    let addresses = network.control_plane().both();
+    let namespace = NetNs::create().context("cannot make a network namespace: see `vipyard doctor`")?;
+    let device = netif::create(&namespace, DEVICE, &addresses, network.mtu)
+        .context("cannot make a TUN device: see `vipyard doctor`")?;
+    ports.attach(PortSpec {
+        name: NAME.into(),
+        kind: PortKind::ControlPlane,
+        node: NAME.into(),
+        addresses: addresses.to_vec(),
+        device,
+    })?;
+    Ok(ControlPlane { namespace, addresses })
+}
+
+impl ControlPlane {
+    /// TCP listeners on both addresses.
+    pub(super) fn listeners(&self, port: u16) -> Result<Vec<TcpListener>> {
+        self.each(port, |address| std::net::TcpListener::bind(address).and_then(|s| s.set_nonblocking(true).map(|()| s)))?
+            .into_iter()
+            .map(|socket| Ok(TcpListener::from_std(socket)?))
+            .collect()
+    }
+
+    /// UDP sockets on both addresses.
+    pub(super) fn sockets(&self, port: u16) -> Result<Vec<UdpSocket>> {
+        self.each(port, |address| std::net::UdpSocket::bind(address).and_then(|s| s.set_nonblocking(true).map(|()| s)))?
+            .into_iter()
+            .map(|socket| Ok(UdpSocket::from_std(socket)?))
+            .collect()
+    }
+
+    fn each<T: Send>(&self, port: u16, bind: impl Fn(SocketAddr) -> std::io::Result<T> + Send) -> Result<Vec<T>> {
+        let addresses = self.addresses;
+        let bound = self.namespace.run(move || {
+            addresses.into_iter().map(|ip| bind(SocketAddr::new(ip, port))).collect::<std::io::Result<Vec<T>>>()
+        });
+        bound.and_then(|inner| inner).with_context(|| format!("cannot listen on port {port} inside the cluster"))
+    }
+}

@@ -1,0 +1,102 @@
+//! The command line: one file per subcommand. Exit codes: 0 fine, 1 failed, 64 bad usage or configuration.
+
+mod demo;
+mod doctor;
+mod down;
+mod kubeconfig;
+mod paths;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Bad usage or configuration (`EX_USAGE` of sysexits.h).
+const EXIT_USAGE: u8 = 64;
+
+/// A Kubernetes Service network in one process.
+#[derive(Parser)]
+#[command(name = "vipyard", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a cluster and keep it running until Ctrl-C
+    Up(Box<up::Args>),
+    /// Stop the cluster of a data directory
+    Down(down::Args),
+    /// Start a cluster of its own, show requests being spread over Pods, and stay
+    Demo(demo::Args),
+    /// Print the kubeconfig of a cluster
+    Kubeconfig(kubeconfig::Args),
+    /// Check what this machine allows, and say what mends the rest
+    Doctor,
+    /// Print the version
+    Version,
+}
+
+/// Where a cluster keeps its things.
+#[derive(clap::Args, Clone)]
+struct DataDir {
+    /// Where the cluster keeps its database, keys, logs and kubeconfig
+    #[arg(long, value_name = "DIR", env = "VIPYARD_DATA_DIR", default_value_os_t = paths::default_data_dir())]
+    data_dir: PathBuf,
+}
+
+/// Why a command failed, with the exit code that says so.
+pub(crate) enum Failure {
+    /// The person has to change the command or the configuration.
+    Usage(anyhow::Error),
+    Failed(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    // Hidden entries: the binary re-executes itself as a container's first process and as the built-in images.
+    match args.next().as_deref().and_then(|first| first.to_str()) {
+        Some(crate::node::init::SUBCOMMAND) => crate::node::init::main(),
+        Some(crate::images::SUBCOMMAND) => return crate::images::main(args.collect()),
+        _ => {}
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let asked = !e.use_stderr();
+            let _ = e.print();
+            return if asked { ExitCode::SUCCESS } else { ExitCode::from(EXIT_USAGE) };
+        }
+    };
+    let result = match cli.command {
+        Command::Up(args) => up::run(*args),
+        Command::Down(args) => down::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Kubeconfig(args) => kubeconfig::run(args),
+        Command::Doctor => doctor::run(),
+        Command::Version => {
+            println!("vipyard {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), crate::api::KUBERNETES_VERSION);
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(e)) => {
+            eprintln!("vipyard: {e:#}");
+            ExitCode::from(EXIT_USAGE)
+        }
+        Err(Failure::Failed(e)) => {
+            eprintln!("vipyard: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! `vipyard up`: starts a cluster and keeps it until a signal.
+
+mod detach;
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::{DataDir, Failure};
+use crate::app::{self, Running};
+use crate::config::{self, Config, Network, StoreConfig};
+use crate::lifecycle::Signals;
+use crate::{sys, telemetry};
+
+/// How long draining may take before the rest is cut off.
+const DRAIN: Duration = Duration::from_secs(30);
+
+#[derive(clap::Args, Clone)]
+pub(super) struct Args {
+    #[command(flatten)]
+    data_dir: DataDir,
+    /// Keep no database: the cluster is forgotten when it ends
+    #[arg(long)]
+    in_memory: bool,
+    /// Where the API listens
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = config::API_LISTEN)]
+    api_listen: SocketAddr,
+    /// Where the dashboard listens
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = config::UI_LISTEN)]
+    ui_listen: SocketAddr,
+    /// How many virtual nodes there are
+    #[arg(long, value_name = "N", default_value_t = config::NODES, value_parser = clap::value_parser!(u16).range(1..=i64::from(config::MAX_NODES)))]
+    nodes: u16,
+    /// Write the kubeconfig here, too
+    #[arg(long, value_name = "PATH")]
+    kubeconfig: Option<PathBuf>,
+    /// Return when the cluster is ready and leave it running
+    #[arg(long)]
+    detach: bool,
+    /// Service addresses: an IPv4 range, an IPv6 range, or both with a comma between
+    #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',')]
+    service_cidr: Vec<IpNet>,
+    /// Pod addresses (IPv4 /16, IPv6 /56)
+    #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',')]
+    pod_cidr: Vec<IpNet>,
+    /// Node addresses (IPv4 /24, IPv6 /64)
+    #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',')]
+    node_cidr: Vec<IpNet>,
+    /// Load-balancer addresses
+    #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',')]
+    lb_cidr: Vec<IpNet>,
+}
+
+impl Args {
+    /// A throw-away cluster on free ports, for `demo`.
+    pub(super) fn throw_away(data_dir: PathBuf, ui_listen: SocketAddr) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            data_dir: DataDir { data_dir },
+            in_memory: true,
+            api_listen: any,
+            ui_listen,
+            nodes: config::NODES,
+            kubeconfig: None,
+            detach: false,
+            service_cidr: Vec::new(),
+            pod_cidr: Vec::new(),
+            node_cidr: Vec::new(),
+            lb_cidr: Vec::new(),
+        }
+    }
+
+    pub(super) fn config(&self) -> Result<Config, Failure> {
+        let data_dir = std::path::absolute(&self.data_dir.data_dir).context("bad --data-dir")?;
+        let store = if self.in_memory { StoreConfig::in_memory() } else { StoreConfig::at(data_dir.join("vipyard.db")) };
+        let mut network = Network::default();
+        override_range("--service-cidr", &self.service_cidr, &mut network.service_v4, &mut network.service_v6, (12, 28), (64, 124))?;
+        override_range("--pod-cidr", &self.pod_cidr, &mut network.pod_v4, &mut network.pod_v6, (8, 16), (32, 56))?;
+        override_range("--node-cidr", &self.node_cidr, &mut network.node_v4, &mut network.node_v6, (8, 24), (32, 64))?;
+        override_range("--lb-cidr", &self.lb_cidr, &mut network.lb_v4, &mut network.lb_v6, (12, 30), (64, 126))?;
+        Ok(Config {
+            store,
+            api_listen: self.api_listen,
+            ui_listen: self.ui_listen,
+            nodes: self.nodes,
+            network,
+            data_dir,
+            kubeconfig: self.kubeconfig.clone(),
+        })
+    }
+}
+
+/// Takes the ranges of one flag; prefix lengths must lie within the given limits.
+fn override_range(
+    flag: &str,
+    ranges: &[IpNet],
+    v4: &mut Ipv4Net,
+    v6: &mut Ipv6Net,
+    limits4: (u8, u8),
+    limits6: (u8, u8),
+) -> Result<(), Failure> {
+    for range in ranges {
+        let limits = if range.addr().is_ipv4() { limits4 } else { limits6 };
+        if !(limits.0..=limits.1).contains(&range.prefix_len()) {
+            let (low, high) = limits;
+            return Err(Failure::Usage(anyhow!("{flag} {range}: the prefix must be between /{low} and /{high}")));
+        }
+        match range {
+            IpNet::V4(range) => *v4 = range.trunc(),
+            IpNet::V6(range) => *v6 = range.trunc(),
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    let config = args.config()?;
+    if args.detach && !detach::is_detached() {
+        return detach::run(&config);
+    }
+    if args.detach {
+        detach::leave_terminal();
+    }
+    start(config, async move |running: &Running, started: Instant| {
+        print_ready(running, started);
+        if args.detach { detach::announce() } else { Ok(()) }
+    })
+}
+
+/// Starts a cluster, runs `then` when it is ready, and drains at a signal or when `then` fails.
+pub(super) fn start(
+    config: Config,
+    then: impl AsyncFnOnce(&Running, Instant) -> anyhow::Result<()>,
+) -> Result<(), Failure> {
+    let started = Instant::now();
+    telemetry::start();
+    if !rustix::process::geteuid().is_root() {
+        // Before any thread exists: a process with threads cannot enter a user namespace.
+        sys::userns::enter().context("a cluster without root needs a user namespace")?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let mut signals = Signals::listen().context("cannot listen for signals")?;
+        let starting = app::build(config);
+        let running = tokio::select! {
+            running = starting => running?,
+            signal = signals.next() => return Err(anyhow!("stopped by {signal} while starting").into()),
+        };
+        let ready = running.readiness.wait(|waiting| {
+            if std::io::stderr().is_terminal() {
+                let parts: Vec<&str> = waiting.iter().copied().collect();
+                eprint!("\r\x1b[Kwaiting for {}", parts.join(", "));
+            }
+        });
+        let stopped = tokio::select! {
+            () = ready => None,
+            signal = signals.next() => Some(signal),
+        };
+        if std::io::stderr().is_terminal() {
+            eprint!("\r\x1b[K");
+        }
+        let result = match stopped {
+            Some(signal) => Err(anyhow!("stopped by {signal} while starting")),
+            None => {
+                running.set_ready();
+                match then(&running, started).await {
+                    Ok(()) => {
+                        signals.next().await;
+                        Ok(())
+                    }
+                    Err(e) => Err(e),
+                }
+            }
+        };
+        if signals.until_second(running.shutdown(DRAIN)).await.is_err() {
+            eprintln!("vipyard: not waiting any longer");
+        }
+        result.map_err(Failure::Failed)
+    })
+}
+
+fn print_ready(running: &Running, started: Instant) {
+    println!("cluster is ready ({} ms)", started.elapsed().as_millis());
+    println!("  API         https://{}", running.addresses.api);
+    println!("  kubeconfig  {}", running.kubeconfig.display());
+    println!("  dashboard   {}", running.dashboard_url);
+    println!("try:  export KUBECONFIG={}", running.kubeconfig.display());
+    println!("      kubectl apply -f examples/web.yaml && kubectl get pods,svc -o wide");
+}
