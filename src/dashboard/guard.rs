@@ -176,7 +176,9 @@ mod tests {
         for host in ["localhost:8080", "LOCALHOST", "127.0.0.1:9", "[::1]:8080", "[::1]", "box.example:8080"] {
             assert_eq!(admit("/", &[("host", host)]), Err(Refusal::NoToken), "{host}");
         }
-        for host in ["evil.example:8080", "box.example", "box.example:8081", "localhost.evil.example", "127.0.0.1.x", ""] {
+        for host in
+            ["evil.example:8080", "box.example", "box.example:8081", "localhost.evil.example", "127.0.0.1.x", ""]
+        {
             assert_eq!(admit("/", &[("host", host)]), Err(Refusal::ForeignHost), "{host}");
         }
         assert_eq!(admit("/", &[]), Err(Refusal::ForeignHost));

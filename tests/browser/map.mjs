@@ -144,6 +144,17 @@ try {
     await page.locator(ours).first().waitFor({ state: 'attached' });
   });
 
+  await check('a lost connection is shown and comes back by itself', async () => {
+    const before = complaints.length;
+    await page.route('**/ui/v1/map/stream', (route) => route.abort());
+    await page.reload();
+    await page.locator('[data-connection="lost"]').waitFor();
+    await page.unroute('**/ui/v1/map/stream');
+    await page.locator('[data-connection="live"]').waitFor();
+    await page.locator(ours).first().waitFor({ state: 'attached' });
+    complaints.length = before; // the browser's own words about the request that failed
+  });
+
   if (options.shots) {
     await mkdir(options.shots, { recursive: true });
     for (const colorScheme of ['light', 'dark']) {
@@ -157,6 +168,7 @@ try {
       await page.waitForTimeout(300);
       await shoot('-details');
       await page.keyboard.press('Escape');
+      await page.evaluate(() => document.activeElement.blur());
     }
   }
 
