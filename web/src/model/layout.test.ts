@@ -148,6 +148,6 @@ test('ten thousand endpoints are laid out fast enough for live updates', () => {
   layout(map, ALL, slots);
   const started = performance.now();
   expect(layout(map, ALL, slots).edges.length).toBe(10_003);
-  // About 30 ms on an idle machine; quadratic work would take many seconds.
+  // About 30 ms once warm; quadratic work would take many seconds.
   expect(performance.now() - started).toBeLessThan(2000);
 });
