@@ -16,6 +16,9 @@ use vipyard::config::{Network, node_name, node_zone};
 use vipyard::dashboard::{self, DashboardConfig};
 
 const NODES: u16 = 3;
+/// The names of ports that aren't `http`.
+const PORTS: [(&str, &str); 4] =
+    [("redis-primary", "redis"), ("billing", "https"), ("search", "grpc"), (MARKUP, MARKUP)];
 const MARKUP: &str = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>";
 
 #[tokio::main]
@@ -123,7 +126,8 @@ impl Yard {
         }
         self.pod("billing", "CrashLoopBackOff", false);
         self.pod("web", "ContainerCreating", false);
-        for (app, port) in [("web", 8080), ("api", 8080), ("redis-primary", 6379), ("billing", 8443), ("search", 9000)] {
+        for (app, port) in [("web", 8080), ("api", 8080), ("redis-primary", 6379), ("billing", 8443), ("search", 9000)]
+        {
             self.slice(app, port);
         }
         self.slice("orphan", 80);
@@ -168,7 +172,9 @@ impl Yard {
     fn show(&self, index: usize) {
         let pod = &self.pods[index];
         let waiting = match pod.state {
-            "CrashLoopBackOff" => Some("back-off 40s restarting failed container=app: exit code 1, no such table: invoices"),
+            "CrashLoopBackOff" => {
+                Some("back-off 40s restarting failed container=app: exit code 1, no such table: invoices")
+            }
             "ContainerCreating" => Some("the sandbox is being made"),
             _ => None,
         };
@@ -201,7 +207,7 @@ impl Yard {
         self.writers.slices.apply(object(json!({
             "metadata": {"namespace": "default", "name": app, "labels": {"kubernetes.io/service-name": app}},
             "addressType": "IPv4",
-            "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
+            "ports": [{"name": PORTS.iter().find(|known| known.0 == app).map_or("http", |known| known.1), "port": port, "protocol": "TCP"}],
             "endpoints": endpoints.collect::<Vec<_>>(),
         })));
     }

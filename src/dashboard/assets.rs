@@ -4,8 +4,6 @@ use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use rust_embed::{EmbeddedFile, RustEmbed};
 
-use super::guard::Refusal;
-
 #[derive(RustEmbed)]
 #[folder = "web/dist"]
 struct Files;
@@ -45,11 +43,11 @@ fn embedded(path: &str, file: EmbeddedFile) -> Response {
 }
 
 /// For a visitor without the token: where to find it.
-pub(super) fn sign_in(refusal: &Refusal) -> Response {
+pub(super) fn sign_in() -> Response {
     let body = format!(
-        "<p>{}.</p><p>Run <code>vipyard up</code> again and it prints the address, or look into the file \
-         <code>{}</code> of the cluster's data directory.</p>",
-        refusal.to_string().replace("`vipyard up`", "<code>vipyard up</code>"),
+        "<p>The dashboard opens with the address that <code>vipyard up</code> prints, token included. Run \
+         <code>vipyard up</code> again and it prints it once more, or look into the file <code>{}</code> of the \
+         cluster's data directory.</p>",
         super::ADDRESS_FILE
     );
     notice(StatusCode::UNAUTHORIZED, "This page needs its token", &body)

@@ -23,14 +23,14 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
      font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
      require-trusted-types-for 'script'; trusted-types svelte-trusted-html";
 
-/// Why a request is turned away. The text is for people: it becomes the page.
+/// Why a request is turned away.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("this address is not one of the dashboard's own; open it as localhost or 127.0.0.1")]
     ForeignHost,
     #[error("requests from other sites are not answered")]
     ForeignOrigin,
-    #[error("the dashboard opens with the address that `vipyard up` prints, token included")]
+    #[error("the token is missing or wrong")]
     NoToken,
 }
 
@@ -156,7 +156,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         match self {
             Self::ForeignHost | Self::ForeignOrigin => (StatusCode::FORBIDDEN, format!("{self}\n")).into_response(),
-            Self::NoToken => assets::sign_in(&self),
+            Self::NoToken => assets::sign_in(),
         }
     }
 }
@@ -176,7 +176,9 @@ mod tests {
         for host in ["localhost:8080", "LOCALHOST", "127.0.0.1:9", "[::1]:8080", "[::1]", "box.example:8080"] {
             assert_eq!(admit("/", &[("host", host)]), Err(Refusal::NoToken), "{host}");
         }
-        for host in ["evil.example:8080", "box.example", "box.example:8081", "localhost.evil.example", "127.0.0.1.x", ""] {
+        for host in
+            ["evil.example:8080", "box.example", "box.example:8081", "localhost.evil.example", "127.0.0.1.x", ""]
+        {
             assert_eq!(admit("/", &[("host", host)]), Err(Refusal::ForeignHost), "{host}");
         }
         assert_eq!(admit("/", &[]), Err(Refusal::ForeignHost));

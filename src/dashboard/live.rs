@@ -191,3 +191,66 @@ async fn keep(shared: Arc<Shared>, mut feed: Feed) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hub() -> (Hub, crate::cluster::Writers) {
+        let (cluster, writers) = Cluster::new();
+        writers.nodes.mark_synced();
+        writers.pods.mark_synced();
+        writers.services.mark_synced();
+        writers.slices.mark_synced();
+        (Hub::new(cluster, "1.2.3", CancellationToken::new()), writers)
+    }
+
+    #[tokio::test]
+    async fn viewer_that_falls_behind_gets_a_new_snapshot() {
+        let (hub, writers) = hub();
+        let mut viewer = std::pin::pin!(hub.messages());
+        assert!(matches!(viewer.next().await, Some(Message::Snapshot(_))));
+        let shared = Arc::clone(&hub.join().shared);
+        for _ in 0..=BACKLOG {
+            let _ = shared.patches.send("{}".into());
+        }
+        assert!(matches!(viewer.next().await, Some(Message::Snapshot(_))));
+        writers.pods.apply(k8s_openapi::api::core::v1::Pod::default());
+        assert!(matches!(viewer.next().await, Some(Message::Patch(patch)) if patch.contains("\"revision\":1,")));
+    }
+
+    #[tokio::test]
+    async fn viewers_share_one_model_which_goes_with_the_last_of_them() {
+        let (hub, _writers) = hub();
+        assert!(!hub.is_watched());
+        let mut one = Box::pin(hub.messages());
+        let mut two = Box::pin(hub.messages());
+        let (first, second) = (one.next().await, two.next().await);
+        let (Some(Message::Snapshot(first)), Some(Message::Snapshot(second))) = (first, second) else {
+            panic!("a stream begins with a snapshot")
+        };
+        assert!(Arc::ptr_eq(&first, &second), "made once for both");
+        drop(one);
+        assert!(hub.is_watched());
+        drop(two);
+        assert!(!hub.is_watched());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn map_waits_for_the_first_lists() {
+        let (cluster, writers) = Cluster::new();
+        let hub = Hub::new(cluster, "1.2.3", CancellationToken::new());
+        let mut asked = std::pin::pin!(hub.snapshot());
+        writers.pods.apply(k8s_openapi::api::core::v1::Pod::default());
+        for _ in 0..10 {
+            assert!(futures::poll!(&mut asked).is_pending());
+            tokio::task::yield_now().await;
+        }
+        writers.nodes.mark_synced();
+        writers.pods.mark_synced();
+        writers.services.mark_synced();
+        writers.slices.mark_synced();
+        let snapshot = asked.await.expect("complete");
+        assert!(snapshot.contains("\"phase\":\"Pending\""), "{snapshot}");
+    }
+}

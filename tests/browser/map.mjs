@@ -31,6 +31,8 @@ const { values: options } = parseArgs({
 });
 assert(options.url, 'say --url with the address that `vipyard up` prints, token included');
 const LIMIT = 15_000;
+/** What a Service with endpoints shows: how many are ready, of how many. */
+const BACKED = /\d\/[1-9]/;
 
 const browser = await chromium.launch({
   executablePath: options.chromium,
@@ -85,7 +87,7 @@ try {
   });
 
   await check('pointing at a Service brings out its lines, Escape takes the details away', async () => {
-    const service = page.locator('[data-kind="service"]', { hasNotText: '/0' }).first();
+    const service = page.locator('[data-kind="service"]', { hasText: BACKED }).first();
     await service.hover();
     await page.locator('svg .bright path').first().waitFor({ state: 'attached' });
     await service.click();
@@ -101,7 +103,7 @@ try {
     const first = await focused();
     await page.keyboard.press('ArrowDown');
     if ((await page.locator('[data-kind="service"]').count()) > 1) assert.notDeepEqual(await focused(), first);
-    await page.locator('[data-kind="service"]', { hasNotText: '/0' }).first().focus();
+    await page.locator('[data-kind="service"]', { hasText: BACKED }).first().focus();
     await page.keyboard.press('ArrowRight');
     assert.equal((await focused()).kind, 'row');
     await page.evaluate(() => document.activeElement.blur());
@@ -144,6 +146,17 @@ try {
     await page.locator(ours).first().waitFor({ state: 'attached' });
   });
 
+  await check('a lost connection is shown and comes back by itself', async () => {
+    const before = complaints.length;
+    await page.route('**/ui/v1/map/stream', (route) => route.abort());
+    await page.reload();
+    await page.locator('[data-connection="lost"]').waitFor();
+    await page.unroute('**/ui/v1/map/stream');
+    await page.locator('[data-connection="live"]').waitFor();
+    await page.locator(ours).first().waitFor({ state: 'attached' });
+    complaints.length = before; // the browser's own words about the request that failed
+  });
+
   if (options.shots) {
     await mkdir(options.shots, { recursive: true });
     for (const colorScheme of ['light', 'dark']) {
@@ -152,11 +165,12 @@ try {
       await page.mouse.move(2, 2);
       await page.waitForTimeout(300);
       await shoot('');
-      await page.locator('[data-kind="service"]', { hasNotText: '/0' }).nth(1).click();
+      await page.locator('[data-kind="service"]', { hasText: BACKED }).first().click();
       await page.locator('aside').waitFor();
       await page.waitForTimeout(300);
       await shoot('-details');
       await page.keyboard.press('Escape');
+      await page.evaluate(() => document.activeElement.blur());
     }
   }
 

@@ -35,14 +35,14 @@ export function select(map: ClusterMap, filter: Filter): Selection {
 
   const podHits = new Set<string>();
   for (const [key, pod] of map.pods) {
-    if (inScope(pod) && matches(podText(pod), words)) podHits.add(key);
+    if (inScope(pod) && matches(words, () => podText(pod))) podHits.add(key);
   }
   for (const [key, service] of map.services) {
     if (!inScope(service)) {
       if (!system && isSystem(service)) hiddenSystem += 1;
       continue;
     }
-    if (matches(serviceText(service), words)) {
+    if (matches(words, () => serviceText(service))) {
       services.add(key);
       for (const endpoint of service.endpoints ?? []) {
         const pod = endpoint.pod === undefined ? undefined : map.pods.get(endpoint.pod);
@@ -63,7 +63,9 @@ export function namespaces(map: ClusterMap): string[] {
   return [...all].sort();
 }
 
-function matches(text: string, words: string[]): boolean {
+function matches(words: string[], textOf: () => string): boolean {
+  if (words.length === 0) return true;
+  const text = textOf();
   return words.every((word) => text.includes(word));
 }
 

@@ -8,8 +8,8 @@ import { Slots } from './slots';
 import { endpointState, podState, type State } from './state';
 import type { NodeView, PodView, ServiceView } from './types';
 
-export const SERVICE = { height: 96, gap: 12 };
-export const POD = { height: 38 };
+export const SERVICE = { height: 94, gap: 12 };
+export const POD = { height: 35 };
 export const GROUP = { head: 46, foot: 8, gap: 16 };
 
 export interface ServiceRow {
@@ -61,6 +61,8 @@ export interface Layout {
   edges: Edge[];
   height: number;
   hiddenSystem: number;
+  /** Whether names need their namespace to tell them apart. */
+  mixed: boolean;
 }
 
 const UNSCHEDULED = 'unscheduled';
@@ -138,7 +140,22 @@ export function layout(map: ClusterMap, filter: Filter, slots: Slots): Layout {
   }
 
   const bottom = services.length * (SERVICE.height + SERVICE.gap);
-  return { services, groups, edges, height: Math.max(bottom, top, 0), hiddenSystem: selection.hiddenSystem };
+  return {
+    services,
+    groups,
+    edges,
+    height: Math.max(bottom, top),
+    hiddenSystem: selection.hiddenSystem,
+    mixed: isMixed(services, groups),
+  };
+}
+
+function isMixed(services: ServiceRow[], groups: Group[]): boolean {
+  const namespaces = new Set(services.map((row) => row.view.namespace));
+  for (const group of groups) {
+    for (const row of group.rows) if (row.pod) namespaces.add(row.pod.namespace);
+  }
+  return namespaces.size > 1;
 }
 
 /** One target per Pod, whatever the number of its addresses; a ready address wins over one that isn't. */
