@@ -99,7 +99,8 @@ pub async fn build(config: Config) -> Result<Running> {
     let authority = Authority::open(pki_dir.as_deref())?;
     let server = authority.server(&api_addresses(&config, addresses.api), &api_names(&config))?;
     let tls = serve::acceptor(&authority, &server)?;
-    let inside = control_plane.listeners(CLUSTER_API_PORT)?;
+    let inside = control_plane.listeners(CLUSTER_API_PORT)?.into_iter().map(TcpListener::from_std);
+    let inside = inside.collect::<std::io::Result<Vec<_>>>()?;
     for listener in std::iter::once(api_listener).chain(inside) {
         tasks.spawn(serve::serve(listener, tls.clone(), api.router(), stopping.clone(), connections.clone()));
     }
@@ -114,7 +115,7 @@ pub async fn build(config: Config) -> Result<Running> {
     drop(api_ready);
 
     let client = |user: &str| api.client(Identity::system(user));
-    controllers::bootstrap(&client("system:apiserver"), &config.network).await.context("cannot make the system's objects")?;
+    controllers::bootstrap(client("system:apiserver"), &config.network).await.context("cannot make the system's objects")?;
     let (cluster, writers) = Cluster::new();
     writers.run(&client("system:kube-controller-manager"), &mut tasks);
     Controllers::start(

@@ -1,12 +1,12 @@
 //! The command line: one file per subcommand. Exit codes: 0 fine, 1 failed, 64 bad usage or configuration.
 
-mod demo;
 mod doctor;
 mod down;
 mod kubeconfig;
 mod paths;
 mod up;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,8 +29,6 @@ enum Command {
     Up(Box<up::Args>),
     /// Stop the cluster of a data directory
     Down(down::Args),
-    /// Start a cluster of its own, show requests being spread over Pods, and stay
-    Demo(demo::Args),
     /// Print the kubeconfig of a cluster
     Kubeconfig(kubeconfig::Args),
     /// Check what this machine allows, and say what mends the rest
@@ -60,13 +58,22 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
+/// Arguments of our own making, which are text.
+fn strings(args: impl Iterator<Item = OsString>) -> Vec<String> {
+    args.filter_map(|arg| arg.into_string().ok()).collect()
+}
+
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     // Hidden entries: the binary re-executes itself as a container's first process and as the built-in images.
     match args.next().as_deref().and_then(|first| first.to_str()) {
-        Some(crate::node::init::SUBCOMMAND) => crate::node::init::main(),
-        Some(crate::images::SUBCOMMAND) => return crate::images::main(args.collect()),
+        Some(crate::node::init::SUBCOMMAND) => return crate::node::init::container_init(&strings(args)),
+        Some(crate::images::SUBCOMMAND) => {
+            let args = strings(args);
+            let (name, rest) = args.split_first().map_or(("", &args[..]), |(name, rest)| (name.as_str(), rest));
+            return crate::images::main(name, rest);
+        }
         _ => {}
     }
     let cli = match Cli::try_parse() {
@@ -80,7 +87,6 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Up(args) => up::run(*args),
         Command::Down(args) => down::run(args),
-        Command::Demo(args) => demo::run(args),
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Doctor => doctor::run(),
         Command::Version => {

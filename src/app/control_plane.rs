@@ -1,10 +1,9 @@
 //! The control plane's own network namespace: API and DNS listen there, so that Pods reach them through Services like
 //! anything else.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use anyhow::{Context, Result};
-use tokio::net::{TcpListener, UdpSocket};
 
 use crate::config::Network;
 use crate::node::netif;
@@ -36,20 +35,20 @@ pub(super) fn attach(network: &Network, ports: &dyn Ports) -> Result<ControlPlan
 }
 
 impl ControlPlane {
-    /// TCP listeners on both addresses.
+    /// TCP listeners on both addresses, non-blocking.
     pub(super) fn listeners(&self, port: u16) -> Result<Vec<TcpListener>> {
-        self.each(port, |address| std::net::TcpListener::bind(address).and_then(|s| s.set_nonblocking(true).map(|()| s)))?
-            .into_iter()
-            .map(|socket| Ok(TcpListener::from_std(socket)?))
-            .collect()
+        self.each(port, |address| {
+            let socket = TcpListener::bind(address)?;
+            socket.set_nonblocking(true).map(|()| socket)
+        })
     }
 
-    /// UDP sockets on both addresses.
+    /// UDP sockets on both addresses, non-blocking.
     pub(super) fn sockets(&self, port: u16) -> Result<Vec<UdpSocket>> {
-        self.each(port, |address| std::net::UdpSocket::bind(address).and_then(|s| s.set_nonblocking(true).map(|()| s)))?
-            .into_iter()
-            .map(|socket| Ok(UdpSocket::from_std(socket)?))
-            .collect()
+        self.each(port, |address| {
+            let socket = UdpSocket::bind(address)?;
+            socket.set_nonblocking(true).map(|()| socket)
+        })
     }
 
     fn each<T: Send>(&self, port: u16, bind: impl Fn(SocketAddr) -> std::io::Result<T> + Send) -> Result<Vec<T>> {

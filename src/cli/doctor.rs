@@ -30,9 +30,9 @@ pub(super) fn run() -> Result<(), Failure> {
         match finding {
             Finding::Fine(text) => println!("ok     {name}: {text}"),
             Finding::Slow(text) => println!("slow   {name}: {text}"),
-            Finding::Wrong(text, way_out) => {
+            Finding::Wrong(text) => {
                 wrong += 1;
-                println!("wrong  {name}: {text}\n       mend it: {way_out}");
+                println!("wrong  {name}: {text}");
             }
         }
     }
@@ -45,7 +45,7 @@ fn kernel() -> Finding {
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     match version {
         version if version < OLDEST_KERNEL => {
-            Finding::Wrong(format!("Linux {release} is too old"), "boot Linux 5.11 or newer".into())
+            Finding::Wrong(format!("Linux {release} is too old: boot 5.11 or newer"))
         }
         version if version < BEST_KERNEL => Finding::Slow(format!("Linux {release}: UDP segmentation comes with 6.2")),
         _ => Finding::Fine(format!("Linux {release}")),
@@ -57,11 +57,10 @@ fn tun() -> Finding {
     let path = "/dev/net/tun";
     match accessat(CWD, path, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS) {
         Ok(()) => Finding::Fine(format!("{path} can be opened")),
-        Err(rustix::io::Errno::NOENT) => Finding::Wrong(format!("{path} is missing"), "sudo modprobe tun".into()),
-        Err(_) => Finding::Wrong(
-            format!("{path} may not be opened by this user; distributions ship it as 0666"),
-            format!("sudo chmod 0666 {path}"),
-        ),
+        Err(rustix::io::Errno::NOENT) => Finding::Wrong(format!("{path} is missing: `sudo modprobe tun` mends it")),
+        Err(_) => Finding::Wrong(format!(
+            "{path} may not be opened by this user, though distributions ship it as 0666: `sudo chmod 0666 {path}` mends it"
+        )),
     }
 }
 
@@ -72,13 +71,13 @@ fn user_namespaces() -> Finding {
     // Tried in this very process: it ends after the checks.
     match sys::userns::enter() {
         Ok(()) => Finding::Fine("may be made by this user".into()),
-        Err(e) => Finding::Wrong(e.to_string(), e.way_out().into()),
+        Err(e) => Finding::Wrong(e.to_string()),
     }
 }
 
 fn ranges() -> Finding {
     match crate::app::check_ranges(&Network::default(), &netlink::host_networks().unwrap_or_default()) {
         Ok(()) => Finding::Fine("none of the cluster's ranges is used by the host".into()),
-        Err(e) => Finding::Wrong(e.to_string(), "start with the flag that the message names".into()),
+        Err(e) => Finding::Wrong(e.to_string()),
     }
 }
