@@ -54,10 +54,10 @@ impl Exit {
     }
 }
 
-/// A started process, not yet waited for.
-#[derive(Debug)]
+/// A started process. Somebody must [`Child::wait`] for it, once.
+#[derive(Clone, Debug)]
 pub struct Child {
-    pidfd: AsyncFd<Arc<OwnedFd>>,
+    pidfd: Arc<AsyncFd<Arc<OwnedFd>>>,
 }
 
 impl Child {
@@ -132,7 +132,7 @@ impl Spawner {
         let pidfd = answer.await.map_err(|_| gone())??;
         // SAFETY: the `Arc` keeps the descriptor open, under the same number, for as long as the `AsyncFd` has it.
         let pidfd = unsafe { AsyncFd::register_with_interest(Arc::new(pidfd), Interest::READABLE) };
-        Ok(Child { pidfd: pidfd.map_err(io::Error::from)? })
+        Ok(Child { pidfd: Arc::new(pidfd.map_err(io::Error::from)?) })
     }
 }
 

@@ -6,7 +6,7 @@ use vipyard::netlink::host_networks;
 use vipyard::node::netif;
 use vipyard::sys::netns::NetNs;
 
-pub fn device_has_addresses_and_routes() {
+pub async fn device_has_addresses_and_routes() {
     let ns = NetNs::create().unwrap();
     let addresses: [IpAddr; 2] = ["10.244.1.2".parse().unwrap(), "fd00:10:244:1::2".parse().unwrap()];
     let _tun = netif::create(&ns, "eth0", &addresses, 65520).unwrap();

@@ -1,0 +1,338 @@
+//! All nodes of the cluster: start, the way of news to the Pods' tasks, logs and exec, and the end.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::{Client, ResourceExt};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::container;
+use super::context::{EventSink, NodeContext, Shared, Timings};
+use super::ipam::Ipam;
+use super::log_reader::{self, LogOptions};
+use super::netif;
+use super::register::{node_object, register};
+use super::registry::Registry;
+use super::resolv::ResolvConf;
+use super::sync::{News, Worker};
+use crate::cluster::{Change, Cluster, ObjectKey};
+use crate::config::{Network, node_name};
+use crate::router::{PortId, PortKind, PortSpec, Ports};
+use crate::sys::netns::NetNs;
+use crate::sys::process::{Child, Spawner};
+
+/// What the agents are made of.
+pub struct AgentsConfig {
+    /// How many nodes there are.
+    pub nodes: u16,
+    pub network: Network,
+    /// The agents keep the folder `pods` in it, and nothing else.
+    pub data_dir: PathBuf,
+    pub client: Client,
+    pub cluster: Cluster,
+    pub ports: Arc<dyn Ports>,
+    pub events: Arc<dyn EventSink>,
+    pub timings: Timings,
+}
+
+/// Why the agents could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("folder {path} for pods: {source}")]
+    Folder { path: PathBuf, source: io::Error },
+    #[error("thread for starting processes: {0}")]
+    Spawner(#[source] io::Error),
+    #[error("network namespace of node {node}: {source}; `vipyard doctor` tells what this machine lacks")]
+    Namespace { node: String, source: io::Error },
+    #[error("network device of node {node}: {source}; `vipyard doctor` tells what this machine lacks")]
+    Device { node: String, source: io::Error },
+    #[error("connect node {node} to the router: {source}")]
+    Attach { node: String, source: io::Error },
+}
+
+/// Why there is no log. The messages are the kubelet's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    #[error("pods {0:?} not found on any node")]
+    NoPod(String),
+    #[error("container {container} is not valid for pod {pod}")]
+    NoContainer { container: String, pod: String },
+    #[error("container {container:?} in pod {pod:?} is waiting to start: {reason}")]
+    Waiting { container: String, pod: String, reason: String },
+    #[error("previous terminated container {container:?} in pod {pod:?} not found")]
+    NoPrevious { container: String, pod: String },
+}
+
+/// Why a command was not run in a container.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    #[error("container not found ({container:?})")]
+    NotRunning { container: String },
+    /// The command could not be executed; the exit code is 126 or 127 by custom.
+    #[error("{0}")]
+    Start(String),
+}
+
+/// The agents of all nodes. Cheap to clone; ends with [`Agents::shutdown`].
+#[derive(Clone)]
+pub struct Agents {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    nodes: HashMap<String, Arc<NodeContext>>,
+    node_ports: Vec<PortId>,
+    workers: Mutex<HashMap<String, mpsc::UnboundedSender<News>>>,
+    tracker: TaskTracker,
+    tasks: Mutex<JoinSet<()>>,
+    registered: watch::Receiver<usize>,
+}
+
+/// What is waited for at the end, beyond the containers' time.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
+impl Agents {
+    /// Makes the nodes' networks, registers the nodes and begins to run their Pods. Leftovers of an earlier vipyard
+    /// with the same data folder are removed.
+    ///
+    /// # Errors
+    /// A [`NodeError`]; then nothing is left behind.
+    pub async fn start(config: AgentsConfig) -> Result<Self, NodeError> {
+        let pods_dir = std::path::absolute(config.data_dir.join("pods"))
+            .and_then(|path| fresh_folder(&path).map(|()| path))
+            .map_err(|source| NodeError::Folder { path: config.data_dir.join("pods"), source })?;
+        let shared = Arc::new(Shared {
+            client: config.client,
+            cluster: config.cluster,
+            network: config.network,
+            ports: config.ports,
+            events: config.events,
+            timings: config.timings,
+            spawner: Spawner::start().map_err(NodeError::Spawner)?,
+            registry: Registry::default(),
+            pods_dir,
+            resolv_conf: ResolvConf::parse(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+        });
+        let mut nodes = HashMap::new();
+        let mut node_ports = Vec::new();
+        for index in 1..=config.nodes {
+            match make_node(&shared, index) {
+                Ok((node, port)) => {
+                    nodes.insert(node.name.clone(), Arc::new(node));
+                    node_ports.push(port);
+                }
+                Err(e) => {
+                    node_ports.into_iter().for_each(|port| shared.ports.detach(port));
+                    return Err(e);
+                }
+            }
+        }
+        let (registered_tx, registered) = watch::channel(0);
+        let agents = Self {
+            inner: Arc::new(Inner {
+                shared,
+                nodes,
+                node_ports,
+                workers: Mutex::default(),
+                tracker: TaskTracker::new(),
+                tasks: Mutex::default(),
+                registered,
+            }),
+        };
+        let mut tasks = agents.inner.tasks.lock();
+        let registered_tx = Arc::new(registered_tx);
+        for index in 1..=config.nodes {
+            tasks.spawn(keep_registering(Arc::clone(&agents.inner.shared), index, Arc::clone(&registered_tx)));
+        }
+        tasks.spawn(Arc::clone(&agents.inner).dispatch());
+        drop(tasks);
+        Ok(agents)
+    }
+
+    /// Waits until all nodes are Ready in the API.
+    pub async fn ready(&self) {
+        let all = self.inner.nodes.len();
+        // An error means that registration was stopped: then nobody is served by waiting.
+        let _ = self.inner.registered.clone().wait_for(|count| *count >= all).await;
+    }
+
+    /// The log of a container, in pieces. Following, it goes on until the container's end.
+    ///
+    /// # Errors
+    /// A [`LogError`].
+    pub fn logs(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        options: LogOptions,
+    ) -> Result<impl Stream<Item = Bytes> + Send + use<>, LogError> {
+        let key = ObjectKey::new(namespace, pod);
+        let registry = &self.inner.shared.registry;
+        let names = || (container.to_owned(), pod.to_owned());
+        let Some(entry) = registry.get(&key, container) else {
+            let (container, pod) = names();
+            return Err(match registry.has_pod(&key) {
+                true => LogError::NoContainer { container, pod },
+                false => LogError::NoPod(pod),
+            });
+        };
+        let log = if options.previous { entry.previous } else { entry.log };
+        let Some(log) = log else {
+            let (container, pod) = names();
+            return Err(match (options.previous, entry.waiting) {
+                (true, _) => LogError::NoPrevious { container, pod },
+                (false, reason) => {
+                    LogError::Waiting { container, pod, reason: reason.unwrap_or_else(|| "ContainerCreating".into()) }
+                }
+            });
+        };
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::spawn(log_reader::read(log, options, sender));
+        Ok(ReceiverStream::new(receiver))
+    }
+
+    /// Starts a command in a running container, with these as its standard input, output and error. The caller waits
+    /// for its end.
+    ///
+    /// # Errors
+    /// An [`ExecError`].
+    pub async fn exec(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        argv: Vec<String>,
+        stdio: [OwnedFd; 3],
+    ) -> Result<Child, ExecError> {
+        let entry = self.inner.shared.registry.get(&ObjectKey::new(namespace, pod), container);
+        let inside = entry
+            .and_then(|entry| entry.inside)
+            .ok_or_else(|| ExecError::NotRunning { container: container.to_owned() })?;
+        let child = container::exec(&self.inner.shared.spawner, &inside, argv, stdio).await;
+        child.map_err(|e| ExecError::Start(e.to_string()))
+    }
+
+    /// The network namespace of a node, by name.
+    pub fn node_ns(&self, node: &str) -> Option<&NetNs> {
+        self.inner.nodes.get(node).map(|node| &node.ns)
+    }
+
+    /// Ends everything: containers get SIGTERM and, after `grace` at the latest, SIGKILL; devices are detached and the
+    /// folder is removed. The objects stay in the API as they are.
+    pub async fn shutdown(&self, grace: Duration) {
+        let inner = &self.inner;
+        inner.tasks.lock().abort_all();
+        for worker in inner.workers.lock().values() {
+            let _ = worker.send(News::Shutdown(grace));
+        }
+        inner.tracker.close();
+        if tokio::time::timeout(grace + LAST_WRITES, inner.tracker.wait()).await.is_err() {
+            warn!("some pods did not end in time; their processes end with this one");
+        }
+        inner.node_ports.iter().for_each(|port| inner.shared.ports.detach(*port));
+        if let Err(e) = fs::remove_dir_all(&inner.shared.pods_dir) {
+            warn!(folder = %inner.shared.pods_dir.display(), error = %e, "folder of pods not removed");
+        }
+    }
+}
+
+impl Inner {
+    /// Takes the news of Pods to their tasks.
+    async fn dispatch(self: Arc<Self>) {
+        let mut changes = self.shared.cluster.pods.subscribe();
+        while let Some(change) = changes.recv().await {
+            match change {
+                Change::Applied { old, new } => {
+                    if let Some(old) = old.filter(|old| old.uid() != new.uid()) {
+                        self.gone(&old);
+                    }
+                    self.applied(new);
+                }
+                Change::Deleted(pod) => self.gone(&pod),
+                Change::Synced => {}
+            }
+        }
+    }
+
+    fn applied(&self, pod: Arc<Pod>) {
+        let name = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+        let (Some(node), Some(uid)) = (self.nodes.get(name), pod.uid()) else { return };
+        let mut workers = self.workers.lock();
+        if let Some(worker) = workers.get(&uid) {
+            let _ = worker.send(News::Object(pod));
+            return;
+        }
+        for container in pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers)) {
+            self.shared.registry.update(&ObjectKey::of(&*pod), &uid, &container.name, |_| ());
+        }
+        let (sender, queue) = mpsc::unbounded_channel();
+        workers.insert(uid, sender.clone());
+        self.tracker.spawn(Worker::new(Arc::clone(node), pod, sender, queue).run());
+    }
+
+    fn gone(&self, pod: &Pod) {
+        let worker = pod.uid().and_then(|uid| self.workers.lock().remove(&uid));
+        if let Some(worker) = worker {
+            let _ = worker.send(News::Gone);
+        }
+    }
+}
+
+/// Registers a node, again and again until the API takes it.
+async fn keep_registering(shared: Arc<Shared>, index: u16, registered: Arc<watch::Sender<usize>>) {
+    let mut delay = shared.timings.retry;
+    let node = node_object(index, &shared.network, Timestamp::now());
+    while let Err(e) = register(&shared.client, node.clone()).await {
+        warn!(node = node_name(index), error = %e, "node not registered, trying again");
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(Duration::from_secs(10));
+    }
+    info!(node = node_name(index), "node registered");
+    registered.send_modify(|count| *count += 1);
+}
+
+fn make_node(shared: &Arc<Shared>, index: u16) -> Result<(NodeContext, PortId), NodeError> {
+    let name = node_name(index);
+    let addresses = shared.network.node_addr(index);
+    let ns = NetNs::create().map_err(|source| NodeError::Namespace { node: name.clone(), source })?;
+    netif::relax(&ns);
+    let device = netif::create(&ns, "eth0", &addresses.both(), shared.network.mtu)
+        .map_err(|source| NodeError::Device { node: name.clone(), source })?;
+    let port = shared.ports.attach(PortSpec {
+        name: name.clone(),
+        kind: PortKind::Node,
+        node: name.clone(),
+        addresses: addresses.both().to_vec(),
+        device,
+    });
+    let port = port.map_err(|source| NodeError::Attach { node: name.clone(), source })?;
+    let (v4, v6) = shared.network.node_pod_cidrs(index);
+    let ipam = Mutex::new(Ipam::new(v4, v6));
+    Ok((NodeContext { shared: Arc::clone(shared), name, addresses, ns, ipam }, port))
+}
+
+/// Logs may hold secrets, so the folder is for its owner alone.
+fn fresh_folder(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}

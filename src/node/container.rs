@@ -1,0 +1,253 @@
+//! Starting a container, and further processes inside it.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{self, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use kube::ResourceExt;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+
+use super::context::NodeContext;
+use super::environment::{Sources, container_env, expand, service_variables};
+use super::init;
+use super::logs::Log;
+use super::registry::Inside;
+use super::sandbox::Sandbox;
+use crate::images::{self, Image};
+use crate::sys::process::{Child, Launch, Place, Spawner};
+
+/// Where programs are looked for when this process itself has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why a container did not start, by what the kubelet makes of it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Waiting with the reason `CreateContainerConfigError`.
+    #[error("{0}")]
+    Config(String),
+    /// Waiting with the reason `CreateContainerError`.
+    #[error("{0}")]
+    Create(String),
+    /// Terminated with the reason `StartError` and exit code 128.
+    #[error("failed to create containerd task: failed to create shim task: OCI runtime create failed: {0}")]
+    Start(String),
+}
+
+/// A container that runs.
+#[derive(Debug)]
+pub struct Started {
+    pub child: Child,
+    pub log: Arc<Log>,
+    pub inside: Inside,
+    /// The file that the container may leave its last words in.
+    pub termination_log: PathBuf,
+}
+
+/// Starts `container` of `pod` and returns when its program has taken over.
+///
+/// # Errors
+/// A [`StartError`].
+pub async fn start(
+    node: &NodeContext,
+    pod: &Pod,
+    sandbox: &Sandbox,
+    container: &Container,
+    image: Image,
+    run: u32,
+) -> Result<Started, StartError> {
+    let env = environment(node, pod, sandbox, container, image)?;
+    let (argv, builtin) = command(container, image, &env)?;
+    let files = Files::create(sandbox, container, run).map_err(|e| StartError::Create(format!("log files: {e}")))?;
+    let cwd = PathBuf::from(container.working_dir.as_deref().filter(|d| !d.is_empty()).unwrap_or("/"));
+    let mut mounts = sandbox.mounts();
+    let termination = container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
+    mounts.push((files.termination_log.clone(), termination.into()));
+    let spec = init::Spec {
+        argv,
+        builtin,
+        env,
+        cwd: cwd.clone(),
+        mounts: Some(init::Mounts { files: mounts, scratch: files.scratch }),
+    };
+
+    let internal = |e: io::Error| StartError::Create(e.to_string());
+    let ns = &sandbox.ns;
+    let namespaces = [ns.net.as_fd(), ns.uts.as_fd(), ns.ipc.as_fd()].map(|fd| fd.try_clone_to_owned());
+    let namespaces: Vec<OwnedFd> = namespaces.into_iter().collect::<io::Result<_>>().map_err(internal)?;
+    let (stdout, stdout_end) = output_pipe().map_err(internal)?;
+    let (stderr, stderr_end) = output_pipe().map_err(internal)?;
+    let stdin = File::open("/dev/null").map_err(internal)?.into();
+    let child = launch(&node.shared.spawner, &spec, [stdin, stdout_end, stderr_end], namespaces, Place::New).await?;
+    tokio::spawn(Arc::clone(&files.log).record(stdout, stderr));
+    let inside = Inside { pidfd: child.pidfd(), env: Arc::new(spec.env), cwd };
+    Ok(Started { child, log: files.log, inside, termination_log: files.termination_log })
+}
+
+/// Starts one more process in a running container.
+///
+/// # Errors
+/// [`StartError::Start`] with the runtime's words when the program can't be executed.
+pub async fn exec(
+    spawner: &Spawner,
+    inside: &Inside,
+    argv: Vec<String>,
+    stdio: [OwnedFd; 3],
+) -> Result<Child, StartError> {
+    let spec = init::Spec { argv, builtin: false, env: (*inside.env).clone(), cwd: inside.cwd.clone(), mounts: None };
+    let internal = |e: io::Error| StartError::Create(e.to_string());
+    let pidfd = inside.pidfd.try_clone().map_err(internal)?;
+    launch(spawner, &spec, stdio, vec![pidfd], Place::With(Arc::clone(&inside.pidfd))).await
+}
+
+/// A pipe for a container's output: our end and the container's.
+pub fn output_pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    Ok((pipe::Receiver::from_owned_fd(read)?, write))
+}
+
+/// Starts our own binary as the container's init, and waits until it has become the program.
+async fn launch(
+    spawner: &Spawner,
+    spec: &init::Spec,
+    stdio: [OwnedFd; 3],
+    namespaces: Vec<OwnedFd>,
+    place: Place,
+) -> Result<Child, StartError> {
+    let internal = |e: io::Error| StartError::Create(e.to_string());
+    let (mut report, report_end) = output_pipe().map_err(internal)?;
+    let spec = memory_file(spec).map_err(internal)?;
+    let numbers: Vec<String> = namespaces.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+    let args = [
+        init::SUBCOMMAND.to_owned(),
+        spec.as_raw_fd().to_string(),
+        report_end.as_raw_fd().to_string(),
+        numbers.join(","),
+    ];
+    let args = args.into_iter().map(CString::new).collect::<Result<_, _>>().map_err(|e| internal(e.into()))?;
+    let mut inherit = namespaces;
+    inherit.extend([spec, report_end]);
+    let child = spawner.spawn(Launch { args, stdio, inherit, place }).await.map_err(internal)?;
+    let mut failure = String::new();
+    report.read_to_string(&mut failure).await.map_err(internal)?;
+    if failure.is_empty() {
+        return Ok(child);
+    }
+    // It exits by itself after the report; this reaps it.
+    let _ = child.wait().await;
+    Err(StartError::Start(format!("unable to start container process: {failure}")))
+}
+
+fn memory_file(spec: &init::Spec) -> io::Result<OwnedFd> {
+    let mut file = File::from(rustix::fs::memfd_create("container", rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(&serde_json::to_vec(spec).map_err(io::Error::other)?)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+/// The program of a container and its arguments (rule EV4), with whether it is one of ours.
+fn command(
+    container: &Container,
+    image: Image,
+    env: &BTreeMap<String, String>,
+) -> Result<(Vec<String>, bool), StartError> {
+    let expand_all = |list: &Option<Vec<String>>| list.iter().flatten().map(|s| expand(s, env)).collect::<Vec<_>>();
+    let (command, args) = (expand_all(&container.command), expand_all(&container.args));
+    match (command.is_empty(), image.program()) {
+        // As with any image, a command replaces what the image would run.
+        (false, _) => Ok(([command, args].concat(), false)),
+        (true, Some(program)) => Ok(([vec![images::SUBCOMMAND.to_owned(), program.to_owned()], args].concat(), true)),
+        (true, None) => Err(StartError::Create(
+            "image vipyard/host has no program of its own: give the container a command, which is then run from the \
+             host's file system"
+                .to_owned(),
+        )),
+    }
+}
+
+/// Rules EV1 to EV5, on top of what a container runtime sets.
+fn environment(
+    node: &NodeContext,
+    pod: &Pod,
+    sandbox: &Sandbox,
+    container: &Container,
+    image: Image,
+) -> Result<BTreeMap<String, String>, StartError> {
+    let cluster = &node.shared.cluster;
+    let namespace = pod.namespace().unwrap_or_default();
+    let inherited = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
+    let mut env = BTreeMap::from([
+        ("PATH".to_owned(), inherited("PATH", DEFAULT_PATH)),
+        ("HOME".to_owned(), inherited("HOME", "/")),
+        ("HOSTNAME".to_owned(), sandbox.hostname.clone()),
+    ]);
+    if image != Image::Host {
+        env.insert("POD_NAME".to_owned(), pod.name_any());
+        env.insert("POD_NAMESPACE".to_owned(), namespace.clone());
+        env.insert("NODE_NAME".to_owned(), node.name.clone());
+    }
+    let mut services = Vec::new();
+    if pod.spec.as_ref().and_then(|s| s.enable_service_links) != Some(false) {
+        services.extend(cluster.services.list_in(&namespace));
+    }
+    services.extend(cluster.services.get("default", "kubernetes"));
+    env.extend(service_variables(services.iter().map(Arc::as_ref)));
+    let sources = Sources {
+        pod,
+        pod_ips: &sandbox.pod_ips,
+        host_ips: &node.address_texts(),
+        config_map: &|name| cluster.config_maps.get(&namespace, name),
+        secret: &|name| cluster.secrets.get(&namespace, name),
+    };
+    container_env(env, container, &sources).map_err(|e| StartError::Config(e.to_string()))
+}
+
+/// What a run of a container has on disk, in the Pod's folder.
+struct Files {
+    log: Arc<Log>,
+    termination_log: PathBuf,
+    scratch: PathBuf,
+}
+
+impl Files {
+    fn create(sandbox: &Sandbox, container: &Container, run: u32) -> io::Result<Self> {
+        let dir = sandbox.dir.join(&container.name);
+        let scratch = dir.join("scratch");
+        fs::create_dir_all(&scratch)?;
+        let log = Log::create(dir.join(format!("{run}.log")))?;
+        let termination_log = dir.join(format!("{run}.termination"));
+        fs::write(&termination_log, "")?;
+        fs::set_permissions(&termination_log, fs::Permissions::from_mode(0o666))?;
+        // `kubectl logs --previous` reaches back one run.
+        for name in ["log", "log.1", "termination"].iter().filter(|_| run >= 2) {
+            let _ = fs::remove_file(dir.join(format!("{}.{name}", run - 2)));
+        }
+        Ok(Self { log, termination_log, scratch })
+    }
+}
+
+/// The longest message about a container's end, in bytes.
+const MAX_TERMINATION_MESSAGE: usize = 4096;
+
+/// What a container left as its last words: its termination file, or with the policy FallbackToLogsOnError the end of
+/// its log.
+pub fn termination_message(container: &Container, file: &Path, log: &Log, exit_code: i32) -> Option<String> {
+    let mut text = fs::read(file).unwrap_or_default();
+    text.truncate(MAX_TERMINATION_MESSAGE);
+    let fallback = container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+    if text.is_empty() && fallback && exit_code != 0 {
+        let log = fs::read_to_string(log.path()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+        let tail = lines[lines.len().saturating_sub(80)..].join("\n");
+        let from = tail.len().saturating_sub(2048);
+        let from = (from..=tail.len()).find(|at| tail.is_char_boundary(*at)).unwrap_or(from);
+        return (!tail.is_empty()).then(|| tail[from..].to_owned());
+    }
+    (!text.is_empty()).then(|| String::from_utf8_lossy(&text).into_owned())
+}

@@ -1,0 +1,172 @@
+//! A node's object in the API, as a kubelet would write it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    ContainerImage, Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::json;
+
+use super::machine;
+use super::status::seconds;
+use crate::config::{Network, node_name, node_zone};
+
+/// The Kubernetes release whose kubelet the agent behaves as.
+const KUBELET_VERSION: &str = "v1.36.0";
+const REGION: &str = "local";
+/// As many as there are addresses.
+const MAX_PODS: u16 = 253;
+
+/// The object of node `index`, complete with its status.
+pub fn node_object(index: u16, network: &Network, now: Timestamp) -> Node {
+    let name = node_name(index);
+    let address = network.node_addr(index);
+    let (v4, v6) = network.node_pod_cidrs(index);
+    let arch = machine::architecture();
+    let labels = [
+        ("kubernetes.io/hostname", name.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", arch),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", arch),
+        ("topology.kubernetes.io/zone", node_zone(index)),
+        ("topology.kubernetes.io/region", REGION),
+    ];
+    let node_address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
+    let (machine_id, boot_id) = machine::ids();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let resources = BTreeMap::from([
+        ("cpu".to_owned(), Quantity(cpus.to_string())),
+        ("memory".to_owned(), Quantity(format!("{}Ki", machine::memory_bytes() / 1024))),
+        ("pods".to_owned(), Quantity(MAX_PODS.to_string())),
+    ]);
+    Node {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NodeSpec {
+            pod_cidr: Some(v4.to_string()),
+            pod_cidrs: Some(vec![v4.to_string(), v6.to_string()]),
+            provider_id: Some(format!("vipyard://{name}")),
+            ..NodeSpec::default()
+        }),
+        status: Some(NodeStatus {
+            addresses: Some(vec![
+                node_address("InternalIP", address.v4.to_string()),
+                node_address("InternalIP", address.v6.to_string()),
+                node_address("Hostname", name),
+            ]),
+            allocatable: Some(resources.clone()),
+            capacity: Some(resources),
+            conditions: Some(conditions(now)),
+            images: Some(
+                ["vipyard/whoami", "vipyard/pause", "vipyard/host"]
+                    .map(|image| ContainerImage { names: Some(vec![format!("{image}:latest")]), size_bytes: Some(0) })
+                    .to_vec(),
+            ),
+            node_info: Some(NodeSystemInfo {
+                architecture: arch.to_owned(),
+                boot_id,
+                container_runtime_version: format!("vipyard://{}", env!("CARGO_PKG_VERSION")),
+                kernel_version: machine::kernel_version(),
+                kube_proxy_version: String::new(),
+                kubelet_version: KUBELET_VERSION.to_owned(),
+                machine_id: machine_id.clone(),
+                operating_system: "linux".to_owned(),
+                os_image: machine::os_image(),
+                system_uuid: machine_id,
+                ..NodeSystemInfo::default()
+            }),
+            ..NodeStatus::default()
+        }),
+    }
+}
+
+fn conditions(now: Timestamp) -> Vec<NodeCondition> {
+    [
+        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+    ]
+    .map(|(type_, status, reason, message)| NodeCondition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+        last_heartbeat_time: Some(Time(seconds(now))),
+        last_transition_time: Some(Time(seconds(now))),
+    })
+    .to_vec()
+}
+
+/// Creates the node's object, or brings the one of an earlier run up to date. What users added to it stays.
+///
+/// # Errors
+/// The API's.
+pub async fn register(client: &Client, mut node: Node) -> Result<(), kube::Error> {
+    let api: Api<Node> = Api::all(client.clone());
+    let name = node.metadata.name.clone().unwrap_or_default();
+    match api.create(&PostParams::default(), &node).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            let known = api.get(&name).await?;
+            keep_transition_times(&mut node, &known);
+            let patch = json!({"metadata": {"labels": node.metadata.labels}});
+            api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        }
+        Err(e) => return Err(e),
+    }
+    // Creation may drop the status, as it does for most kinds.
+    let patch = json!({"status": node.status});
+    api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+}
+
+fn keep_transition_times(node: &mut Node, known: &Node) {
+    let old = known.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    for condition in node.status.iter_mut().flat_map(|s| s.conditions.iter_mut().flatten()) {
+        if let Some(same) = old.iter().find(|c| c.type_ == condition.type_ && c.status == condition.status) {
+            condition.last_transition_time.clone_from(&same.last_transition_time);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_object_reads_as_a_kubelets() {
+        let node = node_object(2, &Network::default(), Timestamp::UNIX_EPOCH);
+        let value = serde_json::to_value(&node).unwrap();
+        assert_eq!(value["metadata"]["labels"]["topology.kubernetes.io/zone"], "b");
+        assert_eq!(value["spec"]["podCIDRs"], json!(["10.244.2.0/24", "fd00:10:244:2::/64"]));
+        assert_eq!(
+            value["status"]["addresses"],
+            json!([
+                {"type": "InternalIP", "address": "10.245.0.12"},
+                {"type": "InternalIP", "address": "fd00:10:245::c"},
+                {"type": "Hostname", "address": "n2"},
+            ])
+        );
+        assert_eq!(value["status"]["conditions"][3]["type"], "Ready");
+        assert_eq!(value["status"]["nodeInfo"]["kubeletVersion"], "v1.36.0");
+    }
+
+    #[test]
+    fn transition_time_of_an_earlier_run_is_kept() {
+        let known = node_object(1, &Network::default(), Timestamp::UNIX_EPOCH);
+        let mut node = node_object(1, &Network::default(), Timestamp::from_second(99).unwrap());
+        keep_transition_times(&mut node, &known);
+        let ready = node.status.unwrap().conditions.unwrap().pop().unwrap();
+        assert_eq!(ready.last_transition_time, Some(Time(Timestamp::UNIX_EPOCH)));
+        assert_eq!(ready.last_heartbeat_time, Some(Time(Timestamp::from_second(99).unwrap())));
+    }
+}

@@ -1,0 +1,284 @@
+//! One container of a Pod across its runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
+use k8s_openapi::jiff::Timestamp;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::backoff::Backoff;
+use super::container::Started;
+use super::context::Timings;
+use super::status::{ContainerView, Ended, Phase, Role};
+
+/// A container, what it is doing, and what is to happen to it next.
+pub struct Slot {
+    pub container: Arc<Container>,
+    pub view: ContainerView,
+    /// When it may start, while it waits to.
+    pub due: Option<Instant>,
+    /// Counts the runs, so that news of an earlier run is told apart.
+    pub run: u32,
+    /// The process, while there is one.
+    pub active: Option<Active>,
+    backoff: Backoff,
+}
+
+/// A run that has not ended.
+pub struct Active {
+    pub started: Started,
+    pub since: Instant,
+    pub at: Timestamp,
+    probes: Vec<(super::probe::Kind, JoinHandle<()>)>,
+    /// Set once the end has been asked for.
+    pub stop: Option<Stop>,
+}
+
+/// A run that was asked to end.
+#[derive(Clone, Copy, Debug)]
+pub struct Stop {
+    pub kill_at: Instant,
+    /// SIGKILL is sent.
+    pub killed: bool,
+    /// SIGTERM is sent; before that a preStop hook runs.
+    pub termed: bool,
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.probes.iter().for_each(|(_, probe)| probe.abort());
+    }
+}
+
+impl Active {
+    pub fn new(started: Started, since: Instant, at: Timestamp) -> Self {
+        Self { started, since, at, probes: Vec::new(), stop: None }
+    }
+
+    pub fn add_probe(&mut self, kind: super::probe::Kind, task: JoinHandle<()>) {
+        self.probes.push((kind, task));
+    }
+
+    /// Rule PS8: a Pod that ends keeps its readiness probes and loses the others.
+    pub fn stop_health_probes(&mut self) {
+        for (_, probe) in self.probes.iter().filter(|(kind, _)| *kind != super::probe::Kind::Readiness) {
+            probe.abort();
+        }
+    }
+}
+
+impl Slot {
+    pub fn new(container: Container, role: Role, first_reason: &str, timings: &Timings) -> Self {
+        let view = ContainerView {
+            name: container.name.clone(),
+            role,
+            image: container.image.clone().unwrap_or_default(),
+            image_id: String::new(),
+            container_id: String::new(),
+            phase: Phase::Waiting { reason: first_reason.to_owned(), message: None },
+            last: None,
+            restarts: 0,
+            ready: false,
+            started: false,
+        };
+        Self {
+            container: Arc::new(container),
+            view,
+            due: Some(Instant::now()),
+            run: 0,
+            active: None,
+            backoff: Backoff::new(timings.backoff_base, timings.backoff_limit, timings.backoff_reset),
+        }
+    }
+
+    /// Takes over what the API remembers of a container that ran before vipyard was started anew. Its process is gone.
+    ///
+    /// A run that had ended for good stays ended; one that was cut off counts as ended now, and as a restart.
+    pub fn adopt(&mut self, old: &ContainerStatus, policy: &str, now: Timestamp) {
+        let ended = old.state.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| Ended {
+            exit_code: t.exit_code,
+            signal: t.signal,
+            reason: t.reason.clone().unwrap_or_default(),
+            message: t.message.clone(),
+            started_at: t.started_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0),
+            finished_at: t.finished_at.as_ref().map_or(now, |t| t.0),
+            container_id: t.container_id.clone().unwrap_or_default(),
+        });
+        self.view.restarts = old.restart_count;
+        if let Some(ended) = ended.as_ref().filter(|e| !restarts(self.view.role, policy, e.exit_code)) {
+            self.view.container_id.clone_from(&ended.container_id);
+            self.view.phase = Phase::Ended(ended.clone());
+            self.due = None;
+            return;
+        }
+        let Some(id) = &old.container_id else { return };
+        self.view.last = Some(ended.unwrap_or_else(|| {
+            Ended {
+                exit_code: 137,
+                signal: None,
+                reason: "ContainerStatusUnknown".to_owned(),
+                message: Some("The container could not be located when vipyard was started again".to_owned()),
+                started_at: old
+                    .state
+                    .as_ref()
+                    .and_then(|s| s.running.as_ref()?.started_at.as_ref())
+                    .map_or(Timestamp::UNIX_EPOCH, |t| t.0),
+                finished_at: now,
+                container_id: id.clone(),
+            }
+        }));
+        self.view.restarts += 1;
+        self.run = u32::try_from(self.view.restarts).unwrap_or_default();
+    }
+
+    /// Before each start.
+    pub fn begin_run(&mut self) {
+        self.due = None;
+        self.view.container_id = format!("vipyard://{}", Uuid::new_v4().simple());
+        if let Phase::Ended(ended) = &self.view.phase {
+            self.view.last = Some(ended.clone());
+        }
+        if self.view.last.is_some() && self.run > 0 {
+            self.view.restarts = i32::try_from(self.run).unwrap_or(i32::MAX);
+        }
+    }
+
+    /// Records the end of a run.
+    pub fn end(&mut self, exit_code: i32, signal: Option<i32>, reason: &str, message: Option<String>, now: Timestamp) {
+        let started_at = self.active.as_ref().map_or(Timestamp::UNIX_EPOCH, |active| active.at);
+        self.active = None;
+        self.view.ready = false;
+        self.view.started = false;
+        self.view.phase = Phase::Ended(Ended {
+            exit_code,
+            signal,
+            reason: reason.to_owned(),
+            message,
+            started_at,
+            finished_at: now,
+            container_id: self.view.container_id.clone(),
+        });
+        self.run += 1;
+    }
+
+    /// Plans the next start of a container that ended after `ran`. With a delay it waits in CrashLoopBackOff;
+    /// the message is returned for the event.
+    pub fn plan_restart(&mut self, ran: Duration, pod: &str) -> Option<String> {
+        let delay = self.backoff.after(ran);
+        self.due = Some(Instant::now() + delay);
+        if delay.is_zero() {
+            return None;
+        }
+        if let Phase::Ended(ended) = &self.view.phase {
+            self.view.last = Some(ended.clone());
+        }
+        let text = format!("restarting failed container={} pod={pod}", self.view.name);
+        self.view.phase = Phase::Waiting {
+            reason: "CrashLoopBackOff".to_owned(),
+            message: Some(format!("back-off {} {text}", duration(delay))),
+        };
+        Some(format!("Back-off restarting failed container {} in pod {pod}", self.view.name))
+    }
+
+    pub fn wait_with(&mut self, reason: &str, message: String) {
+        if let Phase::Ended(ended) = &self.view.phase {
+            self.view.last = Some(ended.clone());
+        }
+        self.view.phase = Phase::Waiting { reason: reason.to_owned(), message: Some(message) };
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.active.is_some()
+    }
+
+    /// Whether the present end, if it is one, is to be followed by another run.
+    pub fn will_restart(&self, policy: &str) -> bool {
+        match &self.view.phase {
+            Phase::Ended(ended) => restarts(self.view.role, policy, ended.exit_code),
+            Phase::Waiting { .. } | Phase::Running { .. } => true,
+        }
+    }
+}
+
+/// The restart rules: a sidecar always, an init container until it succeeds (never, with Never), others by policy.
+pub fn restarts(role: Role, policy: &str, exit_code: i32) -> bool {
+    match (role, policy) {
+        (Role::Sidecar, _) => true,
+        (Role::Init, _) if exit_code == 0 => false,
+        (_, "Never") => false,
+        (Role::Main, "OnFailure") => exit_code != 0,
+        _ => true,
+    }
+}
+
+/// The containers of a Pod in the order in which they start.
+pub fn slots(pod: &Pod, timings: &Timings) -> Vec<Slot> {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let inits = spec.init_containers.unwrap_or_default();
+    let first_reason = if inits.is_empty() { "ContainerCreating" } else { "PodInitializing" };
+    let init = inits.into_iter().map(|container| {
+        let role = if container.restart_policy.as_deref() == Some("Always") { Role::Sidecar } else { Role::Init };
+        Slot::new(container, role, "PodInitializing", timings)
+    });
+    let main = spec.containers.into_iter().map(|container| Slot::new(container, Role::Main, first_reason, timings));
+    init.chain(main).collect()
+}
+
+/// As Go prints a duration: 10s, 1m20s, 5m0s.
+fn duration(delay: Duration) -> String {
+    match (delay.as_secs() / 60, delay.as_secs() % 60) {
+        (0, 0) => format!("{}ms", delay.as_millis()),
+        (0, seconds) => format!("{seconds}s"),
+        (minutes, seconds) => format!("{minutes}m{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restart_rules_follow_role_and_policy() {
+        assert!(restarts(Role::Main, "Always", 0));
+        assert!(!restarts(Role::Main, "OnFailure", 0));
+        assert!(restarts(Role::Main, "OnFailure", 1));
+        assert!(!restarts(Role::Main, "Never", 1));
+        assert!(!restarts(Role::Init, "Always", 0));
+        assert!(restarts(Role::Init, "OnFailure", 1));
+        assert!(!restarts(Role::Init, "Never", 1));
+        assert!(restarts(Role::Sidecar, "Never", 0));
+    }
+
+    #[test]
+    fn durations_read_as_the_kubelets() {
+        let text = |s| duration(Duration::from_secs(s));
+        assert_eq!([text(10), text(80), text(300)], ["10s", "1m20s", "5m0s"]);
+    }
+
+    #[test]
+    fn container_cut_off_by_a_restart_of_vipyard_counts_as_restarted() {
+        let container: Container = serde_json::from_value(serde_json::json!({"name": "c", "image": "i"})).unwrap();
+        let status = |state: serde_json::Value| -> ContainerStatus {
+            serde_json::from_value(serde_json::json!({
+                "name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 2,
+                "containerID": "vipyard://old", "state": state
+            }))
+            .unwrap()
+        };
+        let now = Timestamp::from_second(100).unwrap();
+        let mut slot = Slot::new(container.clone(), Role::Main, "ContainerCreating", &Timings::default());
+        slot.adopt(&status(serde_json::json!({"running": {"startedAt": "1970-01-01T00:00:09Z"}})), "Always", now);
+        let last = slot.view.last.clone().unwrap();
+        assert_eq!((slot.view.restarts, last.exit_code, last.reason.as_str()), (3, 137, "ContainerStatusUnknown"));
+        slot.begin_run();
+        assert_eq!(slot.view.restarts, 3);
+
+        let mut slot = Slot::new(container, Role::Main, "ContainerCreating", &Timings::default());
+        slot.adopt(&status(serde_json::json!({"terminated": {"exitCode": 0, "reason": "Completed"}})), "Never", now);
+        assert!(slot.due.is_none() && matches!(slot.view.phase, Phase::Ended(_)));
+        assert_eq!(slot.view.restarts, 2);
+    }
+}
