@@ -59,10 +59,9 @@ use crate::config::Network;
 
 /// A kind that the API serves.
 #[derive(Clone, Debug)]
-pub struct Kind {
-    pub resource: ApiResource,
-    /// Objects of this kind live in namespaces.
-    pub namespaced: bool,
+struct Kind {
+    resource: ApiResource,
+    namespaced: bool,
 }
 
 /// What the controllers need.
@@ -72,8 +71,9 @@ pub struct ControllersConfig {
     pub network: Network,
     /// The cluster's certificate authority, for the ConfigMap `kube-root-ca.crt` of each namespace.
     pub root_ca_pem: String,
-    /// Every kind that the API serves with list, watch, get, patch, delete and deletecollection.
-    pub resources: Vec<Kind>,
+    /// Every kind that the API serves with list, watch, get, patch, delete and deletecollection; `true` if its
+    /// objects live in namespaces.
+    pub resources: Vec<(ApiResource, bool)>,
 }
 
 /// All controllers of the cluster.
@@ -84,7 +84,8 @@ impl Controllers {
     /// run before, so that the first Services of users do not race the system's for addresses.
     pub fn start(config: ControllersConfig, tasks: &mut JoinSet<()>) {
         let ControllersConfig { client, cluster, network, root_ca_pem, resources } = config;
-        let kinds: Arc<[Kind]> = resources.into();
+        let kinds: Arc<[Kind]> =
+            resources.into_iter().map(|(resource, namespaced)| Kind { resource, namespaced }).collect();
 
         let slice_queue = Arc::new(queue::Queue::new());
         let endpoints_queue = Arc::new(queue::Queue::new());
@@ -104,7 +105,5 @@ impl Controllers {
     }
 }
 
-#[cfg(test)]
-mod fake_api;
 #[cfg(test)]
 mod tests;

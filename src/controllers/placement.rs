@@ -23,6 +23,7 @@ use super::placement_affinity::{self as affinity, Conflict};
 use crate::cluster::ObjectKey;
 
 const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
+const TOPOLOGY_LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
 const NOT_READY_TAINT: &str = "node.kubernetes.io/not-ready";
 
 /// A Pod that has a node, by binding or by a decision whose binding is under way.
@@ -205,14 +206,19 @@ fn refusal(nodes: usize, reasons: BTreeMap<String, usize>) -> String {
     format!("0/{nodes} nodes are available: {}.", parts.join(", "))
 }
 
-/// Pods of one group are spread over nodes: those of one controller, else those with the same labels.
+/// Pods of one group are spread over nodes: those of one controller, else those with the same labels. The labels that
+/// binding copies from the node (PD8) would part what belongs together, so they do not count.
 fn group_of(pod: &Pod) -> u64 {
     use std::hash::{Hash, Hasher};
     let mut hasher = rustc_hash::FxHasher::default();
     pod.metadata.namespace.hash(&mut hasher);
     match pod.owner_references().iter().find(|owner| owner.controller == Some(true)) {
         Some(owner) => owner.uid.hash(&mut hasher),
-        None => pod.labels().hash(&mut hasher),
+        None => {
+            for label in pod.labels().iter().filter(|(name, _)| !TOPOLOGY_LABELS.contains(&name.as_str())) {
+                label.hash(&mut hasher);
+            }
+        }
     }
     hasher.finish()
 }
