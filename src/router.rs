@@ -11,6 +11,8 @@ pub mod pipeline;
 pub mod ports;
 mod route;
 pub mod stats;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 mod worker;
 

@@ -9,8 +9,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::spec::{self, PortKey, Slice, Spec};
 use super::service::{Hinted, Lists, ServicePort, ServicePortId, SliceRef};
+use super::spec::{self, PortKey, Slice, Spec};
 use super::{NodePortKey, Plan, Protocol, Via, Vip, VipKey};
 use crate::cluster::ObjectKey;
 use crate::config::Network;
@@ -188,12 +188,12 @@ impl Compiler {
             published.cluster_ips.push(cluster_ip);
             let slices = |port: &spec::Port| gather(slices, v6, &port.name, port.protocol);
             for port in &spec.ports {
-                let id = *ids.entry(PortKey { v6, name: Arc::clone(&port.name), protocol: port.protocol }).or_insert_with(
-                    || {
+                let id = *ids
+                    .entry(PortKey { v6, name: Arc::clone(&port.name), protocol: port.protocol })
+                    .or_insert_with(|| {
                         self.last_id += 1;
                         ServicePortId(self.last_id)
-                    },
-                );
+                    });
                 let (found, rests_on) = slices(port);
                 let external = port.node_port.is_some()
                     || spec.external_ips.iter().chain(&spec.lb_ips).any(|addr| addr.is_ipv6() == v6);

@@ -228,11 +228,7 @@ fn select(found: &[Hinted], keep: impl Fn(&Hinted) -> bool) -> Box<[u32]> {
 }
 
 /// E2, S12: per node its ready endpoints, or else those that still serve while terminating.
-fn locals(
-    found: &[Hinted],
-    ready: impl Fn(&Hinted) -> bool,
-    draining: impl Fn(&Hinted) -> bool,
-) -> Box<[LocalGroup]> {
+fn locals(found: &[Hinted], ready: impl Fn(&Hinted) -> bool, draining: impl Fn(&Hinted) -> bool) -> Box<[LocalGroup]> {
     let mut nodes: Vec<&Arc<str>> = found.iter().filter_map(|hinted| hinted.endpoint.node.as_ref()).collect();
     nodes.sort();
     nodes.dedup();

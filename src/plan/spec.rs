@@ -87,8 +87,7 @@ impl Spec {
 
     /// V3: a range of the whole family, or no range of this family, is no filter.
     pub(super) fn source_ranges(&self, v6: bool) -> Option<Arc<[IpNet]>> {
-        let ranges: Arc<[IpNet]> =
-            self.ranges.iter().filter(|range| range.addr().is_ipv6() == v6).copied().collect();
+        let ranges: Arc<[IpNet]> = self.ranges.iter().filter(|range| range.addr().is_ipv6() == v6).copied().collect();
         (!ranges.is_empty() && ranges.iter().all(|range| range.prefix_len() > 0)).then_some(ranges)
     }
 }

@@ -395,9 +395,8 @@ impl FlowTable {
 
     /// When [`FlowTable::expire`] has something to look at; `None` for an empty table.
     pub fn next_expiry(&self) -> Option<Millis> {
-        let due = |class: Class| {
-            self.flow_at(self.queues[class as usize].head).map(|flow| flow.queued_at + class.timeout())
-        };
+        let due =
+            |class: Class| self.flow_at(self.queues[class as usize].head).map(|flow| flow.queued_at + class.timeout());
         Class::ALL.into_iter().filter_map(due).min()
     }
 

@@ -20,7 +20,8 @@ pub const NODE_HAIRPIN_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x245, 0xffff,
 const LOW: std::ops::Range<u16> = 1024..30_000;
 const HIGH: std::ops::RangeInclusive<u16> = 61_000..=65_535;
 const COUNT: u16 = (LOW.end - LOW.start) + (*HIGH.end() - *HIGH.start()) + 1;
-/// Tries before giving up. At this number a range that is 95 % full still yields a port in 999 of 1000 cases.
+/// Tries before giving up, each at random: probing neighbours would pile up behind full stretches. A range that is
+/// 95 % full still yields a port in 998 of 1000 cases, and one that is full costs no more than this.
 const ATTEMPTS: u16 = 128;
 
 /// The stand-in for a node that is sent to itself.
@@ -30,10 +31,9 @@ pub fn node_hairpin(v6: bool) -> IpAddr {
 
 /// Finds a port at which `answer`, with it as destination port, belongs to no flow. `None` when there is none left.
 pub fn allocate(mut answer: Tuple, flows: &mut FlowTable, rng: &mut impl Rng, now: Millis) -> Option<u16> {
-    let start = rng.random_range(0..COUNT);
-    (0..ATTEMPTS).map(|attempt| nth((start + attempt) % COUNT)).find(|&port| {
-        answer.dport = port;
-        flows.is_free(&answer, now)
+    (0..ATTEMPTS).find_map(|_| {
+        answer.dport = nth(rng.random_range(0..COUNT));
+        flows.is_free(&answer, now).then_some(answer.dport)
     })
 }
 

@@ -230,11 +230,7 @@ impl<R: Rng> Pipeline<R> {
             if !stays {
                 self.flows.remove(id);
                 // A reply from a backend that has left must not be forwarded untranslated.
-                return if direction == Direction::Reply {
-                    Err(DropReason::Unanswerable.into())
-                } else {
-                    Ok(None)
-                };
+                return if direction == Direction::Reply { Err(DropReason::BackendGone.into()) } else { Ok(None) };
             }
             if let Some(flow) = self.flows.get_mut(id) {
                 flow.epoch = self.plan.epoch;
@@ -273,13 +269,8 @@ impl<R: Rng> Pipeline<R> {
             return Err(DropReason::TcpWithoutFlow.into());
         }
         let Some(port) = self.ports.get(from) else { return Err(DropReason::PortGone.into()) };
-        let mut walk = Walk {
-            plan: &self.plan,
-            ports: &self.ports,
-            affinity: &mut self.affinity,
-            rng: &mut self.rng,
-            now,
-        };
+        let mut walk =
+            Walk { plan: &self.plan, ports: &self.ports, affinity: &mut self.affinity, rng: &mut self.rng, now };
         let route = walk.route(headers.tuple, headers.ttl, port).map_err(|refusal| match refusal {
             Refusal::Drop(reason) => Stop::Drop(reason),
             Refusal::Answer { reason, node } => {
@@ -379,8 +370,7 @@ impl<R: Rng> Pipeline<R> {
         let quotation = buf.packet().get(headers.l4 + 8..).unwrap_or_default();
         let quoted = Quoted::parse(quotation).ok_or(DropReason::IcmpErrorWithoutFlow)?;
         // The quoted packet is as its receiver saw it, so its reverse is what that receiver's side sends.
-        let (id, back) =
-            self.flows.find(&quoted.tuple.reversed()).ok_or(DropReason::IcmpErrorWithoutFlow)?;
+        let (id, back) = self.flows.find(&quoted.tuple.reversed()).ok_or(DropReason::IcmpErrorWithoutFlow)?;
         let flow = self.flows.get(id).filter(|flow| !flow.is_expired(now));
         let flow = flow.ok_or(DropReason::IcmpErrorWithoutFlow)?;
         if quoted.tuple.src != headers.tuple.dst {
@@ -403,13 +393,7 @@ impl<R: Rng> Pipeline<R> {
         Ok(out)
     }
 
-    fn answer(
-        &self,
-        buf: &mut PacketBuf,
-        headers: &Headers,
-        reason: AnswerReason,
-        source: Option<IpAddr>,
-    ) -> Verdict {
+    fn answer(&self, buf: &mut PacketBuf, headers: &Headers, reason: AnswerReason, source: Option<IpAddr>) -> Verdict {
         // Without an address of its own the node speaks as the destination, as a kernel does for its own ones.
         let source = source.unwrap_or(headers.tuple.dst);
         icmp::answer(buf, headers, reason.error(self.mtu), source);
@@ -431,12 +415,13 @@ fn same_backend(grounds: &Grounds, service: &crate::plan::ServicePort) -> bool {
 fn check_destination(dst: IpAddr) -> Result<(), Stop> {
     let bad = match dst {
         IpAddr::V4(v4) => {
-            v4.is_multicast() || v4.is_broadcast() || v4.is_loopback() || v4.is_unspecified()
+            v4.is_multicast()
+                || v4.is_broadcast()
+                || v4.is_loopback()
+                || v4.is_unspecified()
                 || (v4.is_link_local() && v4 != nat::NODE_HAIRPIN_V4)
         }
-        IpAddr::V6(v6) => {
-            v6.is_multicast() || v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local()
-        }
+        IpAddr::V6(v6) => v6.is_multicast() || v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local(),
     };
     if bad { Err(DropReason::NotUnicast.into()) } else { Ok(()) }
 }
@@ -452,6 +437,3 @@ impl From<DropReason> for Stop {
         Self::Drop(reason)
     }
 }
-
-#[cfg(test)]
-mod tests;

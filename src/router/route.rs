@@ -40,7 +40,10 @@ pub(super) struct Route {
 pub(super) enum Refusal {
     Drop(DropReason),
     /// The node tells the sender.
-    Answer { reason: AnswerReason, node: Arc<str> },
+    Answer {
+        reason: AnswerReason,
+        node: Arc<str>,
+    },
 }
 
 impl From<DropReason> for Refusal {
@@ -165,8 +168,7 @@ impl<R: Rng> Walk<'_, R> {
         (tuple.dst, tuple.dport) = (endpoint.ip(), endpoint.port());
         let mut changed = false;
         if masquerade.is_some() {
-            let mut source =
-                self.ports.host_address(node, tuple.is_v6()).ok_or(DropReason::NoNodeAddress)?;
+            let mut source = self.ports.host_address(node, tuple.is_v6()).ok_or(DropReason::NoNodeAddress)?;
             if source == tuple.dst {
                 source = nat::node_hairpin(tuple.is_v6());
             }

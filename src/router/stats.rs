@@ -46,14 +46,16 @@ pub enum DropReason {
     IcmpUnsupported,
     /// An ICMP error about a packet that belongs to no flow.
     IcmpErrorWithoutFlow,
-    /// No ICMP error may be sent about this packet, or nobody could send it.
+    /// A later fragment or an ICMP error whose time to live has ended: no error is sent about those.
     Unanswerable,
+    /// A late UDP reply from a backend that the flow's Service has no more (C2).
+    BackendGone,
     /// The receiving device did not take it.
     DeviceWrite,
 }
 
 impl DropReason {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Truncated,
         Self::Malformed,
         Self::HeaderChecksum,
@@ -74,6 +76,7 @@ impl DropReason {
         Self::IcmpUnsupported,
         Self::IcmpErrorWithoutFlow,
         Self::Unanswerable,
+        Self::BackendGone,
         Self::DeviceWrite,
     ];
 
@@ -100,6 +103,7 @@ impl DropReason {
             Self::IcmpUnsupported => "icmp_unsupported",
             Self::IcmpErrorWithoutFlow => "icmp_error_without_flow",
             Self::Unanswerable => "unanswerable",
+            Self::BackendGone => "backend_gone",
             Self::DeviceWrite => "device_write",
         }
     }

@@ -396,8 +396,7 @@ impl Ip {
             l4,
             ttl: packet[8],
             dont_fragment: flags & 0x4000 != 0,
-            fragment: (more || offset != 0)
-                .then(|| Fragment { id: be16(packet, 4).into(), first: offset == 0 }),
+            fragment: (more || offset != 0).then(|| Fragment { id: be16(packet, 4).into(), first: offset == 0 }),
         })
     }
 
@@ -438,15 +437,7 @@ impl Ip {
         if packet.len() < l4 {
             return Err(Malformed::Truncated);
         }
-        Ok(Self {
-            src: src.into(),
-            dst: dst.into(),
-            protocol,
-            l4,
-            ttl: packet[7],
-            dont_fragment: true,
-            fragment,
-        })
+        Ok(Self { src: src.into(), dst: dst.into(), protocol, l4, ttl: packet[7], dont_fragment: true, fragment })
     }
 }
 
@@ -469,8 +460,7 @@ impl Rewrite {
     /// Compiles the step from `old` to `new`, which have one family and protocol.
     pub fn compile(old: &Tuple, new: &Tuple, hops: u8) -> Self {
         let addresses = replace_addr(replace_addr(Delta::default(), old.src, new.src), old.dst, new.dst);
-        let ports =
-            |delta: Delta| delta.replace_word(old.sport, new.sport).replace_word(old.dport, new.dport);
+        let ports = |delta: Delta| delta.replace_word(old.sport, new.sport).replace_word(old.dport, new.dport);
         let transport = match old.protocol {
             // ICMP has its identifier once, and no pseudo header.
             ICMP => Delta::default().replace_word(old.sport, new.sport),

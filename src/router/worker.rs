@@ -13,10 +13,10 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
-use rustc_hash::FxHashMap;
 use tracing::{error, warn};
 
 use super::PortId;
@@ -210,7 +210,10 @@ impl State {
         } else {
             (due - now).max(UPKEEP_SLACK_MS)
         };
-        Some(Timespec { tv_sec: i64::try_from(sleep / 1000).ok()?, tv_nsec: i64::try_from(sleep % 1000).ok()? * 1_000_000 })
+        Some(Timespec {
+            tv_sec: i64::try_from(sleep / 1000).ok()?,
+            tv_nsec: i64::try_from(sleep % 1000).ok()? * 1_000_000,
+        })
     }
 
     /// Carries out posted commands; `false` when the thread is to end.

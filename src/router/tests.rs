@@ -1,0 +1,7 @@
+//! The pipeline packet by packet: packets are built and checked with etherparse, plans are compiled from objects.
+
+mod conntrack;
+mod faults;
+mod policies;
+mod services;
+mod world;
