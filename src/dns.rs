@@ -10,7 +10,7 @@
 //! * [`zone`]: which names are ours. [`records`]: what the objects mean, as an index. [`answer`]: answers, rules D1-D9.
 //! * [`follow`]: keeps the index in step; its [`Applied`] tells how far the answers are.
 //! * [`wire`]: messages. [`server`]: sockets. [`forward`]: everybody else's names, with a cache.
-//! * [`metrics`]: counters, with their names.
+//! * [`metrics`]: counters, with their names. [`events`]: each question, for onlookers.
 //!
 //! A change is in the answers as soon as the informer cache has delivered it. Records about the cluster live 5 seconds
 //! with the clients. Left out, compared with CoreDNS: its plug-ins but `kubernetes`, `forward` and `cache`; zone
@@ -19,6 +19,7 @@
 
 pub mod answer;
 mod cache;
+pub mod events;
 #[cfg(test)]
 mod fixtures;
 pub mod follow;
@@ -37,6 +38,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use cache::{Key, Said};
+pub use events::{Event, Events};
 pub use follow::Applied;
 pub use forward::{ForwardConfig, Forwarder};
 pub use metrics::Metrics;

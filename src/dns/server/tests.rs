@@ -22,6 +22,7 @@ struct World {
     address: SocketAddr,
     index: Arc<Index>,
     metrics: Arc<Metrics>,
+    responder: Arc<Responder>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<io::Result<()>>,
 }
@@ -46,12 +47,13 @@ impl World {
         let forwarder = Arc::new(Forwarder::new(forward, Arc::clone(&metrics)));
         let zone = Arc::new(Zone::new(&Network::default()));
         let responder = Responder::new(zone, Arc::clone(&index), forwarder, Arc::clone(&metrics));
-        let server = Server::new(config, Arc::new(responder), vec![udp], vec![tcp]);
+        let responder = Arc::new(responder);
+        let server = Server::new(config, Arc::clone(&responder), vec![udp], vec![tcp]);
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(server.serve(async move {
             let _ = stopped.await;
         }));
-        Self { address, index, metrics, stop: Some(stop), task }
+        Self { address, index, metrics, responder, stop: Some(stop), task }
     }
 
     async fn udp(&self, message: &[u8]) -> Option<Message> {
@@ -371,4 +373,29 @@ async fn dropping_the_server_frees_the_sockets() {
         }
     };
     timeout(Duration::from_secs(10), free).await.unwrap();
+}
+
+#[tokio::test]
+async fn onlookers_see_each_question_with_its_objects() {
+    let upstream = FakeUpstream::start(|asked, _| Some(reply_with(asked, &[[192, 0, 2, 7]]))).await;
+    let world = World::start(records(), &[upstream.address]);
+    let mut events = world.responder.events().subscribe();
+    world.ask("WEB.default.svc.cluster.local.", RecordType::A).await;
+    for _ in 0..2 {
+        world.ask("away.default.svc.cluster.local.", RecordType::A).await;
+    }
+    let object = |name: &str| vec![Cause::Service(Arc::new(crate::cluster::ObjectKey::new("default", name)))];
+    for (name, answers, source, causes) in [
+        ("web.default.svc.cluster.local", vec!["10.96.1.1"], Source::Cluster, object("web")),
+        ("away.default.svc.cluster.local", vec!["api.example.com.", "192.0.2.7"], Source::Upstream, object("away")),
+        ("away.default.svc.cluster.local", vec!["api.example.com.", "192.0.2.7"], Source::Cache, object("away")),
+    ] {
+        let event = events.recv().await.unwrap();
+        assert_eq!((event.name.as_str(), event.record_type, event.code), (name, RecordType::A, ResponseCode::NoError));
+        assert_eq!(
+            (&event.answers, event.count, event.source),
+            (&answers.into_iter().map(String::from).collect(), event.answers.len(), source)
+        );
+        assert_eq!((&event.causes, event.client.ip()), (&causes, IpAddr::from([127, 0, 0, 1])));
+    }
 }
