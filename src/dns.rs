@@ -1,14 +1,85 @@
-//! Cluster DNS.
+//! Cluster DNS: Service discovery by name, as the Kubernetes DNS specification (schema version 1.1.0) has it.
+//!
+//! ```text
+//! cluster::Cluster ──changes──> follow ──publishes──> records::Index
+//!                                                          │ load, without a lock
+//! sockets ──message──> server ──question──> wire ──name──> answer (pure) ──plain data──> wire ──reply──> sockets
+//!                         └──names of others──> cache, forward ──> the host's resolvers
+//! ```
+//!
+//! * [`zone`]: which names are ours. [`records`]: what the objects mean, as an index. [`answer`]: answers, rules D1-D9.
+//! * [`follow`]: keeps the index in step; its [`Applied`] tells how far the answers are.
+//! * [`wire`]: messages. [`server`]: sockets. [`forward`]: everybody else's names, with a cache.
+//! * [`metrics`]: counters, with their names. [`events`]: each question, for onlookers.
+//!
+//! A change is in the answers as soon as the informer cache has delivered it. Records about the cluster live 5 seconds
+//! with the clients. Left out, compared with CoreDNS: its plug-ins but `kubernetes`, `forward` and `cache`; zone
+//! transfers (refused); wildcards in names (gone there as well since 1.10); Pod names for addresses without a Pod
+//! (`pods insecure`), which would answer for Pods that are gone.
 
 pub mod answer;
-pub mod cache;
+mod cache;
+pub mod events;
 #[cfg(test)]
 mod fixtures;
 pub mod follow;
 pub mod forward;
-pub mod health;
+mod health;
 pub mod metrics;
 pub mod records;
 pub mod server;
 pub mod wire;
 pub mod zone;
+
+use std::future::Future;
+use std::net::{TcpListener, UdpSocket};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+pub use cache::{Key, Said};
+pub use events::{Event, Events};
+pub use follow::Applied;
+pub use forward::{ForwardConfig, Forwarder};
+pub use metrics::Metrics;
+pub use records::Index;
+pub use server::{Responder, Server, ServerConfig};
+pub use wire::Transport;
+pub use zone::Zone;
+
+use crate::cluster::Cluster;
+
+/// The parts of cluster DNS, wired.
+pub struct Dns {
+    pub index: Arc<Index>,
+    pub metrics: Arc<Metrics>,
+    pub forwarder: Arc<Forwarder>,
+    /// Answers messages, wherever they come from.
+    pub responder: Arc<Responder>,
+    applied: watch::Sender<Applied>,
+}
+
+impl Dns {
+    pub fn new(zone: Zone, forward: ForwardConfig) -> Self {
+        let (index, metrics) = (Arc::<Index>::default(), Arc::<Metrics>::default());
+        let forwarder = Arc::new(Forwarder::new(forward, Arc::clone(&metrics)));
+        let responder =
+            Responder::new(Arc::new(zone), Arc::clone(&index), Arc::clone(&forwarder), Arc::clone(&metrics));
+        Self { index, metrics, forwarder, responder: Arc::new(responder), applied: watch::Sender::default() }
+    }
+
+    /// The task that keeps the answers in step with the cluster; run it once.
+    pub fn follow(&self, cluster: Cluster) -> impl Future<Output = ()> + Send + use<> {
+        follow::follow(cluster, Arc::clone(&self.index), self.applied.clone())
+    }
+
+    /// A server on bound sockets; there can be several.
+    pub fn server(&self, config: ServerConfig, udp: Vec<UdpSocket>, tcp: Vec<TcpListener>) -> Server {
+        Server::new(config, Arc::clone(&self.responder), udp, tcp)
+    }
+
+    /// How far the answers have come. DNS is ready when `complete` turns true.
+    pub fn applied(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+}

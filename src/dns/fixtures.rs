@@ -1,11 +1,21 @@
-//! Objects for the tests of this part.
+//! Objects and counterparts for the tests of this part.
 
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use hickory_proto::op::Message;
+use hickory_proto::rr::{RData, Record};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::JoinSet;
 
 use super::records::Records;
+use super::wire::Transport;
 
 pub(super) fn object<K: DeserializeOwned>(value: Value) -> K {
     serde_json::from_value(value).expect("a well-formed object")
@@ -88,4 +98,68 @@ pub(super) fn records() -> Records {
     }
     records.change_pod(None, Some(&pod("web-1", &["10.244.1.5", "fd00:10:244:1::5"])));
     records
+}
+
+/// A resolver on loopback that says what it is told to.
+pub(super) struct FakeUpstream {
+    pub address: SocketAddr,
+    asked: Arc<AtomicUsize>,
+    _tasks: JoinSet<()>,
+}
+
+impl FakeUpstream {
+    pub async fn start(say: impl Fn(&Message, Transport) -> Option<Message> + Send + Sync + 'static) -> Self {
+        // The same port for both; another test may have taken the TCP one.
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+            if let Ok(tcp) = TcpListener::bind(udp.local_addr().expect("an address")).await {
+                break (udp, tcp);
+            }
+        };
+        let address = udp.local_addr().expect("an address");
+        let (say, asked) = (Arc::new(say), Arc::new(AtomicUsize::new(0)));
+        let mut tasks = JoinSet::new();
+        let (say_udp, asked_udp) = (Arc::clone(&say), Arc::clone(&asked));
+        tasks.spawn(async move {
+            let mut buffer = [0; 4096];
+            while let Ok((length, client)) = udp.recv_from(&mut buffer).await {
+                asked_udp.fetch_add(1, Relaxed);
+                let message = Message::from_vec(&buffer[..length]).expect("a good question");
+                if let Some(reply) = say_udp(&message, Transport::Udp) {
+                    let _ = udp.send_to(&reply.to_vec().expect("a good reply"), client).await;
+                }
+            }
+        });
+        tasks.spawn(async move {
+            while let Ok((mut stream, _)) = tcp.accept().await {
+                let mut bytes = vec![0; stream.read_u16().await.unwrap_or(0).into()];
+                if stream.read_exact(&mut bytes).await.is_err() {
+                    continue;
+                }
+                let message = Message::from_vec(&bytes).expect("a good question");
+                if let Some(reply) = say(&message, Transport::Tcp) {
+                    let reply = reply.to_vec().expect("a good reply");
+                    let length = u16::try_from(reply.len()).expect("a short reply");
+                    let _ = stream.write_all(&[&length.to_be_bytes(), reply.as_slice()].concat()).await;
+                }
+            }
+        });
+        Self { address, asked, _tasks: tasks }
+    }
+
+    /// The datagrams that have come.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Relaxed)
+    }
+}
+
+/// A reply that gives the name asked for these addresses.
+pub(super) fn reply_with(asked: &Message, addresses: &[[u8; 4]]) -> Message {
+    let mut reply = Message::response(asked.metadata.id, asked.metadata.op_code);
+    reply.add_queries(asked.queries.iter().cloned());
+    for address in addresses {
+        let data = RData::A(Ipv4Addr::from(*address).into());
+        reply.add_answer(Record::from_rdata(asked.queries[0].name().clone(), 300, data));
+    }
+    reply
 }

@@ -117,3 +117,106 @@ pub async fn follow(cluster: Cluster, index: Arc<Index>, applied: watch::Sender<
         applied.send_replace(now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster::Writers;
+    use crate::config::Network;
+    use crate::dns::answer::{Code, Data, Kind};
+    use crate::dns::fixtures::{namespace, object, pod, service, slice};
+    use crate::dns::zone::Zone;
+
+    struct World {
+        writers: Writers,
+        index: Arc<Index>,
+        applied: watch::Receiver<Applied>,
+        _task: tokio::task::JoinSet<()>,
+    }
+
+    fn start() -> World {
+        let (cluster, writers) = Cluster::new();
+        let (index, sender) = (Arc::<Index>::default(), watch::Sender::default());
+        let applied = sender.subscribe();
+        let mut task = tokio::task::JoinSet::new();
+        task.spawn(follow(cluster, Arc::clone(&index), sender));
+        World { writers, index, applied, _task: task }
+    }
+
+    impl World {
+        fn sync(&self) {
+            self.writers.namespaces.replace(vec![namespace("default")]);
+            self.writers.services.replace(vec![service("web", json!({"clusterIP": "10.96.1.1"}))]);
+            self.writers.slices.replace(Vec::new());
+            self.writers.pods.replace(vec![pod("web-1", &["10.244.1.5"])]);
+        }
+
+        async fn wait(&mut self, until: impl FnMut(&Applied) -> bool) -> Applied {
+            *self.applied.wait_for(until).await.expect("the task lives")
+        }
+
+        fn ask(&self, name: &str) -> (Code, Vec<Data>) {
+            let zone = Zone::new(&Network::default());
+            let answer = self.index.load().answer(&zone, name, Kind::A, &mut rand::rng()).expect("a name of ours");
+            (answer.code, answer.answers.into_iter().map(|record| record.data).collect())
+        }
+    }
+
+    fn a(last: u8) -> Data {
+        Data::A([10, 96, 1, last].into())
+    }
+
+    #[tokio::test]
+    async fn dns_is_ready_when_every_kind_has_been_read() {
+        let mut world = start();
+        world.writers.services.replace(vec![service("web", json!({"clusterIP": "10.96.1.1"}))]);
+        world.writers.slices.replace(Vec::new());
+        world.writers.pods.replace(Vec::new());
+        assert!(!world.wait(|applied| applied.services == 7).await.complete);
+        assert!(!world.index.load().complete);
+        world.writers.namespaces.replace(vec![namespace("default")]);
+        world.wait(|applied| applied.complete).await;
+        assert!(world.index.load().complete);
+    }
+
+    #[tokio::test]
+    async fn every_kind_of_change_reaches_the_answers() {
+        let mut world = start();
+        world.sync();
+        world.wait(|applied| applied.complete).await;
+        assert_eq!(world.ask("web.default.svc.cluster.local"), (Code::NoError, vec![a(1)]));
+        assert_eq!(world.ask("default.svc.cluster.local").0, Code::NoError);
+        assert_eq!(world.ask("10-244-1-5.default.pod.cluster.local").0, Code::NoError);
+
+        let mut changed = service("web", json!({"clusterIP": "None"}));
+        changed.metadata.resource_version = Some("8".into());
+        world.writers.services.apply(changed);
+        world.wait(|applied| applied.services == 8).await;
+        assert_eq!(world.ask("web.default.svc.cluster.local"), (Code::NoError, vec![]));
+
+        let mut endpoints = slice("web-x", "web", json!([]), json!([{"addresses": ["10.96.1.9"]}]));
+        endpoints.metadata.resource_version = Some("9".into());
+        world.writers.slices.apply(endpoints);
+        let applied = world.wait(|applied| applied.slices == 9).await;
+        assert_eq!(world.ask("web.default.svc.cluster.local"), (Code::NoError, vec![a(9)]));
+        assert_eq!(applied, Applied { complete: true, services: 8, slices: 9, pods: 0, namespaces: 0 });
+        assert_eq!(world.index.load().serial, 9);
+
+        world.writers.slices.delete(&ObjectKey::new("default", "web-x"));
+        world.writers.services.delete(&ObjectKey::new("default", "web"));
+        world.writers.pods.delete(&ObjectKey::new("default", "web-1"));
+        world.writers.namespaces.delete(&ObjectKey::new("", "default"));
+        // A last change of a known version tells that those before it, or of other kinds, are in too.
+        let mut last = object::<Namespace>(json!({"metadata": {"name": "last", "resourceVersion": "20"}}));
+        world.writers.namespaces.apply(last.clone());
+        world.wait(|applied| applied.namespaces == 20).await;
+        last.metadata.resource_version = Some("21".into());
+        world.writers.namespaces.apply(last);
+        world.wait(|applied| applied.namespaces == 21).await;
+        for name in ["web.default.svc", "10-244-1-5.default.pod", "default.svc"] {
+            assert_eq!(world.ask(&format!("{name}.cluster.local")).0, Code::NxDomain, "{name}");
+        }
+    }
+}

@@ -253,22 +253,21 @@ fn service_key(namespace: &str, name: &str) -> Arc<str> {
 
 impl ServiceEntry {
     fn of(service: &Service) -> Self {
-        let spec = service.spec.clone().unwrap_or_default();
-        let kind = if spec.type_.as_deref() == Some("ExternalName") {
-            let target = spec.external_name.unwrap_or_default();
+        let spec = service.spec.as_ref();
+        let cluster_ip = spec.and_then(|spec| spec.cluster_ip.as_deref());
+        let kind = if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
+            let target = spec.and_then(|spec| spec.external_name.as_deref()).unwrap_or_default();
             ServiceKind::External(target.trim_end_matches('.').to_ascii_lowercase().into())
-        } else if spec.cluster_ip.as_deref() == Some("None") {
+        } else if cluster_ip == Some("None") {
             ServiceKind::Headless
         } else {
-            let vips: Vec<IpAddr> =
-                spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).filter_map(|ip| ip.parse().ok()).collect();
+            let all = spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten().map(String::as_str);
+            let vips: Vec<IpAddr> = all.chain(cluster_ip).filter_map(|ip| ip.parse().ok()).collect();
             ServiceKind::Vips { v4: first_v4(&vips), v6: first_v6(&vips) }
         };
-        let ports = spec.ports.unwrap_or_default();
-        let ports = ports
-            .iter()
-            .filter_map(|port| Port::of(port.name.as_deref(), port.protocol.as_deref(), port.port))
-            .collect();
+        let ports = spec.and_then(|spec| spec.ports.as_ref()).into_iter().flatten();
+        let ports =
+            ports.filter_map(|port| Port::of(port.name.as_deref(), port.protocol.as_deref(), port.port)).collect();
         Self { object: Arc::new(ObjectKey::of(service)), kind, ports }
     }
 

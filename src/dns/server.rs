@@ -20,7 +20,7 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::Name;
@@ -31,7 +31,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, trace, warn};
 
+use super::answer::Cause;
 use super::cache::{Key, Said};
+use super::events::{Events, Seen, Source};
 use super::forward::{ForwardError, Forwarder};
 use super::metrics::{Metrics, count};
 use super::records::Index;
@@ -67,6 +69,7 @@ pub struct Responder {
     index: Arc<Index>,
     forwarder: Arc<Forwarder>,
     metrics: Arc<Metrics>,
+    events: Events,
 }
 
 /// What a message leads to.
@@ -82,23 +85,28 @@ enum Step {
 struct Pending {
     request: Request,
     question: Query,
-    transport: Transport,
+    seen: Seen,
     key: Key,
     /// The name of the key.
     name: Name,
-    /// The aliases inside the cluster that led to the name outside.
-    aliases: Option<Reply>,
+    /// The aliases inside the cluster that led to the name outside, and what they rest on.
+    aliases: Option<(Reply, Vec<Cause>)>,
 }
 
 impl Responder {
     pub fn new(zone: Arc<Zone>, index: Arc<Index>, forwarder: Arc<Forwarder>, metrics: Arc<Metrics>) -> Self {
-        Self { zone, index, forwarder, metrics }
+        Self { zone, index, forwarder, metrics, events: Events::default() }
+    }
+
+    /// Every question from now on, for those who look on.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// The reply to a message, asking upstreams where needed; `None` where silence is the answer.
-    pub async fn respond(&self, message: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    pub async fn respond(&self, message: &[u8], client: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
         let mut out = Vec::new();
-        match self.step(message, transport, &mut out) {
+        match self.step(message, client, transport, &mut out) {
             Step::Ignore => return None,
             Step::Reply => {}
             Step::Ask(pending) => self.finish(*pending, &mut out).await,
@@ -106,7 +114,8 @@ impl Responder {
         Some(out)
     }
 
-    fn step(&self, message: &[u8], transport: Transport, out: &mut Vec<u8>) -> Step {
+    fn step(&self, message: &[u8], client: SocketAddr, transport: Transport, out: &mut Vec<u8>) -> Step {
+        let seen = Seen { client, transport, since: Instant::now() };
         let (request, question) = match wire::parse(message) {
             Ok(parsed) => parsed,
             Err(Rejection::Silent) => {
@@ -137,19 +146,20 @@ impl Responder {
             };
             let Some(outside) = answer.outside.filter(|_| reply.code == ResponseCode::NoError) else {
                 self.send(&request, &reply, transport, out);
+                self.events.emit(&seen, (&key.name, key.record_type), &reply, Source::Cluster, &answer.causes);
                 return Step::Reply;
             };
             // The alias' target has just been written into a record, so it is a name.
             name = wire::to_name(&outside).ok();
             key.name = outside.as_ref().to_owned();
-            aliases = Some(reply);
+            aliases = Some((reply, answer.causes));
         }
         let cached = self.forwarder.cached(&key);
         let name = name.unwrap_or_else(|| question.name().to_lowercase());
-        let pending = Pending { request, question, transport, key, name, aliases };
+        let pending = Pending { request, question, seen, key, name, aliases };
         match cached {
             Some(said) => {
-                self.complete(pending, Ok(said), out);
+                self.complete(pending, Ok(said), Source::Cache, out);
                 Step::Reply
             }
             None => Step::Ask(Box::new(pending)),
@@ -158,11 +168,11 @@ impl Responder {
 
     async fn finish(&self, pending: Pending, out: &mut Vec<u8>) {
         let said = self.forwarder.ask(pending.key.clone(), pending.name.clone()).await;
-        self.complete(pending, said, out);
+        self.complete(pending, said, Source::Upstream, out);
     }
 
     /// Replies with what an upstream said.
-    fn complete(&self, pending: Pending, said: Result<Said, ForwardError>, out: &mut Vec<u8>) {
+    fn complete(&self, pending: Pending, said: Result<Said, ForwardError>, source: Source, out: &mut Vec<u8>) {
         let mut reply = match said {
             Ok(said) => Reply {
                 authentic: said.authentic,
@@ -172,18 +182,27 @@ impl Responder {
             },
             Err(e) => Reply::failure(NO_REACHABLE_AUTHORITY, e.to_string()),
         };
-        if let Some(aliases) = pending.aliases {
+        let mut causes = Vec::new();
+        let asked = pending.question.name();
+        if let Some((aliases, objects)) = pending.aliases {
+            causes = objects;
             reply.authoritative = true;
             reply.authentic = false;
             reply.answers.splice(..0, aliases.answers);
         } else {
             // The upstream was asked in small letters; the client sees its own.
-            let asked = pending.question.name();
             for record in reply.answers.iter_mut().filter(|record| record.name == *asked) {
                 record.name = asked.clone();
             }
         }
-        self.send(&pending.request, &reply, pending.transport, out);
+        self.send(&pending.request, &reply, pending.seen.transport, out);
+        self.events.emit(
+            &pending.seen,
+            (&wire::to_text(asked), pending.question.query_type()),
+            &reply,
+            source,
+            &causes,
+        );
     }
 
     fn send(&self, request: &Request, reply: &Reply, transport: Transport, out: &mut Vec<u8>) {
@@ -255,7 +274,7 @@ async fn serve_udp(socket: Arc<tokio::net::UdpSocket>, responder: Arc<Responder>
         for _ in 0..BURST {
             match received {
                 Ok((length, client)) => {
-                    match responder.step(&message[..length], Transport::Udp, &mut out) {
+                    match responder.step(&message[..length], client, Transport::Udp, &mut out) {
                         Step::Ignore => {}
                         Step::Reply => reply_to(&socket, &out, client).await,
                         Step::Ask(question) => {
@@ -317,7 +336,7 @@ async fn serve_tcp(
                 let (responder, stop) = (Arc::clone(&responder), stop.clone());
                 connections.spawn(async move {
                     let _place = place;
-                    if let Err(e) = serve_connection(stream, &responder, idle, &stop).await {
+                    if let Err(e) = serve_connection(stream, client, &responder, idle, &stop).await {
                         debug!(%client, error = %e, "connection ended");
                     }
                 });
@@ -335,6 +354,7 @@ async fn serve_tcp(
 /// Questions and replies, each with its length before it, one after the other.
 async fn serve_connection(
     mut stream: tokio::net::TcpStream,
+    client: SocketAddr,
     responder: &Responder,
     idle: Duration,
     stop: &CancellationToken,
@@ -354,7 +374,7 @@ async fn serve_connection(
         let mut message = vec![0; length.into()];
         timeout(idle, stream.read_exact(&mut message)).await??;
         // What is no question at all ends the connection: its next bytes are not to be trusted either.
-        let Some(reply) = responder.respond(&message, Transport::Tcp).await else { return Ok(()) };
+        let Some(reply) = responder.respond(&message, client, Transport::Tcp).await else { return Ok(()) };
         let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
         framed.clear();
         framed.extend_from_slice(&length.to_be_bytes());

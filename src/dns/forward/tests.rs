@@ -1,1 +1,238 @@
+use std::sync::atomic::Ordering::Relaxed;
 
+use hickory_proto::rr::rdata::SOA;
+use hickory_proto::rr::{RData, Record, RecordType};
+
+use super::*;
+use crate::config::Network;
+use crate::dns::fixtures::{FakeUpstream, reply_with};
+use crate::dns::wire::Transport;
+
+const FAST: Timing = Timing { patience: Duration::from_millis(60), deadline: Duration::from_millis(300) };
+
+fn forwarder(upstreams: &[SocketAddr]) -> Forwarder {
+    let config = ForwardConfig { upstreams: upstreams.to_vec(), timing: FAST, ..ForwardConfig::default() };
+    Forwarder::new(config, Arc::default())
+}
+
+fn key(name: &str) -> Key {
+    Key { name: name.into(), record_type: RecordType::A, dnssec_ok: false, checking_disabled: false }
+}
+
+async fn ask(forwarder: &Forwarder, name: &str) -> Result<Said, ForwardError> {
+    forwarder.ask(key(name), Name::from_ascii(format!("{name}.")).unwrap()).await
+}
+
+fn v4(said: &Said) -> Vec<String> {
+    said.answers.iter().map(|record| record.data.to_string()).collect()
+}
+
+/// A resolver that gives every name this address.
+async fn giving(address: [u8; 4]) -> FakeUpstream {
+    FakeUpstream::start(move |asked, _| Some(reply_with(asked, &[address]))).await
+}
+
+async fn failing(code: ResponseCode) -> FakeUpstream {
+    FakeUpstream::start(move |asked, _| {
+        let mut reply = reply_with(asked, &[]);
+        reply.metadata.response_code = code;
+        Some(reply)
+    })
+    .await
+}
+
+async fn silent() -> FakeUpstream {
+    FakeUpstream::start(|_, _| None).await
+}
+
+/// An address where nobody listens.
+async fn closed() -> SocketAddr {
+    UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn answer_comes_through_and_is_kept() {
+    let upstream = giving([192, 0, 2, 7]).await;
+    let forwarder = forwarder(&[upstream.address]);
+    assert!(forwarder.cached(&key("example.com")).is_none());
+    assert_eq!(v4(&ask(&forwarder, "example.com").await.unwrap()), ["192.0.2.7"]);
+    assert_eq!(v4(&forwarder.cached(&key("example.com")).unwrap()), ["192.0.2.7"]);
+    assert!(forwarder.cached(&key("example.org")).is_none());
+    let metrics = &forwarder.metrics;
+    let counts = [&metrics.forwarded, &metrics.cache_hits, &metrics.cache_misses].map(|c| c.load(Relaxed));
+    assert_eq!((counts, upstream.asked()), ([1, 1, 2], 1));
+}
+
+#[tokio::test]
+async fn absence_comes_through_with_its_soa_and_is_kept() {
+    let upstream = FakeUpstream::start(|asked, _| {
+        let mut reply = reply_with(asked, &[]);
+        reply.metadata.response_code = ResponseCode::NXDomain;
+        let root = Name::root();
+        let soa = SOA::new(root.clone(), root.clone(), 1, 1, 1, 1, 60);
+        reply.add_authority(Record::from_rdata(root, 60, RData::SOA(soa)));
+        Some(reply)
+    })
+    .await;
+    let forwarder = forwarder(&[upstream.address]);
+    let said = ask(&forwarder, "none.example.com").await.unwrap();
+    assert_eq!((said.code, said.authority.len()), (ResponseCode::NXDomain, 1));
+    assert_eq!(forwarder.cached(&key("none.example.com")).unwrap().code, ResponseCode::NXDomain);
+}
+
+#[tokio::test]
+async fn silent_upstream_costs_a_head_start_once_and_then_nothing() {
+    let (silent, good) = (silent().await, giving([192, 0, 2, 7]).await);
+    let forwarder = forwarder(&[silent.address, good.address]);
+    let start = Instant::now();
+    assert_eq!(v4(&ask(&forwarder, "a.example.com").await.unwrap()), ["192.0.2.7"]);
+    assert!(start.elapsed() >= FAST.patience);
+    assert_eq!(forwarder.upstreams(), [(silent.address, true), (good.address, false)]);
+    let before = silent.asked();
+    assert!(ask(&forwarder, "b.example.com").await.is_ok());
+    assert_eq!(silent.asked(), before);
+}
+
+#[tokio::test]
+async fn without_any_answer_it_fails_by_the_deadline_and_then_at_once() {
+    let silent = silent().await;
+    let forwarder = forwarder(&[silent.address]);
+    let start = Instant::now();
+    let error = ask(&forwarder, "a.example.com").await.unwrap_err();
+    assert_eq!(error, ForwardError::Silent(format!("{}: no answer", silent.address)));
+    assert!(start.elapsed() >= FAST.deadline);
+    // The question was repeated, in case it had been lost.
+    assert!(silent.asked() > 1);
+    let before = silent.asked();
+    let error = ask(&forwarder, "b.example.com").await.unwrap_err();
+    assert_eq!(error, ForwardError::Silent(format!("{} did not a moment ago", silent.address)));
+    assert_eq!(silent.asked(), before);
+    assert_eq!(forwarder.metrics.forward_failures.load(Relaxed), 2);
+}
+
+#[tokio::test]
+async fn lost_question_is_asked_again() {
+    let seen = std::sync::atomic::AtomicU32::new(0);
+    let upstream = FakeUpstream::start(move |asked, _| {
+        (seen.fetch_add(1, Relaxed) > 0).then(|| reply_with(asked, &[[192, 0, 2, 7]]))
+    })
+    .await;
+    assert!(ask(&forwarder(&[upstream.address]), "example.com").await.is_ok());
+    assert_eq!(upstream.asked(), 2);
+}
+
+#[tokio::test]
+async fn closed_port_is_passed_over_without_waiting() {
+    let good = giving([192, 0, 2, 7]).await;
+    let timing = Timing { patience: Duration::from_secs(60), deadline: Duration::from_secs(120) };
+    let config = ForwardConfig { upstreams: vec![closed().await, good.address], timing, ..ForwardConfig::default() };
+    let start = Instant::now();
+    assert_eq!(v4(&ask(&Forwarder::new(config, Arc::default()), "example.com").await.unwrap()), ["192.0.2.7"]);
+    assert!(start.elapsed() < timing.patience);
+}
+
+#[tokio::test]
+async fn refusals_lead_to_the_next_and_stand_if_there_is_no_better() {
+    let (refusing, failing) = (failing(ResponseCode::Refused).await, failing(ResponseCode::ServFail).await);
+    let good = giving([192, 0, 2, 7]).await;
+    let said = ask(&forwarder(&[refusing.address, failing.address, good.address]), "example.com").await.unwrap();
+    assert_eq!(v4(&said), ["192.0.2.7"]);
+    let alone = forwarder(&[refusing.address, failing.address]);
+    assert_eq!(ask(&alone, "example.com").await.unwrap().code, ResponseCode::Refused);
+    assert!(alone.cached(&key("example.com")).is_none());
+}
+
+#[tokio::test]
+async fn cut_reply_is_fetched_over_tcp() {
+    let upstream = FakeUpstream::start(|asked, transport| {
+        let mut reply = reply_with(asked, &[[192, 0, 2, 1], [192, 0, 2, 2]]);
+        if transport == Transport::Udp {
+            reply.answers.pop();
+            reply.metadata.truncation = true;
+        }
+        Some(reply)
+    })
+    .await;
+    let said = ask(&forwarder(&[upstream.address]), "example.com").await.unwrap();
+    assert_eq!(v4(&said), ["192.0.2.1", "192.0.2.2"]);
+}
+
+#[tokio::test]
+async fn resolver_from_before_edns_is_asked_without() {
+    let upstream = FakeUpstream::start(|asked, _| {
+        let mut reply = reply_with(asked, &[[192, 0, 2, 7]]);
+        if asked.edns.is_some() {
+            reply.answers.clear();
+            reply.metadata.response_code = ResponseCode::FormErr;
+        }
+        Some(reply)
+    })
+    .await;
+    assert_eq!(v4(&ask(&forwarder(&[upstream.address]), "example.com").await.unwrap()), ["192.0.2.7"]);
+}
+
+#[tokio::test]
+async fn replies_to_other_questions_are_not_believed() {
+    for spoil in [
+        (|reply: &mut Message| reply.metadata.id ^= 1) as fn(&mut Message),
+        |reply| reply.queries[0] = Query::query(Name::from_ascii("evil.example.").unwrap(), RecordType::A),
+        |reply| reply.queries.clear(),
+        |reply| reply.metadata.message_type = MessageType::Query,
+    ] {
+        let upstream = FakeUpstream::start(move |asked, _| {
+            let mut reply = reply_with(asked, &[[192, 0, 2, 66]]);
+            spoil(&mut reply);
+            Some(reply)
+        })
+        .await;
+        assert!(matches!(ask(&forwarder(&[upstream.address]), "example.com").await, Err(ForwardError::Silent(_))));
+    }
+}
+
+#[tokio::test]
+async fn stub_domains_have_resolvers_of_their_own() {
+    let (general, corp, deep) =
+        (giving([192, 0, 2, 1]).await, giving([192, 0, 2, 2]).await, giving([192, 0, 2, 3]).await);
+    let config = ForwardConfig {
+        upstreams: vec![general.address],
+        stubs: vec![("Corp.example.".into(), vec![corp.address]), ("deep.corp.example".into(), vec![deep.address])],
+        timing: FAST,
+    };
+    let forwarder = Forwarder::new(config, Arc::default());
+    for (name, address) in [
+        ("example.com", "192.0.2.1"),
+        ("corp.example", "192.0.2.2"),
+        ("a.corp.example", "192.0.2.2"),
+        ("xcorp.example", "192.0.2.1"),
+        ("a.deep.corp.example", "192.0.2.3"),
+    ] {
+        assert_eq!(v4(&ask(&forwarder, name).await.unwrap()), [address], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn without_upstreams_it_fails_at_once_and_says_what_to_do() {
+    let error = ask(&forwarder(&[]), "example.com").await.unwrap_err();
+    assert!(error.to_string().contains("--dns-upstream"));
+}
+
+#[test]
+fn resolvers_of_the_host_are_read_and_those_inside_the_cluster_left_out() {
+    let text = b"# a comment\nsearch corp.example\nnameserver 127.0.0.53\nnameserver 10.96.0.10\nnameserver fd00:10:96::a\nnameserver 2001:db8::53\noptions edns0 trust-ad\nnonsense here\n";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("resolv.conf");
+    std::fs::write(&path, text).unwrap();
+    let zone = Zone::new(&Network::default());
+    let upstreams = |given: &[SocketAddr]| ForwardConfig::new(given, &path, &zone).upstreams;
+    assert_eq!(upstreams(&[]), ["127.0.0.53:53".parse().unwrap(), "[2001:db8::53]:53".parse().unwrap()]);
+    let given = "127.0.0.1:5353".parse().unwrap();
+    assert_eq!(upstreams(&[given]), [given]);
+    std::fs::remove_file(&path).unwrap();
+    assert!(upstreams(&[]).is_empty());
+}
+
+#[test]
+fn a_scoped_resolver_keeps_its_interface() {
+    let servers = nameservers(b"nameserver fe80::1%lo\nnameserver fe80::2%7\nnameserver fe80::3%no-such-interface\n");
+    assert_eq!(servers, ["[fe80::1%1]:53".parse().unwrap(), "[fe80::2%7]:53".parse::<SocketAddr>().unwrap()]);
+}
