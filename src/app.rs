@@ -1,5 +1,6 @@
 //! The one place where everything is built, bound and wired. The real addresses come back in [`Running`].
 
+mod adapters;
 mod control_plane;
 mod ranges;
 
@@ -25,11 +26,12 @@ use crate::config::{CLUSTER_API_PORT, Config, DNS_PORT};
 use crate::controllers::{self, Controllers, ControllersConfig};
 use crate::dashboard::{self, DashboardConfig};
 use crate::dns;
+use crate::events::Recorder;
 use crate::lifecycle::Readiness;
-use crate::plan;
+use crate::node::{Agents, AgentsConfig};
 use crate::router::{Router, RouterConfig};
 use crate::store::{DirLock, Store};
-use crate::netlink;
+use crate::{netlink, node, plan};
 
 pub use ranges::{RangeClash, check as check_ranges};
 
@@ -51,6 +53,7 @@ pub struct Running {
     pub readiness: Readiness,
     pub cluster: Cluster,
     api: Api,
+    agents: Agents,
     router: Arc<Router>,
     tasks: JoinSet<()>,
     connections: TaskTracker,
@@ -115,7 +118,9 @@ pub async fn build(config: Config) -> Result<Running> {
     drop(api_ready);
 
     let client = |user: &str| api.client(Identity::system(user));
-    controllers::bootstrap(client("system:apiserver"), &config.network).await.context("cannot make the system's objects")?;
+    controllers::bootstrap(client("system:apiserver"), &config.network)
+        .await
+        .context("cannot make the system's objects")?;
     let (cluster, writers) = Cluster::new();
     writers.run(&client("system:kube-controller-manager"), &mut tasks);
     Controllers::start(
@@ -124,7 +129,7 @@ pub async fn build(config: Config) -> Result<Running> {
             cluster: cluster.clone(),
             network: config.network.clone(),
             root_ca_pem: authority.cert_pem().to_owned(),
-            resources: api.registry().resources().map(|(resource, namespaced)| controllers::Kind { resource, namespaced }).collect(),
+            resources: api.registry().resources().collect(),
         },
         &mut tasks,
     );
@@ -139,7 +144,24 @@ pub async fn build(config: Config) -> Result<Running> {
         }
     });
     start_dns(&config, &cluster, &control_plane, dns_ready, &stopping, &mut tasks)?;
-    drop(nodes_ready);
+    let agents = Agents::start(AgentsConfig {
+        nodes: config.nodes,
+        network: config.network.clone(),
+        data_dir: config.data_dir.clone(),
+        client: client("system:node"),
+        cluster: cluster.clone(),
+        ports: Arc::clone(&router) as Arc<dyn crate::router::Ports>,
+        events: Arc::new(adapters::NodeEvents(Recorder::new(client("system:node"), "kubelet", None))),
+        timings: node::Timings::default(),
+    })
+    .await?;
+    api.set_log_source(Arc::new(adapters::NodeLogs(agents.clone())));
+    let nodes = agents.clone();
+    tasks.spawn(async move {
+        nodes.ready().await;
+        drop(nodes_ready);
+    });
+
     let token = dashboard::new_token();
     let dashboard_url = format!("http://{}/?token={token}", addresses.ui);
     let address_file = config.data_dir.join(dashboard::ADDRESS_FILE);
@@ -168,6 +190,7 @@ pub async fn build(config: Config) -> Result<Running> {
         readiness,
         cluster,
         api,
+        agents,
         router,
         tasks,
         connections,
@@ -191,6 +214,7 @@ impl Running {
     /// Ends everything in order: Pods, connections, data plane, store. Runs every step, also after one failed.
     pub async fn shutdown(mut self, limit: Duration) {
         let drained = tokio::time::timeout(limit, async {
+            self.agents.shutdown(limit / 2).await;
             self.stopping.cancel();
             self.connections.close();
             self.connections.wait().await;
@@ -270,7 +294,9 @@ async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener> {
 
 fn make_private_dir(dir: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| {
-        format!("cannot make the data directory {}: choose another with --data-dir", dir.display())
-    })
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot make the data directory {}: choose another with --data-dir", dir.display()))
 }

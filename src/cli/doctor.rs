@@ -44,9 +44,7 @@ fn kernel() -> Finding {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     match version {
-        version if version < OLDEST_KERNEL => {
-            Finding::Wrong(format!("Linux {release} is too old: boot 5.11 or newer"))
-        }
+        version if version < OLDEST_KERNEL => Finding::Wrong(format!("Linux {release} is too old: boot 5.11 or newer")),
         version if version < BEST_KERNEL => Finding::Slow(format!("Linux {release}: UDP segmentation comes with 6.2")),
         _ => Finding::Fine(format!("Linux {release}")),
     }

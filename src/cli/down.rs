@@ -21,7 +21,9 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let dir = args.data_dir.data_dir;
     let pid = match DirLock::acquire(&dir) {
         Err(LockError::InUse { pid: Some(pid), .. }) => pid,
-        Err(LockError::InUse { pid: None, .. }) => return Err(anyhow!("the cluster is just starting: try again").into()),
+        Err(LockError::InUse { pid: None, .. }) => {
+            return Err(anyhow!("the cluster is just starting: try again").into());
+        }
         Ok(_) | Err(LockError::Io { .. }) => {
             println!("no cluster is running in {}", dir.display());
             return Ok(());
@@ -38,7 +40,9 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let ended = rustix::event::poll(&mut fds, timeout.as_ref()).context("cannot wait for the process")?;
     if ended == 0 {
         let pid = pid.as_raw_nonzero();
-        return Err(anyhow!("process {pid} is still draining after {} s: wait, or `kill -9 {pid}`", args.timeout).into());
+        return Err(
+            anyhow!("process {pid} is still draining after {} s: wait, or `kill -9 {pid}`", args.timeout).into()
+        );
     }
     println!("stopped");
     Ok(())

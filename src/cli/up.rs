@@ -76,9 +76,17 @@ impl Args {
 
     pub(super) fn config(&self) -> Result<Config, Failure> {
         let data_dir = std::path::absolute(&self.data_dir.data_dir).context("bad --data-dir")?;
-        let store = if self.in_memory { StoreConfig::in_memory() } else { StoreConfig::at(data_dir.join("vipyard.db")) };
+        let store =
+            if self.in_memory { StoreConfig::in_memory() } else { StoreConfig::at(data_dir.join("vipyard.db")) };
         let mut network = Network::default();
-        override_range("--service-cidr", &self.service_cidr, &mut network.service_v4, &mut network.service_v6, (12, 28), (64, 124))?;
+        override_range(
+            "--service-cidr",
+            &self.service_cidr,
+            &mut network.service_v4,
+            &mut network.service_v6,
+            (12, 28),
+            (64, 124),
+        )?;
         override_range("--pod-cidr", &self.pod_cidr, &mut network.pod_v4, &mut network.pod_v6, (8, 16), (32, 56))?;
         override_range("--node-cidr", &self.node_cidr, &mut network.node_v4, &mut network.node_v6, (8, 24), (32, 64))?;
         override_range("--lb-cidr", &self.lb_cidr, &mut network.lb_v4, &mut network.lb_v6, (12, 30), (64, 126))?;
@@ -142,7 +150,8 @@ pub(super) fn start(
         // Before any thread exists: a process with threads cannot enter a user namespace.
         sys::userns::enter().context("a cluster without root needs a user namespace")?;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
         let mut signals = Signals::listen().context("cannot listen for signals")?;
         let starting = app::build(config);
