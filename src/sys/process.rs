@@ -12,7 +12,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use rustix::process::{Signal, WaitId, WaitIdOptions};
-use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
@@ -180,20 +180,23 @@ impl Spawner {
 
 fn start(launch: &Launch) -> io::Result<OwnedFd> {
     match &launch.place {
-        Place::New => clone_and_exec(launch, libc::CLONE_NEWPID | libc::CLONE_NEWNS),
-        Place::With(neighbour) => {
-            let own = std::fs::File::open("/proc/self/ns/pid")?;
-            move_into_thread_name_spaces(neighbour.as_fd(), ThreadNameSpaceType::PROCESS_ID)?;
-            let child = clone_and_exec(launch, 0);
-            // This changes where the thread's *children* begin, so it must be undone before the next job.
-            move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
-            child
-        }
+        Place::New => clone_and_exec(launch, libc::CLONE_NEWPID | libc::CLONE_NEWNS, libc::SIGKILL),
+        // Where a thread's children begin can't be set back to the machine's own process ids without being root of
+        // the machine, so it is changed for a thread that ends at once. Such a process needs no death signal: it ends
+        // with its neighbour's namespace.
+        Place::With(neighbour) => thread::scope(|scope| {
+            let beside = thread::Builder::new().name("exec".to_owned()).stack_size(256 * 1024);
+            let beside = beside.spawn_scoped(scope, || {
+                move_into_thread_name_spaces(neighbour.as_fd(), ThreadNameSpaceType::PROCESS_ID)?;
+                clone_and_exec(launch, 0, 0)
+            })?;
+            beside.join().unwrap_or_else(|_| Err(io::Error::other("the starting thread failed")))
+        }),
     }
 }
 
-/// Forks with `flags` and executes this program again in the child.
-fn clone_and_exec(launch: &Launch, flags: libc::c_int) -> io::Result<OwnedFd> {
+/// Forks with `flags` and executes this program again in the child, which gets `death_signal` when this thread ends.
+fn clone_and_exec(launch: &Launch, flags: libc::c_int, death_signal: libc::c_int) -> io::Result<OwnedFd> {
     let name = CString::from(c"vipyard");
     let mut argv: Vec<*const c_char> = vec![name.as_ptr()];
     argv.extend(launch.args.iter().map(|arg| arg.as_ptr()));
@@ -215,7 +218,7 @@ fn clone_and_exec(launch: &Launch, flags: libc::c_int) -> io::Result<OwnedFd> {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             // SAFETY: this is the child of a clone; the vectors were made before it.
-            unsafe { exec_child(stdio, &inherit, argv.as_ptr(), envp.as_ptr()) }
+            unsafe { exec_child(stdio, &inherit, argv.as_ptr(), envp.as_ptr(), death_signal) }
         }
         // SAFETY: the kernel has just made this descriptor for us and nothing else owns it.
         _ => Ok(unsafe { OwnedFd::from_raw_fd(pidfd) }),
@@ -232,10 +235,11 @@ unsafe fn exec_child(
     inherit: &[RawFd],
     argv: *const *const c_char,
     envp: *const *const c_char,
+    death_signal: libc::c_int,
 ) -> ! {
     // SAFETY: plain system calls on numbers that the parent holds open; no memory is touched but the arguments.
     unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        libc::prctl(libc::PR_SET_PDEATHSIG, death_signal);
         for (target, source) in (0..).zip(stdio) {
             libc::dup2(source, target);
         }

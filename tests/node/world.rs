@@ -82,7 +82,9 @@ impl World {
             *last.lock() = status.clone();
             wanted(&status).then_some(status)
         });
-        found.await.unwrap_or_else(|| panic!("status of {name} stays {:#}", last.lock()))
+        found
+            .await
+            .unwrap_or_else(|| panic!("status of {name} stays {:#}; events {:?}", last.lock(), self.api.events.lock()))
     }
 
     /// Waits until the Pod's object is gone.
