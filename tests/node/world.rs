@@ -47,6 +47,7 @@ impl World {
             events: Mutex::default(),
         });
         prepare(&api);
+        api.writers.pods.mark_synced();
         let hub = Arc::new(Hub::default());
         let dir = tempfile::tempdir().expect("a folder for the test");
         let config = AgentsConfig {
