@@ -254,19 +254,27 @@ impl Agents {
 }
 
 impl Inner {
-    /// Takes the news of Pods to their tasks.
+    /// Takes the news of Pods to their tasks. Pods that have an address from an earlier run come first, so that no new
+    /// Pod is given what one of them has.
     async fn dispatch(self: Arc<Self>) {
         let mut changes = self.shared.cluster.pods.subscribe();
+        let mut early = Some(Vec::new());
         while let Some(change) = changes.recv().await {
-            match change {
-                Change::Applied { old, new } => {
+            match (change, &mut early) {
+                (Change::Applied { old: None, new }, Some(early)) => early.push(new),
+                (Change::Applied { old, new }, _) => {
                     if let Some(old) = old.filter(|old| old.uid() != new.uid()) {
                         self.gone(&old);
                     }
                     self.applied(new);
                 }
-                Change::Deleted(pod) => self.gone(&pod),
-                Change::Synced => {}
+                (Change::Deleted(pod), Some(early)) => early.retain(|known| known.uid() != pod.uid()),
+                (Change::Deleted(pod), None) => self.gone(&pod),
+                (Change::Synced, _) => {
+                    let mut pods = early.take().unwrap_or_default();
+                    pods.sort_by_key(|pod| pod.status.as_ref().is_none_or(|status| status.pod_ip.is_none()));
+                    pods.into_iter().for_each(|pod| self.applied(pod));
+                }
             }
         }
     }
@@ -279,9 +287,8 @@ impl Inner {
             let _ = worker.send(News::Object(pod));
             return;
         }
-        for container in pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers)) {
-            self.shared.registry.update(&ObjectKey::of(&*pod), &uid, &container.name, |_| ());
-        }
+        let containers = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers));
+        self.shared.registry.add(&ObjectKey::of(&*pod), &uid, containers.map(|container| container.name.as_str()));
         let (sender, queue) = mpsc::unbounded_channel();
         workers.insert(uid, sender.clone());
         self.tracker.spawn(Worker::new(Arc::clone(node), pod, sender, queue).run());

@@ -8,7 +8,6 @@ use http::Request;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
-use rustix::process::Signal;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -277,8 +276,6 @@ async fn run_command(argv: Vec<String>, target: &Target) -> Finding {
         Ok(child) => child,
         Err(e) => return failed(&e),
     };
-    let guard = KillOnDrop(Some(child));
-    let Some(child) = guard.0.as_ref() else { return failed(&"no process") };
     let mut text = Vec::new();
     let mut part = [0; 1024];
     while let Ok(n) = output.read(&mut part).await {
@@ -289,32 +286,10 @@ async fn run_command(argv: Vec<String>, target: &Target) -> Finding {
         let room = 10_240_usize.saturating_sub(text.len());
         text.extend_from_slice(&part[..n.min(room)]);
     }
-    let exit = child.wait().await;
-    guard.disarm();
-    match exit {
+    match child.wait().await {
         Ok(process::Exit::Code(0)) => Finding::Healthy,
         Ok(_) => Finding::Unhealthy(String::from_utf8_lossy(&text).into_owned()),
         Err(e) => failed(&e),
-    }
-}
-
-/// Kills and reaps a probe's command when the probe is given up.
-struct KillOnDrop(Option<process::Child>);
-
-impl KillOnDrop {
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        if let Some(child) = self.0.take() {
-            let _ = process::signal(&*child.pidfd(), Signal::KILL);
-            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                runtime.spawn(async move { child.wait().await });
-            }
-        }
     }
 }
 

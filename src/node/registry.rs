@@ -29,16 +29,22 @@ pub struct Entry {
     pub waiting: Option<String>,
 }
 
-/// By Pod, by uid, by container name: a Pod that was deleted and made again has two uids for a moment.
+/// The containers by Pod and name.
 #[derive(Debug, Default)]
 pub struct Registry {
-    pods: Mutex<HashMap<ObjectKey, (String, HashMap<String, Entry>)>>,
+    pods: Mutex<HashMap<ObjectKey, Containers>>,
+}
+
+/// A Pod that was deleted and made again has two tasks for a moment; what is here is the newer one's.
+#[derive(Debug, Default)]
+struct Containers {
+    uid: String,
+    entries: HashMap<String, Entry>,
 }
 
 impl Registry {
-    /// The container's entry, with whether the Pod has one of that name.
     pub fn get(&self, pod: &ObjectKey, container: &str) -> Option<Entry> {
-        self.pods.lock().get(pod)?.1.get(container).cloned()
+        self.pods.lock().get(pod)?.entries.get(container).cloned()
     }
 
     /// Whether the agents know the Pod.
@@ -46,20 +52,25 @@ impl Registry {
         self.pods.lock().contains_key(pod)
     }
 
+    /// Makes a Pod known, in place of an older one of the same name.
+    pub fn add<'a>(&self, pod: &ObjectKey, uid: &str, containers: impl IntoIterator<Item = &'a str>) {
+        let entries = containers.into_iter().map(|name| (name.to_owned(), Entry::default())).collect();
+        self.pods.lock().insert(pod.clone(), Containers { uid: uid.to_owned(), entries });
+    }
+
+    /// Changes a container's entry. News of a Pod that was replaced are dropped.
     pub fn update(&self, pod: &ObjectKey, uid: &str, container: &str, edit: impl FnOnce(&mut Entry)) {
         let mut pods = self.pods.lock();
-        let (owner, containers) = pods.entry(pod.clone()).or_default();
-        if owner != uid {
-            *owner = uid.to_owned();
-            containers.clear();
+        let containers = pods.get_mut(pod).filter(|containers| containers.uid == uid);
+        if let Some(entry) = containers.and_then(|containers| containers.entries.get_mut(container)) {
+            edit(entry);
         }
-        edit(containers.entry(container.to_owned()).or_default());
     }
 
     /// Forgets a Pod, unless another of the same name has taken its place.
     pub fn remove(&self, pod: &ObjectKey, uid: &str) {
         let mut pods = self.pods.lock();
-        if pods.get(pod).is_some_and(|(owner, _)| owner == uid) {
+        if pods.get(pod).is_some_and(|containers| containers.uid == uid) {
             pods.remove(pod);
         }
     }

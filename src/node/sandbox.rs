@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kube::ResourceExt;
@@ -47,11 +46,11 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Makes the sandbox. Blocks for a few milliseconds.
+    /// Makes the sandbox, with the address `claimed` or else a new one. Blocks for a few milliseconds.
     ///
     /// # Errors
     /// A [`SandboxError`]; whatever was made before it is given back.
-    pub fn create(node: &Arc<NodeContext>, pod: &Pod, uid: &str) -> Result<Self, SandboxError> {
+    pub fn create(node: &NodeContext, pod: &Pod, uid: &str, claimed: Option<DualAddr>) -> Result<Self, SandboxError> {
         let spec = pod.spec.clone().unwrap_or_default();
         let namespace = pod.namespace().unwrap_or_default();
         let shared = &node.shared;
@@ -65,7 +64,9 @@ impl Sandbox {
             return Ok(Self { ns, hostname: names.kernel, network: None, pod_ips, dir, dns_notes });
         }
 
-        let address = claim_or_allocate(node, pod)?;
+        let address = claimed
+            .or_else(|| node.ipam.lock().allocate())
+            .ok_or_else(|| SandboxError::NoAddress(node.name.clone()))?;
         let made = (|| {
             let ns = SandboxNs::create(&names.kernel).map_err(SandboxError::Namespace)?;
             netif::relax(&ns.net);
@@ -107,16 +108,6 @@ impl Sandbox {
             .map(|name| (self.dir.join("etc").join(name), Path::new("/etc").join(name)))
             .collect()
     }
-}
-
-/// A Pod that ran before a restart of vipyard keeps its address where it can, so that slices stay as they are.
-fn claim_or_allocate(node: &NodeContext, pod: &Pod) -> Result<DualAddr, SandboxError> {
-    let before: Option<IpAddr> = pod.status.as_ref().and_then(|s| s.pod_ip.as_deref()).and_then(|ip| ip.parse().ok());
-    let mut ipam = node.ipam.lock();
-    before
-        .and_then(|address| ipam.claim(address))
-        .or_else(|| ipam.allocate())
-        .ok_or_else(|| SandboxError::NoAddress(node.name.clone()))
 }
 
 fn write_files(

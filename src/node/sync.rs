@@ -37,6 +37,7 @@ use super::sandbox::Sandbox;
 use super::slot::{Active, Slot, Stop, slots};
 use super::status::{Phase, PodView, Role, pod_status};
 use crate::cluster::ObjectKey;
+use crate::config::DualAddr;
 use crate::images::Image;
 use crate::sys::process::{Exit, signal};
 
@@ -91,6 +92,8 @@ pub struct Worker {
     sender: mpsc::UnboundedSender<News>,
     stage: Stage,
     sandbox: Option<Sandbox>,
+    /// The address of an earlier run, until the sandbox takes it.
+    claimed: Option<DualAddr>,
     pod_ips: Vec<String>,
     slots: Vec<Slot>,
     start_time: Timestamp,
@@ -111,7 +114,8 @@ struct Retry {
 }
 
 impl Worker {
-    /// A task for a Pod that nothing is running of yet.
+    /// A task for a Pod that nothing is running of yet. A Pod that ran before vipyard was started anew keeps its
+    /// address, so that slices stay as they are and nobody else gets what they name.
     pub fn new(
         node: Arc<NodeContext>,
         pod: Arc<Pod>,
@@ -131,6 +135,7 @@ impl Worker {
         }
         let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let dying = pod.metadata.deletion_timestamp.is_some();
+        let claimed = if over || dying { None } else { claim(&node, &pod) };
         Self {
             key: ObjectKey::of(&*pod),
             uid: pod.uid().unwrap_or_default(),
@@ -138,6 +143,7 @@ impl Worker {
             sender,
             stage: if over || dying { Stage::Ended } else { Stage::Starting },
             sandbox: None,
+            claimed,
             pod_ips: Vec::new(),
             slots,
             start_time: status.start_time.map_or(now, |t| t.0),
@@ -174,6 +180,9 @@ impl Worker {
         }
         if let Some(sandbox) = self.sandbox.take() {
             sandbox.destroy(&self.node);
+        }
+        if let Some(address) = self.claimed.take() {
+            self.node.ipam.lock().release(address);
         }
         self.node.shared.registry.remove(&self.key, &self.uid);
         let dir = self.node.shared.pods_dir.join(&self.uid);
@@ -333,7 +342,8 @@ impl Worker {
             return;
         }
         let (node, pod, uid) = (Arc::clone(&self.node), Arc::clone(&self.pod), self.uid.clone());
-        let made = tokio::task::spawn_blocking(move || Sandbox::create(&node, &pod, &uid)).await;
+        let claimed = self.claimed.take();
+        let made = tokio::task::spawn_blocking(move || Sandbox::create(&node, &pod, &uid, claimed)).await;
         match made {
             Ok(Ok(sandbox)) => {
                 for note in &sandbox.dns_notes {
@@ -601,7 +611,9 @@ impl Worker {
             let stop = slot.active.as_ref()?.stop.as_ref()?;
             (!stop.killed).then_some(stop.kill_at)
         });
-        starts.chain(kills).chain(self.retry.at).min()
+        // Nothing is written any more about a Pod whose object is gone, so nothing is tried again.
+        let retry = self.retry.at.filter(|_| !self.gone && !self.shutdown && !self.deleted);
+        starts.chain(kills).chain(retry).min()
     }
 
     /// Whether all containers before this one have done their part.
@@ -662,6 +674,15 @@ fn kill(active: &Active) {
     if let Err(e) = signal(&*active.started.child.pidfd(), Signal::KILL) {
         warn!(error = %e, "SIGKILL not sent");
     }
+}
+
+/// The address that a Pod's status tells of, if it is a node's to give.
+fn claim(node: &NodeContext, pod: &Pod) -> Option<DualAddr> {
+    if pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)) {
+        return None;
+    }
+    let address = pod.status.as_ref()?.pod_ip.as_deref()?.parse().ok()?;
+    node.ipam.lock().claim(address)
 }
 
 fn restart_policy(pod: &Pod) -> String {

@@ -7,13 +7,15 @@
 use std::ffi::{CString, c_char};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
 use rustix::process::{Signal, WaitId, WaitIdOptions};
-use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 /// What is to be started: this very program again, with other arguments.
@@ -54,28 +56,47 @@ impl Exit {
     }
 }
 
-/// A started process. Somebody must [`Child::wait`] for it, once.
+/// A started process. It is killed and reaped when the last handle is dropped before somebody has waited for it.
+///
+/// The reaping is not only tidiness: the first process of a container can't end before every process that was put
+/// beside it is reaped, which only their parent can do.
 #[derive(Clone, Debug)]
 pub struct Child {
-    pidfd: Arc<AsyncFd<Arc<OwnedFd>>>,
+    process: Arc<Process>,
+}
+
+#[derive(Debug)]
+struct Process {
+    pidfd: AsyncFd<Arc<OwnedFd>>,
+    reaped: AtomicBool,
 }
 
 impl Child {
-    /// A handle for signals and for starting processes beside this one.
-    pub fn pidfd(&self) -> Arc<OwnedFd> {
-        Arc::clone(self.pidfd.get_ref())
+    /// To be called inside a tokio runtime.
+    fn new(pidfd: Arc<OwnedFd>) -> io::Result<Self> {
+        // SAFETY: the `Arc` keeps the descriptor open, under the same number, for as long as the `AsyncFd` has it.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
+        let process = Process { pidfd: pidfd.map_err(io::Error::from)?, reaped: AtomicBool::new(false) };
+        Ok(Self { process: Arc::new(process) })
     }
 
-    /// Waits for the end and reaps. Cancel-safe.
+    /// A handle for signals and for starting processes beside this one.
+    pub fn pidfd(&self) -> Arc<OwnedFd> {
+        Arc::clone(self.process.pidfd.get_ref())
+    }
+
+    /// Waits for the end and reaps. Cancel-safe; to be called by one task only.
     ///
     /// # Errors
-    /// When the process was reaped elsewhere.
+    /// When the process was reaped already.
     pub async fn wait(&self) -> io::Result<Exit> {
+        let pidfd = &self.process.pidfd;
         loop {
-            let mut ready = self.pidfd.readable().await?;
-            let fd = self.pidfd.get_ref().as_fd();
-            match rustix::process::waitid(WaitId::PidFd(fd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)? {
+            let mut ready = pidfd.readable().await?;
+            let id = WaitId::PidFd(pidfd.get_ref().as_fd());
+            match rustix::process::waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)? {
                 Some(status) => {
+                    self.process.reaped.store(true, Ordering::Relaxed);
                     return Ok(match (status.exit_status(), status.terminating_signal()) {
                         (Some(code), _) => Exit::Code(code),
                         (None, signal) => Exit::Signal(signal.unwrap_or(libc::SIGKILL)),
@@ -83,6 +104,25 @@ impl Child {
                 }
                 None => ready.clear_ready(),
             }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if *self.reaped.get_mut() {
+            return;
+        }
+        let pidfd = Arc::clone(self.pidfd.get_ref());
+        // Where there is no runtime any more, this whole process is about to end, and its children with it.
+        let _ = signal(&*pidfd, Signal::KILL);
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                if let Ok(child) = Child::new(pidfd) {
+                    let _ = child.wait().await;
+                    child.process.reaped.store(true, Ordering::Relaxed);
+                }
+            });
         }
     }
 }
@@ -104,7 +144,11 @@ pub struct Spawner {
     jobs: mpsc::Sender<Job>,
 }
 
-type Job = (Launch, oneshot::Sender<io::Result<OwnedFd>>);
+struct Job {
+    launch: Launch,
+    runtime: Handle,
+    reply: oneshot::Sender<io::Result<Child>>,
+}
 
 impl Spawner {
     /// # Errors
@@ -112,9 +156,10 @@ impl Spawner {
     pub fn start() -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
         thread::Builder::new().name("spawner".to_owned()).stack_size(256 * 1024).spawn(move || {
-            for (launch, reply) in queue {
-                // A receiver that is gone drops the pidfd; the process is killed by whoever cancelled, or with us.
-                let _ = reply.send(start(&launch));
+            for Job { launch, runtime, reply } in queue {
+                let _context = runtime.enter();
+                // A receiver that is gone drops the child, which kills and reaps it.
+                let _ = reply.send(start(&launch).and_then(|pidfd| Child::new(Arc::new(pidfd))));
             }
         })?;
         Ok(Self { jobs })
@@ -128,30 +173,30 @@ impl Spawner {
     pub async fn spawn(&self, launch: Launch) -> io::Result<Child> {
         let (reply, answer) = oneshot::channel();
         let gone = || io::Error::other("the spawner thread has ended");
-        self.jobs.send((launch, reply)).map_err(|_| gone())?;
-        let pidfd = answer.await.map_err(|_| gone())??;
-        // SAFETY: the `Arc` keeps the descriptor open, under the same number, for as long as the `AsyncFd` has it.
-        let pidfd = unsafe { AsyncFd::register_with_interest(Arc::new(pidfd), Interest::READABLE) };
-        Ok(Child { pidfd: Arc::new(pidfd.map_err(io::Error::from)?) })
+        self.jobs.send(Job { launch, runtime: Handle::current(), reply }).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
     }
 }
 
 fn start(launch: &Launch) -> io::Result<OwnedFd> {
     match &launch.place {
-        Place::New => clone_and_exec(launch, libc::CLONE_NEWPID | libc::CLONE_NEWNS),
-        Place::With(neighbour) => {
-            let own = std::fs::File::open("/proc/self/ns/pid")?;
-            move_into_thread_name_spaces(neighbour.as_fd(), ThreadNameSpaceType::PROCESS_ID)?;
-            let child = clone_and_exec(launch, 0);
-            // This changes where the thread's *children* begin, so it must be undone before the next job.
-            move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
-            child
-        }
+        Place::New => clone_and_exec(launch, libc::CLONE_NEWPID | libc::CLONE_NEWNS, libc::SIGKILL),
+        // Where a thread's children begin can't be set back to the machine's own process ids without being root of
+        // the machine, so it is changed for a thread that ends at once. Such a process needs no death signal: it ends
+        // with its neighbour's namespace.
+        Place::With(neighbour) => thread::scope(|scope| {
+            let beside = thread::Builder::new().name("exec".to_owned()).stack_size(256 * 1024);
+            let beside = beside.spawn_scoped(scope, || {
+                move_into_thread_name_spaces(neighbour.as_fd(), ThreadNameSpaceType::PROCESS_ID)?;
+                clone_and_exec(launch, 0, 0)
+            })?;
+            beside.join().unwrap_or_else(|_| Err(io::Error::other("the starting thread failed")))
+        }),
     }
 }
 
-/// Forks with `flags` and executes this program again in the child.
-fn clone_and_exec(launch: &Launch, flags: libc::c_int) -> io::Result<OwnedFd> {
+/// Forks with `flags` and executes this program again in the child, which gets `death_signal` when this thread ends.
+fn clone_and_exec(launch: &Launch, flags: libc::c_int, death_signal: libc::c_int) -> io::Result<OwnedFd> {
     let name = CString::from(c"vipyard");
     let mut argv: Vec<*const c_char> = vec![name.as_ptr()];
     argv.extend(launch.args.iter().map(|arg| arg.as_ptr()));
@@ -173,7 +218,7 @@ fn clone_and_exec(launch: &Launch, flags: libc::c_int) -> io::Result<OwnedFd> {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             // SAFETY: this is the child of a clone; the vectors were made before it.
-            unsafe { exec_child(stdio, &inherit, argv.as_ptr(), envp.as_ptr()) }
+            unsafe { exec_child(stdio, &inherit, argv.as_ptr(), envp.as_ptr(), death_signal) }
         }
         // SAFETY: the kernel has just made this descriptor for us and nothing else owns it.
         _ => Ok(unsafe { OwnedFd::from_raw_fd(pidfd) }),
@@ -190,10 +235,11 @@ unsafe fn exec_child(
     inherit: &[RawFd],
     argv: *const *const c_char,
     envp: *const *const c_char,
+    death_signal: libc::c_int,
 ) -> ! {
     // SAFETY: plain system calls on numbers that the parent holds open; no memory is touched but the arguments.
     unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        libc::prctl(libc::PR_SET_PDEATHSIG, death_signal);
         for (target, source) in (0..).zip(stdio) {
             libc::dup2(source, target);
         }

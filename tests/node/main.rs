@@ -37,6 +37,7 @@ scenarios! {
     pods::init_containers_run_in_order_before_the_others,
     pods::host_network_pod_has_the_nodes_addresses,
     pods::pod_of_an_earlier_run_starts_anew_and_finished_ones_stay,
+    pods::killed_vipyard_leaves_no_process,
 }
 
 /// Each scenario has a runtime of its own, as a vipyard has.
@@ -73,6 +74,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[String]) -> ExitCode {
+    if arguments.first().is_some_and(|a| a == "hold") {
+        block_on(pods::hold());
+    }
     let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
     let mut failed = 0;
     for (name, scenario) in SCENARIOS {

@@ -98,7 +98,7 @@ pub async fn container_has_names_files_and_environment() {
     world.api.service(json!({"metadata": {"name": "redis-primary", "namespace": "default"},
         "spec": {"clusterIP": "10.96.0.7", "ports": [{"port": 6379}]}}));
     let script = "hostname; cat /etc/hostname; grep $IP /etc/hosts; head -1 /etc/resolv.conf; echo $REDIS_PRIMARY_SERVICE_HOST; \
-        echo $$; echo 'last words' > /dev/termination-log; ls /dev/shm | wc -l; ls /proc | grep -c '^[0-9]'; $(ECHO) $$(echo done)";
+        echo $$$$; echo 'last words' > /dev/termination-log; ls /dev/shm | wc -l; cat /proc/1/comm; $(ECHO) $$(echo done)";
     let spec = with(
         shell(script),
         json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "vipyard/host",
@@ -110,7 +110,7 @@ pub async fn container_has_names_files_and_environment() {
     assert_eq!(
         whole_log(&world, "names").await,
         "names\nnames\n10.244.1.2\tnames\nsearch default.svc.cluster.local svc.cluster.local cluster.local\n\
-         10.96.0.7\n1\n0\n4\ndone\n"
+         10.96.0.7\n1\n0\nsh\ndone\n"
             .replace("cluster.local\n", &format!("cluster.local{}\n", host_searches()))
     );
     let ended = &status["containerStatuses"][0]["state"]["terminated"];
@@ -297,7 +297,9 @@ pub async fn host_network_pod_has_the_nodes_addresses() {
     let status = world.run("hostnet", spec, is_ready).await;
     assert_eq!((&status["podIP"], &status["hostIP"]), (&json!("10.245.0.12"), &json!("10.245.0.12")));
     assert_eq!(world.hub.names(), ["n1", "n2"]);
-    assert_eq!(log(&world, "hostnet", LogOptions::default()).await, "n2\n");
+    let follow = LogOptions { follow: true, ..LogOptions::default() };
+    let mut lines = Box::pin(world.agents.logs("default", "hostnet", "c", follow).unwrap());
+    assert_eq!(lines.next().await.unwrap(), "n2\n");
     world.end().await;
 }
 
@@ -338,4 +340,54 @@ impl ExecOk for vipyard::node::Agents {
         let child = self.exec("default", pod, "c", argv, [null(), null(), null()]).await.unwrap();
         assert_eq!(child.wait().await.unwrap(), vipyard::sys::process::Exit::Code(0));
     }
+}
+
+/// The other half of the next scenario: a vipyard that runs one Pod until it is killed.
+pub async fn hold() {
+    let world = World::start().await;
+    world.run("held", shell("sleep 1000 & echo up; exec sleep 1000"), is_ready).await;
+    let lines = world.agents.logs("default", "held", "c", LogOptions { follow: true, ..LogOptions::default() });
+    assert_eq!(Box::pin(lines.unwrap()).next().await.unwrap(), "up\n");
+    println!("held");
+    std::future::pending::<()>().await;
+}
+
+pub async fn killed_vipyard_leaves_no_process() {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    use std::io::BufRead;
+
+    let program = std::env::current_exe().unwrap();
+    let mut vipyard = std::process::Command::new(program);
+    let mut vipyard = KillOnDrop(vipyard.arg("hold").stdout(std::process::Stdio::piped()).spawn().unwrap());
+    let lines = std::io::BufReader::new(vipyard.0.stdout.take().unwrap()).lines();
+    assert!(lines.map_while(Result::ok).any(|line| line == "held"));
+    let children = descendants(vipyard.0.id());
+    let pidfds: Vec<_> =
+        children.iter().map(|pid| pidfd_open(Pid::from_raw(*pid).unwrap(), PidfdFlags::empty()).unwrap()).collect();
+    assert_eq!(pidfds.len(), 2, "the container's first process and its child: {children:?}");
+    drop(vipyard);
+    let limit = Timespec { tv_sec: 5, tv_nsec: 0 };
+    for pidfd in &pidfds {
+        assert_eq!(poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit)), Ok(1), "{children:?}");
+    }
+}
+
+struct KillOnDrop(std::process::Child);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn descendants(pid: u32) -> Vec<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let children: Vec<i32> = tasks
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok())
+        .flat_map(|text| text.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<i32>>())
+        .collect();
+    let deeper: Vec<i32> = children.iter().flat_map(|child| descendants(u32::try_from(*child).unwrap())).collect();
+    [children, deeper].concat()
 }

@@ -47,6 +47,7 @@ impl World {
             events: Mutex::default(),
         });
         prepare(&api);
+        api.writers.pods.mark_synced();
         let hub = Arc::new(Hub::default());
         let dir = tempfile::tempdir().expect("a folder for the test");
         let config = AgentsConfig {
@@ -82,7 +83,9 @@ impl World {
             *last.lock() = status.clone();
             wanted(&status).then_some(status)
         });
-        found.await.unwrap_or_else(|| panic!("status of {name} stays {:#}", last.lock()))
+        found
+            .await
+            .unwrap_or_else(|| panic!("status of {name} stays {:#}; events {:?}", last.lock(), self.api.events.lock()))
     }
 
     /// Waits until the Pod's object is gone.
