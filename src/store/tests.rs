@@ -325,6 +325,42 @@ async fn encoder_that_panics_costs_its_own_write_only() {
 }
 
 #[tokio::test]
+async fn row_that_the_writer_does_not_know_fails_a_write_and_is_published() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(&at(&dir, 1000)).await.unwrap();
+    let mut watch = store.watch(Scope::all("pods"), 0).unwrap();
+    create(&store, "pods/a/x", "1").await;
+    // As a batch is whose commit was reported as failed although the disk took it.
+    execute(
+        &dir.path().join("store.db"),
+        "INSERT INTO revisions (rev, key, created, prev_rev, deleted, at, value) \
+         VALUES (2, 'pods/a/x', 1, 1, 0, 0, CAST('2 2' AS BLOB)), (3, 'pods/a/y', 3, 0, 0, 0, CAST('3 1' AS BLOB))",
+    )
+    .await;
+    let clash = store.commit(key("pods/a/x"), Op::Update { expect: 1, encode: encode("mine") }).await;
+    assert!(matches!(clash, Err(CommitError::Unavailable(Unavailable::Database(_)))));
+    assert_eq!(store.revision(), 1);
+    let Err(CommitError::Conflict(current)) =
+        store.commit(key("pods/a/x"), Op::Update { expect: 1, encode: encode("mine") }).await
+    else {
+        panic!("written over what the disk has")
+    };
+    assert_eq!((current.revision, &*current.value), (2, b"2 2".as_slice()));
+    assert_eq!(update(&store, "pods/a/x", 2, "mine").await.revision, 4);
+    let events = drain(&mut watch, 4).await;
+    assert_eq!(
+        events.iter().map(|event| told(event)).collect::<Vec<_>>(),
+        [
+            "Added pods/a/x 1 1 <- ",
+            "Modified pods/a/x 2 2 <- 1 1",
+            "Added pods/a/y 3 1 <- ",
+            "Modified pods/a/x 4 mine <- 2 2",
+        ]
+    );
+    store.close().await;
+}
+
+#[tokio::test]
 async fn reopened_store_has_everything_and_goes_on_numbering() {
     let dir = TempDir::new().unwrap();
     let config = at(&dir, 1);

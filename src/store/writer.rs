@@ -306,6 +306,7 @@ impl Writer {
             self.graves.apply(&row);
             let previous = state.get(&row.entry.key).cloned();
             state.revision = row.entry.revision;
+            self.given = self.given.max(row.entry.revision);
             if row.deleted {
                 state.remove(&row.entry.key);
             } else {
