@@ -91,7 +91,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listing = store.list_at(&scope, revision).await?;
     println!("list of {:>6} at the floor     {:>10.1?}", listing.items.len(), start.elapsed());
     let start = Instant::now();
-    let mut watch = store.watch(scope, revision)?;
+    let mut watch = store.watch(Scope::all("pods"), revision)?;
     let mut events = 0;
     while watch.revision() < store.revision() {
         watch.next().await?;

@@ -110,10 +110,15 @@ impl Feed {
         ring.lost
     }
 
-    /// The revision of the newest event, or one that is surely not before it.
-    pub(super) fn newest(&self) -> u64 {
+    /// Up to where there is no event of `scope` after `after`; at most `until`, and `after` when the ring cannot tell.
+    pub(super) fn quiet_until(&self, scope: &Scope, after: u64, until: u64) -> u64 {
         let ring = self.ring.read();
-        ring.events.back().map_or(ring.lost, |event| event.entry.revision)
+        if after < ring.lost {
+            return after;
+        }
+        let start = ring.events.partition_point(|event| event.entry.revision <= after);
+        let next = ring.events.range(start..).find(|event| scope.contains(&event.entry.key));
+        next.map_or(until, |event| until.min(event.entry.revision - 1)).max(after)
     }
 
     /// Appends to `into` up to `most` events of `scope` with `after` < revision <= `until`.
@@ -155,5 +160,14 @@ impl Feed {
         let start = ring.events.partition_point(|event| event.entry.revision <= after);
         let end = ring.events.partition_point(|event| event.entry.revision <= until);
         Some(ring.events.range(start..end.max(start)).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+impl Feed {
+    /// Events and bytes in the ring.
+    pub(super) fn size(&self) -> (usize, usize) {
+        let ring = self.ring.read();
+        (ring.events.len(), ring.bytes)
     }
 }

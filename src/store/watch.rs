@@ -22,7 +22,7 @@ pub struct Watch {
     scope: Scope,
     changed: watch::Receiver<()>,
     /// Read, not yet returned.
-    ahead: VecDeque<Arc<Event>>,
+    pub(super) ahead: VecDeque<Arc<Event>>,
     /// Every event up to here has been read.
     read: u64,
 }
@@ -84,15 +84,14 @@ impl Watch {
         }
     }
 
-    /// Every event of the scope up to this revision has been returned. It advances with every commit, also of other
-    /// resources, unless events wait to be returned: the right number for a bookmark.
+    /// Every event of the scope up to this revision has been returned: the right number for a bookmark. It advances
+    /// with every commit, also of other resources, unless events wait to be returned.
     pub fn revision(&self) -> u64 {
-        if let Some(next) = self.ahead.front() {
-            return next.entry.revision - 1;
+        match self.ahead.front() {
+            Some(next) => next.entry.revision - 1,
+            // In this order: what is committed is in the ring.
+            None => self.feed.quiet_until(&self.scope, self.read, self.shared.revision()),
         }
-        // In this order: what is committed is in the ring.
-        let committed = self.shared.revision();
-        if self.feed.newest() <= self.read { committed.max(self.read) } else { self.read }
     }
 
     fn fill(&mut self) -> Fill {

@@ -21,7 +21,7 @@ use super::statements::Statement;
 use super::{CommitError, Encode, Entry, Event, EventKind, Key, Op, Shared, Unavailable};
 
 /// A batch ends with the write that brings its values to this size.
-const BATCH_BYTES: usize = 4 << 20;
+pub(super) const BATCH_BYTES: usize = 4 << 20;
 /// Revisions by which one slice raises the floor.
 const SLICE: u64 = 256;
 
@@ -306,6 +306,7 @@ impl Writer {
             self.graves.apply(&row);
             let previous = state.get(&row.entry.key).cloned();
             state.revision = row.entry.revision;
+            self.given = self.given.max(row.entry.revision);
             if row.deleted {
                 state.remove(&row.entry.key);
             } else {
