@@ -49,8 +49,8 @@ impl Figures {
     }
 }
 
-/// Runs all loads over a path once.
-pub fn measure(path: &dyn Path, time: Duration, figures: &mut Figures) -> Result<()> {
+/// Runs the loads whose figure's name contains `only` over a path once.
+pub fn measure(path: &dyn Path, time: Duration, only: &str, figures: &mut Figures) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let received = Arc::new(AtomicU64::new(0));
     let listeners = inside(path.server(), listeners)?.join().expect("no panic")??;
@@ -66,12 +66,23 @@ pub fn measure(path: &dyn Path, time: Duration, figures: &mut Figures) -> Result
         })?,
     ];
     let (request, stream) = (path.address(REQUEST_PORT), path.address(STREAM_PORT));
-    let client = inside(path.client(), move || -> Result<[f64; 5]> {
-        let gbits = send_stream(stream, time, &received).context("stream")?;
-        let opened = open_connections(request, time).context("new connections")?;
-        let kept = keep_alive(request, time).context("keep-alive")?;
-        let (p50, p99) = latency(request, time / 2).context("latency")?;
-        Ok([gbits, opened, kept, p50, p99])
+    let wanted = Figures::ROWS.map(|(label, _)| label.contains(only));
+    let client = inside(path.client(), move || -> Result<[Option<f64>; 5]> {
+        let mut values = [None; 5];
+        if wanted[0] {
+            values[0] = Some(send_stream(stream, time, &received).context("stream")?);
+        }
+        if wanted[1] {
+            values[1] = Some(open_connections(request, time).context("new connections")?);
+        }
+        if wanted[2] {
+            values[2] = Some(keep_alive(request, time).context("keep-alive")?);
+        }
+        if wanted[3] || wanted[4] {
+            let (p50, p99) = latency(request, time / 2).context("latency")?;
+            (values[3], values[4]) = (Some(p50), Some(p99));
+        }
+        Ok(values)
     })?;
     let result = client.join().expect("no panic")?;
     stop.store(true, Ordering::Relaxed);
@@ -79,7 +90,7 @@ pub fn measure(path: &dyn Path, time: Duration, figures: &mut Figures) -> Result
         server.join().expect("no panic")??;
     }
     for (row, value) in figures.rows.iter_mut().zip(result?) {
-        row.push(value);
+        row.extend(value);
     }
     Ok(())
 }

@@ -22,6 +22,8 @@ struct Options {
     rounds: usize,
     /// Runs only paths whose name contains this.
     only: Option<String>,
+    /// Runs only loads whose figure's name contains this.
+    load: String,
     threads: usize,
 }
 
@@ -64,7 +66,7 @@ fn run() -> Result<ExitCode> {
     for _ in 0..options.rounds {
         // Interleaved, so that what else the machine does hits all paths alike.
         for (path, figures) in paths.iter().zip(&mut all) {
-            load::measure(&**path, options.seconds, figures).with_context(|| path.name().to_owned())?;
+            load::measure(&**path, options.seconds, &options.load, figures).with_context(|| path.name().to_owned())?;
         }
     }
     report(&paths, &all);
@@ -72,7 +74,7 @@ fn run() -> Result<ExitCode> {
 }
 
 fn options() -> Result<Options> {
-    let mut options = Options { seconds: Duration::from_secs(2), rounds: 3, only: None, threads: 1 };
+    let mut options = Options { seconds: Duration::from_secs(2), rounds: 3, only: None, load: String::new(), threads: 1 };
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     while let Some(arg) = args.next() {
         let value = args.next().with_context(|| format!("{arg} wants a value"))?;
@@ -81,7 +83,8 @@ fn options() -> Result<Options> {
             "--rounds" => options.rounds = value.parse()?,
             "--threads" => options.threads = value.parse()?,
             "--only" => options.only = Some(value),
-            _ => bail!("unknown option {arg}; known: --seconds, --rounds, --only, --threads"),
+            "--load" => options.load = value,
+            _ => bail!("unknown option {arg}; known: --seconds, --rounds, --only, --load, --threads"),
         }
     }
     Ok(options)
@@ -96,6 +99,9 @@ fn report(paths: &[Box<dyn Path>], all: &[Figures]) {
     println!("{:>10}", if paths.len() > 1 { "ratio" } else { "" });
     for row in 0..Figures::ROWS.len() {
         let (label, higher_is_better) = Figures::ROWS[row];
+        if all.iter().all(|figures| figures.samples(row).is_empty()) {
+            continue;
+        }
         print!("{label:<28}");
         let values: Vec<f64> = all.iter().map(|figures| figures.median(row)).collect();
         for value in &values {
@@ -109,6 +115,9 @@ fn report(paths: &[Box<dyn Path>], all: &[Figures]) {
     }
     for (path, figures) in paths.iter().zip(all) {
         for (row, (label, _)) in Figures::ROWS.iter().enumerate() {
+            if figures.samples(row).is_empty() {
+                continue;
+            }
             let line = serde_json::json!({
                 "bench": "dataplane", "path": path.name(), "figure": label,
                 "median": figures.median(row), "samples": figures.samples(row),
