@@ -129,7 +129,7 @@ pub async fn build(config: Config) -> Result<Running> {
             cluster: cluster.clone(),
             network: config.network.clone(),
             root_ca_pem: authority.cert_pem().to_owned(),
-            resources: api.registry().resources().collect(),
+            resources: api.registry().resources(),
         },
         &mut tasks,
     );

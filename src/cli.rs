@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. Exit codes: 0 fine, 1 failed, 64 bad usage or configuration.
 
+mod demo;
 mod doctor;
 mod down;
 mod kubeconfig;
@@ -29,6 +30,8 @@ enum Command {
     Up(Box<up::Args>),
     /// Stop the cluster of a data directory
     Down(down::Args),
+    /// Start a cluster of its own, show requests being spread over Pods, and stay
+    Demo(demo::Args),
     /// Print the kubeconfig of a cluster
     Kubeconfig(kubeconfig::Args),
     /// Check what this machine allows, and say what mends the rest
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Up(args) => up::run(*args),
         Command::Down(args) => down::run(args),
+        Command::Demo(args) => demo::run(args),
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Doctor => doctor::run(),
         Command::Version => {

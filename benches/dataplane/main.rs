@@ -74,7 +74,8 @@ fn run() -> Result<ExitCode> {
 }
 
 fn options() -> Result<Options> {
-    let mut options = Options { seconds: Duration::from_secs(2), rounds: 3, only: None, load: String::new(), threads: 1 };
+    let mut options =
+        Options { seconds: Duration::from_secs(2), rounds: 3, only: None, load: String::new(), threads: 1 };
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     while let Some(arg) = args.next() {
         let value = args.next().with_context(|| format!("{arg} wants a value"))?;

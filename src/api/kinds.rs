@@ -351,10 +351,12 @@ impl Registry {
     }
 
     /// The kinds as clients name them.
-    pub fn resources(&self) -> impl Iterator<Item = (kube::core::ApiResource, bool)> {
-        self.iter().map(|info| {
-            let gvk = kube::core::GroupVersionKind::gvk(info.group, info.version, info.kind);
-            (kube::core::ApiResource::from_gvk_with_plural(&gvk, info.plural), info.namespaced)
-        })
+    pub fn resources(&self) -> Vec<(kube::core::ApiResource, bool)> {
+        self.iter()
+            .map(|info| {
+                let gvk = kube::core::GroupVersionKind::gvk(info.group, info.version, info.kind);
+                (kube::core::ApiResource::from_gvk_with_plural(&gvk, info.plural), info.namespaced)
+            })
+            .collect()
     }
 }

@@ -133,15 +133,17 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     if args.detach {
         detach::leave_terminal();
     }
-    start(config, async move |running: &Running, started: Instant| {
+    start(config, false, async |running: &Running, started: Instant| {
         print_ready(running, started);
         if args.detach { detach::announce() } else { Ok(()) }
     })
 }
 
-/// Starts a cluster, runs `then` when it is ready, and drains at a signal or when `then` fails.
+/// Starts a cluster, runs `then` when it is ready, and drains: when `then` is done if it is to `end` then, else at a
+/// signal.
 pub(super) fn start(
     config: Config,
+    end: bool,
     then: impl AsyncFnOnce(&Running, Instant) -> anyhow::Result<()>,
 ) -> Result<(), Failure> {
     let started = Instant::now();
@@ -176,13 +178,14 @@ pub(super) fn start(
             Some(signal) => Err(anyhow!("stopped by {signal} while starting")),
             None => {
                 running.set_ready();
-                match then(&running, started).await {
-                    Ok(()) => {
-                        signals.next().await;
-                        Ok(())
-                    }
-                    Err(e) => Err(e),
+                let done = tokio::select! {
+                    done = then(&running, started) => done,
+                    signal = signals.next() => Err(anyhow!("stopped by {signal}")),
+                };
+                if done.is_ok() && !end {
+                    signals.next().await;
                 }
+                done
             }
         };
         if signals.until_second(running.shutdown(DRAIN)).await.is_err() {
