@@ -1,4 +1,62 @@
 //! Vipyard: a Kubernetes Service network in one process.
+//!
+//! One binary is an API server that kubectl talks to, with SQLite storage; the controllers; node agents that run Pods as
+//! processes in network namespaces; cluster DNS; a packet router in user space that does the work of CNI and
+//! kube-proxy; and a web page that shows which VIP leads to which Pod.
+//!
+//! # Parts and arrows
+//!
+//! ```text
+//! main ─ cli ─ app ──┬── api ────── store            requests, objects, the revision log on SQLite
+//!                    ├── cluster                     one typed copy of each object, fed by one watch per kind
+//!                    ├── controllers ─ events        slices, Endpoints, scheduler, namespaces, garbage
+//!                    ├── plan ───── router ─ sys     objects in, immutable plan out; packets
+//!                    ├── node ───── images ─ sys     Pods: namespaces, devices, processes, probes, logs
+//!                    ├── dns                         answers from the cache, forwarding
+//!                    └── dashboard                   the page and its streams
+//! ```
+//!
+//! Parts meet only in [`app`]. The Kubernetes API is the one interface between them: controllers, node agents, DNS, the
+//! plan and the dashboard read the shared informer cache of [`cluster`] and write with a `kube::Client` that is wired
+//! straight to the axum router, without a socket. `router` knows only [`plan`]'s types; `plan` and the router's wire,
+//! flow, nat, balance and pipeline modules are pure (time is an argument, no I/O); [`sys`] has all unsafe code and
+//! imports nothing of ours.
+//!
+//! # Threads
+//!
+//! * tokio's workers: API, controllers, node agents, DNS, dashboard, TLS connections;
+//! * `router`: the data plane, a thread of its own that reads a packet, decides, rewrites it in place and writes it to
+//!   the other device, to completion;
+//! * one thread that starts processes, so that the kernel's parent-death signal of containers is tied to the process
+//!   and not to a worker that comes and goes;
+//! * SQLite's thread: one writer, which commits what is queued in one transaction with one fsync.
+//!
+//! # Listeners
+//!
+//! | Where | What |
+//! |---|---|
+//! | `--api-listen`, 127.0.0.1:6443 | API over TLS, client certificates from the cluster's own CA |
+//! | `--ui-listen`, 127.0.0.1:8080 | dashboard, plain HTTP with a token that becomes a cookie |
+//! | 10.245.0.1:6443 and its IPv6 twin | API, in the control plane's namespace, behind `default/kubernetes` |
+//! | 10.245.0.1:53, UDP and TCP, and its IPv6 twin | DNS, in the control plane's namespace, behind `kube-system/kube-dns` |
+//!
+//! # The way of a write
+//!
+//! TLS → [`api`] parses and checks the object → the store's writer gives it a revision, appends it to the log and
+//! syncs → the new state is published and watchers are woken → the informer cache decodes the event once → controllers
+//! write what follows (a slice, say, by the same way) → `plan` compiles what changed and hands the router a new plan.
+//!
+//! # The way of a packet
+//!
+//! A Pod's `eth0` is a TUN device; the router holds the other end. The first packet of a flow runs the whole decision
+//! over the plan (source check, VIP, policy, endpoint, masquerade, next node) and leaves a flow entry with the rewrite,
+//! the reason and the revisions of the objects that it rests on; later packets replay the rewrite. Traffic between
+//! nodes crosses the router once per node, in one step: the entry is the sum of the crossings.
+//!
+//! # Leaving nothing behind
+//!
+//! Namespaces and devices live by file descriptors and processes, never by name; containers die with the process by
+//! the parent-death signal. So a killed vipyard leaves only files in its data directory, which the next start cleans.
 #![deny(unsafe_code)]
 
 pub mod api;

