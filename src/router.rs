@@ -1,4 +1,25 @@
 //! The packet router: TUN devices in, TUN devices out, Service VIPs translated on the way.
+//!
+//! [`Router`] is the running thing; node agents see it as [`Ports`]. A packet's way: [`worker`] reads it,
+//! [`pipeline`] parses it ([`wire`]), finds its flow ([`flow`]) and rewrites it; a first packet is decided by
+//! [`route`] over the [plan](crate::plan::Plan) in force, with [`balance`] and [`nat`]; the worker writes it to the
+//! device it goes to. All but the worker is without I/O, and time is an argument.
+//!
+//! Where this differs from kube-proxy in nftables mode on a real network, on purpose:
+//!
+//! * All nodes of a packet's way are decided at once and become one flow. Hop counts are kept: each node that
+//!   forwards takes one from the time to live, and is the sender of the ICMP errors that happen at it.
+//! * A packet to a Service port without endpoints is rejected at the first node, as there. So is an echo request to a
+//!   ClusterIP (port unreachable): nftables mode rejects whatever is for a ClusterIP and not for its ports.
+//! * Translation is by addresses and ports alone. There is no sequence tracking, so no TCP packet of a known
+//!   connection is ever invalid (C7); a reset or SYN-ACK without a connection is dropped.
+//! * A masqueraded node keeps its own source port unless that is taken; Pods behind a node get a port outside of the
+//!   node's ephemeral range. A Service that sends a node to itself shows it [`nat::NODE_HAIRPIN_V4`] as the client.
+//! * UDP flows are checked against a new plan by their next packet, not by a sweep (C2): the effect is the same.
+//! * Source ranges that contain a node's address do not also admit the VIP itself as a source (V3, last sentence):
+//!   no port may send from a VIP.
+//! * A packet without "don't fragment" that exceeds the MTU goes whole: the kernel behind a TUN takes it.
+//! * SCTP has no data path through Services (F1); between Pods it is carried.
 
 pub mod balance;
 pub mod checksum;

@@ -5,6 +5,7 @@
 //! Prints a table and one JSON line per figure. `cargo bench --bench dataplane -- --seconds 5 --rounds 3`.
 
 mod load;
+mod micro;
 mod world;
 
 use std::process::{Command, ExitCode};
@@ -13,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use load::Figures;
+use vipyard::router::RouterConfig;
 use world::{Kernel, Loopback, Ours, Path};
 
 const INNER: &str = "VIPYARD_BENCH_INNER";
@@ -25,6 +27,8 @@ struct Options {
     /// Runs only loads whose figure's name contains this.
     load: String,
     threads: usize,
+    /// How long the router's threads stay awake, in microseconds.
+    linger: u64,
 }
 
 fn main() -> ExitCode {
@@ -53,7 +57,8 @@ fn enter() -> Result<ExitCode> {
 fn run() -> Result<ExitCode> {
     let options = options()?;
     world::prepare()?;
-    let mut paths: Vec<Box<dyn Path>> = vec![Box::new(Ours::new(options.threads)?)];
+    let mut paths: Vec<Box<dyn Path>> =
+        vec![Box::new(Ours::new(options.threads, Duration::from_micros(options.linger))?)];
     match Kernel::new(1500) {
         Ok(kernel) => paths.push(Box::new(kernel)),
         Err(e) => println!("kernel path left out: {e:#}"),
@@ -70,12 +75,21 @@ fn run() -> Result<ExitCode> {
         }
     }
     report(&paths, &all);
+    if options.only.is_none() && options.load.is_empty() {
+        micro::measure()?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 fn options() -> Result<Options> {
-    let mut options =
-        Options { seconds: Duration::from_secs(2), rounds: 3, only: None, load: String::new(), threads: 1 };
+    let mut options = Options {
+        seconds: Duration::from_secs(2),
+        rounds: 3,
+        only: None,
+        load: String::new(),
+        threads: RouterConfig::THREADS,
+        linger: 50,
+    };
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     while let Some(arg) = args.next() {
         let value = args.next().with_context(|| format!("{arg} wants a value"))?;
@@ -83,9 +97,10 @@ fn options() -> Result<Options> {
             "--seconds" => options.seconds = Duration::from_secs_f64(value.parse()?),
             "--rounds" => options.rounds = value.parse()?,
             "--threads" => options.threads = value.parse()?,
+            "--linger" => options.linger = value.parse()?,
             "--only" => options.only = Some(value),
             "--load" => options.load = value,
-            _ => bail!("unknown option {arg}; known: --seconds, --rounds, --only, --load, --threads"),
+            _ => bail!("unknown option {arg}; known: --seconds, --rounds, --only, --load, --threads, --linger"),
         }
     }
     Ok(options)

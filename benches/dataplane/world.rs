@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Service;
@@ -77,9 +78,9 @@ pub struct Ours {
 }
 
 impl Ours {
-    pub fn new(threads: usize) -> Result<Self> {
+    pub fn new(threads: usize, linger: Duration) -> Result<Self> {
         let network = Network::default();
-        let router = Router::start(RouterConfig { threads, ..RouterConfig::new(network.clone()) })?;
+        let router = Router::start(RouterConfig { threads, linger, ..RouterConfig::new(network.clone()) })?;
         for (namespace_name, addr) in [("oc", [10, 244, 1, 2]), ("os", [10, 244, 1, 3])] {
             namespace(namespace_name)?;
             let tun = inside(namespace_name, || Tun::open("eth0"))?.join().expect("no panic")??;

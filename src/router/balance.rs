@@ -90,3 +90,40 @@ fn newest(memory: &[Remembered]) -> Millis {
 fn millis(duration: Duration) -> Millis {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Network;
+    use crate::plan::{Compiler, Protocol, Scope};
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+    use serde_json::json;
+
+    #[test]
+    fn memory_of_clients_is_bounded_and_forgets_the_oldest_first() {
+        let mut compiler = Compiler::new(&Network::default());
+        let service = json!({"metadata": {"namespace": "default", "name": "web"}, "spec": {"clusterIP": "10.96.0.11",
+            "sessionAffinity": "ClientIP", "ports": [{"name": "", "port": 80}]}});
+        let slice = json!({"metadata": {"namespace": "default", "name": "web",
+            "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4", "ports": [{"name": "", "port": 80}],
+            "endpoints": [{"addresses": ["10.244.1.2"]}, {"addresses": ["10.244.1.3"]}]});
+        compiler.service_applied(&serde_json::from_value(service).expect("a Service"));
+        compiler.slice_applied(&serde_json::from_value(slice).expect("an EndpointSlice"));
+        let plan = compiler.plan();
+        let vip = plan.vip(IpAddr::from([10, 96, 0, 11]), Protocol::Tcp, 80).expect("the VIP");
+        let candidates = vip.service.candidates(Scope::Cluster, "n1", None);
+        let (mut affinity, mut rng) = (Affinity::new(80), SmallRng::seed_from_u64(3));
+        let mut choose = |affinity: &mut Affinity, client: u32, now: Millis| {
+            let client = IpAddr::from((0x0af4_0000 + client).to_be_bytes());
+            affinity.choose(&vip.service, candidates, client, &mut rng, now).expect("a choice").sticky
+        };
+        for client in 0..1000 {
+            assert!(!choose(&mut affinity, client, client.into()));
+            assert!(affinity.clients.len() <= 80);
+        }
+        assert!(choose(&mut affinity, 999, 1000));
+        assert!(choose(&mut affinity, 940, 1000));
+        assert!(!choose(&mut affinity, 0, 1000));
+    }
+}

@@ -1,9 +1,12 @@
 //! A thread that moves packets: read from one device, decide, rewrite in place, write to another one.
 //!
 //! Runs to completion, without a queue between devices. Where the time goes is the kernel: the receiver's transport
-//! runs inside of our `write`, so its answer (an ACK, a SYN-ACK) often waits when `write` returns. Hence the ready
-//! list: a device that was written to is read next, before epoll is asked, and a device is read until it is empty or
-//! has had its turn. Epoll is edge-triggered and asked only when the list is empty.
+//! runs inside of our `write`, copies and wake-ups follow, and the code here is a few percent. So what is saved are
+//! system calls and wake-ups. Epoll is edge-triggered and each device is read until it is empty or has had its turn.
+//! Before the thread sleeps it looks again for some tens of microseconds, and yields between looks: whoever got the
+//! last packet is about to answer, and being awake then saves a wake-up per packet (measured: a third more new
+//! connections and half the latency), while a busy machine gives the time to the programs that talk. A silent router
+//! sleeps without a timer.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -49,13 +53,26 @@ pub(super) struct Worker {
 }
 
 struct Mailbox {
-    commands: Mutex<VecDeque<Command>>,
+    /// `None` once the thread has ended: nobody would answer.
+    commands: Mutex<Option<VecDeque<Command>>>,
     wake: OwnedFd,
+}
+
+/// Closes the mailbox however the thread ends, so that whoever waits for an answer learns that none will come.
+struct CloseOnDrop(Arc<Mailbox>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        *self.0.commands.lock() = None;
+    }
 }
 
 impl Mailbox {
     fn post(&self, command: Command) -> io::Result<()> {
-        self.commands.lock().push_back(command);
+        match &mut *self.commands.lock() {
+            Some(commands) => commands.push_back(command),
+            None => return Err(ended()),
+        }
         rustix::io::write(&self.wake, &1u64.to_ne_bytes())?;
         Ok(())
     }
@@ -66,7 +83,7 @@ impl Worker {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
-        let mailbox = Arc::new(Mailbox { commands: Mutex::default(), wake });
+        let mailbox = Arc::new(Mailbox { commands: Mutex::new(Some(VecDeque::new())), wake });
         let mut state = State {
             shared: Arc::clone(shared),
             mailbox: Arc::clone(&mailbox),
@@ -75,7 +92,11 @@ impl Worker {
             ready: VecDeque::new(),
             buf: PacketBuf::new(),
         };
-        let thread = std::thread::Builder::new().name(format!("router-{index}")).spawn(move || state.run())?;
+        let closing = CloseOnDrop(Arc::clone(&mailbox));
+        let thread = std::thread::Builder::new().name(format!("router-{index}")).spawn(move || {
+            let _closing = closing;
+            state.run();
+        })?;
         Ok(Self { mailbox, thread: Some(thread) })
     }
 
@@ -83,14 +104,19 @@ impl Worker {
     pub(super) fn command(&self, make: impl FnOnce(Done) -> Command) -> io::Result<()> {
         let (done, answer) = sync_channel(1);
         self.mailbox.post(make(done))?;
-        answer.recv().map_err(|_| io::Error::new(io::ErrorKind::NotConnected, "the router thread has ended"))?
+        answer.recv().map_err(|_| ended())?
     }
+}
+
+fn ended() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the router thread has ended")
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        let posted = self.mailbox.post(Command::Stop);
-        if let (Ok(()), Some(thread)) = (posted, self.thread.take()) {
+        // Fails when the thread has ended already, and then there is nothing to wait for.
+        let _ = self.mailbox.post(Command::Stop);
+        if let Some(thread) = self.thread.take() {
             // A panic was reported by its own hook already.
             let _ = thread.join();
         }
@@ -123,15 +149,10 @@ impl State {
                 let Some(id) = self.ready.pop_front() else { break };
                 self.serve(id);
             }
-            // Under load epoll is asked now and then, so that neither new devices nor commands wait for silence.
-            let timeout = if self.ready.is_empty() { self.upkeep() } else { Some(Timespec::default()) };
             events.clear();
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(e) => {
-                    error!(error = %io::Error::from(e), "cannot wait for packets, the router thread ends");
-                    return;
-                }
+            if let Err(e) = self.wait(&mut events) {
+                error!(error = %io::Error::from(e), "cannot wait for packets, the router thread ends");
+                return;
             }
             for event in &events {
                 match event.data.u64() {
@@ -143,6 +164,31 @@ impl State {
                     port => self.enqueue(PortId(u32::try_from(port).unwrap_or_default())),
                 }
             }
+        }
+    }
+
+    /// Fills `events`; comes back empty-handed only for upkeep or while devices are ready still.
+    fn wait(&self, events: &mut Vec<epoll::Event>) -> Result<(), Errno> {
+        // Under load epoll is asked now and then, so that neither new devices nor commands wait for silence.
+        self.poll(events, Some(&Timespec::default()))?;
+        if !events.is_empty() || !self.ready.is_empty() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        while start.elapsed() < self.shared.linger {
+            std::thread::yield_now();
+            self.poll(events, Some(&Timespec::default()))?;
+            if !events.is_empty() {
+                return Ok(());
+            }
+        }
+        self.poll(events, self.upkeep().as_ref())
+    }
+
+    fn poll(&self, events: &mut Vec<epoll::Event>, timeout: Option<&Timespec>) -> Result<(), Errno> {
+        match epoll::wait(&self.epoll, spare_capacity(events), timeout) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(e) => Err(e),
         }
     }
 
@@ -184,14 +230,12 @@ impl State {
         self.enqueue(id);
     }
 
-    fn send(&mut self, to: PortId) {
+    fn send(&self, to: PortId) {
         let written = match self.devices.get(&to) {
             Some(device) => rustix::io::write(&*device.tun, self.buf.frame()).is_ok(),
             None => false,
         };
-        if written {
-            self.enqueue(to);
-        } else {
+        if !written {
             self.shared.pipeline.lock().count_write_failure();
         }
     }
@@ -222,7 +266,9 @@ impl State {
         // Empty is fine: the commands may have been taken with an earlier wake-up.
         let _ = rustix::io::read(&self.mailbox.wake, &mut count);
         loop {
-            let Some(command) = self.mailbox.commands.lock().pop_front() else { return true };
+            let Some(command) = self.mailbox.commands.lock().as_mut().and_then(VecDeque::pop_front) else {
+                return true;
+            };
             match command {
                 Command::Attach { id, device, read, done } => {
                     let _ = done.send(self.attach(id, device, read));
