@@ -36,7 +36,7 @@ impl MirroringController {
         tasks.spawn(async move {
             controller.cluster.services.wait_synced().await;
             controller.cluster.endpoints.wait_synced().await;
-            controller.cluster.slices.wait_synced().await;
+            controller.writer.wait_synced().await;
             run("endpointslicemirroring", controller, queue, WORKERS).await;
         });
     }

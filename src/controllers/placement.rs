@@ -30,6 +30,7 @@ const NOT_READY_TAINT: &str = "node.kubernetes.io/not-ready";
 pub(super) struct Placed {
     pub pod: Arc<Pod>,
     pub node: String,
+    group: u64,
 }
 
 /// The Pods that take up room, with the sums that decisions need.
@@ -79,18 +80,26 @@ impl Board {
         self.objectors.iter().filter_map(|key| self.placed.get(key))
     }
 
-    /// Counts the Pod on `node`, and nowhere else.
+    /// Counts the Pod on `node`, and nowhere else. Of a Pod that is counted there already the newest state is kept, so
+    /// that the board and the cache share it.
     pub(super) fn place(&mut self, pod: Arc<Pod>, node: &str) {
         let key = ObjectKey::of(&*pod);
+        let group = group_of(&pod);
+        if let Some(placed) = self.placed.get_mut(&key)
+            && (&*placed.node, placed.group, &placed.pod.metadata.uid) == (node, group, &pod.metadata.uid)
+        {
+            placed.pod = pod;
+            return;
+        }
         self.take_off(&key);
         let load = self.nodes.entry(node.to_owned()).or_default();
         load.pods += 1;
-        *load.groups.entry(group_of(&pod)).or_default() += 1;
+        *load.groups.entry(group).or_default() += 1;
         load.ports.extend(host_ports(&pod));
         if affinity::has_required_anti_affinity(&pod) {
             self.objectors.insert(key.clone());
         }
-        self.placed.insert(key, Placed { pod, node: node.to_owned() });
+        self.placed.insert(key, Placed { pod, node: node.to_owned(), group });
     }
 
     /// Stops counting the Pod with that uid. True if it was counted.
@@ -99,11 +108,10 @@ impl Board {
     }
 
     fn take_off(&mut self, key: &ObjectKey) -> bool {
-        let Some(Placed { pod, node }) = self.placed.remove(key) else { return false };
+        let Some(Placed { pod, node, group }) = self.placed.remove(key) else { return false };
         self.objectors.remove(key);
         if let Some(load) = self.nodes.get_mut(&node) {
             load.pods -= 1;
-            let group = group_of(&pod);
             if let Some(count) = load.groups.get_mut(&group) {
                 *count -= 1;
                 if *count == 0 {

@@ -81,39 +81,33 @@ impl Scheduler {
     }
 
     fn pod_changed(&self, change: Change<Pod>) {
-        let mut state = self.state.lock();
         match change {
-            Change::Applied { new, .. } if terminal(&new) => {
-                let key = ObjectKey::of(&*new);
-                state.unschedulable.remove(&key);
-                if state.board.remove(&key, new.metadata.uid.as_deref()) {
-                    self.retry_all(&mut state);
+            Change::Applied { new, .. } if terminal(&new) => self.take_off(&new),
+            Change::Applied { old, new } => {
+                // A Pod of the same name took its place while the watch was interrupted.
+                if let Some(old) = old.as_ref().filter(|old| old.metadata.uid != new.metadata.uid) {
+                    self.take_off(old);
                 }
-            }
-            Change::Applied { old, new } => match node_of(&new) {
-                Some(node) => {
+                if let Some(node) = node_of(&new) {
+                    let mut state = self.state.lock();
                     state.unschedulable.remove(&ObjectKey::of(&*new));
-                    if !old.is_some_and(|old| {
-                        node_of(&old) == Some(node)
-                            && old.labels() == new.labels()
-                            && old.metadata.uid == new.metadata.uid
-                    }) {
-                        state.board.place(Arc::clone(&new), node);
-                    }
-                }
-                None if awaits_us(&new) && !old.is_some_and(|old| same_question(&old, &new)) => {
+                    state.board.place(Arc::clone(&new), node);
+                } else if awaits_us(&new) && !old.is_some_and(|old| same_question(&old, &new)) {
                     self.queue.add(ObjectKey::of(&*new));
                 }
-                None => {}
-            },
-            Change::Deleted(old) => {
-                let key = ObjectKey::of(&*old);
-                state.unschedulable.remove(&key);
-                if state.board.remove(&key, old.metadata.uid.as_deref()) {
-                    self.retry_all(&mut state);
-                }
             }
+            Change::Deleted(old) => self.take_off(&old),
             Change::Synced => {}
+        }
+    }
+
+    /// The Pod needs its room no more: others may fit now.
+    fn take_off(&self, pod: &Pod) {
+        let key = ObjectKey::of(pod);
+        let mut state = self.state.lock();
+        state.unschedulable.remove(&key);
+        if state.board.remove(&key, pod.metadata.uid.as_deref()) {
+            self.retry_all(&mut state);
         }
     }
 

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::ResourceExt;
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::endpoint_model::{pod_ready, selector_of, terminal};
@@ -26,7 +27,12 @@ pub(super) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 pub(super) struct ServicePods {
     cluster: Cluster,
     index: Mutex<Index>,
+    /// How many of the three kinds are not wholly in the index yet.
+    missing: watch::Sender<usize>,
 }
+
+/// Services, Pods and Nodes.
+const KINDS: usize = 3;
 
 #[derive(Default)]
 struct Index {
@@ -53,16 +59,25 @@ struct Filed {
 impl ServicePods {
     /// Starts to follow Services, Pods and Nodes; the key of each Service that a change concerns goes to each queue.
     pub(super) fn start(cluster: &Cluster, queues: Vec<Arc<Queue<ObjectKey>>>, tasks: &mut JoinSet<()>) -> Arc<Self> {
-        let this = Arc::new(Self { cluster: cluster.clone(), index: Mutex::default() });
+        let this = Arc::new(Self::new(cluster.clone()));
         tasks.spawn(Arc::clone(&this).follow(queues));
         this
     }
 
-    /// Waits until the caches that [`Self::pods_of`] and its users read are complete.
+    fn new(cluster: Cluster) -> Self {
+        Self { cluster, index: Mutex::default(), missing: watch::Sender::new(KINDS) }
+    }
+
+    /// Waits until everything that was there at the start is in the index. Before that [`Self::pods_of`] would leave
+    /// Pods out, and endpoints that are right would be taken away.
     pub(super) async fn wait_synced(&self) {
-        self.cluster.services.wait_synced().await;
-        self.cluster.pods.wait_synced().await;
-        self.cluster.nodes.wait_synced().await;
+        // The sender lives as long as this: there is no error to come.
+        let _ = self.missing.subscribe().wait_for(|missing| *missing == 0).await;
+    }
+
+    fn synced(&self) -> Vec<ObjectKey> {
+        self.missing.send_modify(|missing| *missing -= 1);
+        Vec::new()
     }
 
     /// The Pods that the Service's selector matches, ordered by name. None without a selector.
@@ -111,7 +126,7 @@ impl ServicePods {
                 self.index.lock().file_service(&key, None);
                 vec![key]
             }
-            Change::Synced => Vec::new(),
+            Change::Synced => self.synced(),
         }
     }
 
@@ -139,7 +154,7 @@ impl ServicePods {
                 index.drop_pod(old);
                 index.services_of(old)
             }
-            Change::Synced => Vec::new(),
+            Change::Synced => self.synced(),
         }
     }
 
@@ -150,7 +165,7 @@ impl ServicePods {
                 return Vec::new();
             }
             Change::Applied { new: node, .. } | Change::Deleted(node) => node.name_any(),
-            Change::Synced => return Vec::new(),
+            Change::Synced => return self.synced(),
         };
         let index = self.index.lock();
         let mut concerned = FxHashSet::default();

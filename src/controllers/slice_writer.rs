@@ -6,6 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -14,7 +15,7 @@ use super::queue::Queue;
 use super::runner::{Error, is_namespace_terminating, is_not_found};
 use super::slice_book::{Noted, SliceBook, Slices};
 use super::slice_packing::Plan;
-use crate::cluster::{Cluster, ObjectKey};
+use crate::cluster::{Change, Cluster, ObjectKey};
 
 /// How long a slice that somebody else deleted or altered stays as it is (ES17): a second, so that two controllers
 /// that disagree do not keep the machine busy.
@@ -24,6 +25,7 @@ pub(super) struct SliceWriter {
     client: Client,
     managed_by: &'static str,
     book: SliceBook,
+    synced: watch::Sender<bool>,
 }
 
 /// An owner's present slices, or the time to wait until the cache can be trusted again.
@@ -42,11 +44,14 @@ impl SliceWriter {
         tasks: &mut JoinSet<()>,
     ) -> Arc<Self> {
         let book = SliceBook::new(managed_by, cluster.slices.clone());
-        let this = Arc::new(Self { client: client.clone(), managed_by, book });
+        let this = Arc::new(Self { client: client.clone(), managed_by, book, synced: watch::Sender::new(false) });
         let mut changes = cluster.slices.subscribe();
         let follower = Arc::clone(&this);
         tasks.spawn(async move {
             while let Some(change) = changes.recv().await {
+                if matches!(change, Change::Synced) {
+                    follower.synced.send_replace(true);
+                }
                 for noted in follower.book.note(&change) {
                     match noted {
                         Noted::Own => {}
@@ -57,6 +62,12 @@ impl SliceWriter {
             }
         });
         this
+    }
+
+    /// Waits until every slice that was there at the start is in the book. Before that it would be made once more.
+    pub(super) async fn wait_synced(&self) {
+        // The sender lives as long as this: there is no error to come.
+        let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
     }
 
     pub(super) async fn present(&self, owner: &ObjectKey) -> Result<Present, Error> {

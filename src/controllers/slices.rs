@@ -47,7 +47,7 @@ impl SliceController {
         });
         tasks.spawn(async move {
             controller.service_pods.wait_synced().await;
-            controller.cluster.slices.wait_synced().await;
+            controller.writer.wait_synced().await;
             run("endpointslices", controller, queue, WORKERS).await;
         });
     }

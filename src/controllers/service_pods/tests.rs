@@ -11,7 +11,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let (cluster, writers) = Cluster::new();
-        Self { index: ServicePods { cluster, index: Mutex::default() }, writers }
+        Self { index: ServicePods::new(cluster), writers }
     }
 
     /// Applies the object to the cache and returns the Services that the change concerns.
