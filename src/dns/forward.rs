@@ -15,10 +15,11 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
@@ -28,7 +29,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep_until, timeout_at};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::cache::{CAPACITY, Cache, Key, Said};
 use super::health::Health;
@@ -48,6 +49,16 @@ pub struct ForwardConfig {
     /// Resolvers for a domain and what is below it; the longest domain that fits is taken.
     pub stubs: Vec<(String, Vec<SocketAddr>)>,
     pub timing: Timing,
+    /// Where the upstreams were read from. Read again when a question finds nobody to answer it: a laptop that was
+    /// offline at the start, or has gone to another network.
+    pub host: Option<HostResolvers>,
+}
+
+/// The host's own list of resolvers.
+#[derive(Clone, Debug)]
+pub struct HostResolvers {
+    path: PathBuf,
+    zone: Zone,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,20 +79,34 @@ impl ForwardConfig {
     /// The resolvers given (`--dns-upstream`), or else those of the host's `resolv.conf`, less those inside the
     /// cluster. A missing or unreadable file means that there are none.
     pub fn new(given: &[SocketAddr], resolv_conf: &Path, zone: &Zone) -> Self {
-        let found = if given.is_empty() {
-            std::fs::read(resolv_conf).map(|text| nameservers(&text)).unwrap_or_else(|e| {
-                warn!(path = %resolv_conf.display(), error = %e, "no resolvers for names outside the cluster");
-                Vec::new()
-            })
-        } else {
-            given.to_vec()
-        };
-        let (inside, upstreams): (Vec<_>, Vec<_>) = found.into_iter().partition(|a| zone.contains(a.ip()));
-        if !inside.is_empty() {
-            warn!(?inside, "resolvers inside the cluster's own ranges are left out; give others with --dns-upstream");
+        if given.is_empty() {
+            let host = HostResolvers { path: resolv_conf.to_owned(), zone: zone.clone() };
+            let upstreams = host.read();
+            return Self { upstreams, host: Some(host), ..Self::default() };
         }
-        Self { upstreams, ..Self::default() }
+        Self { upstreams: outside(given.to_vec(), zone), ..Self::default() }
     }
+}
+
+impl HostResolvers {
+    fn read(&self) -> Vec<SocketAddr> {
+        match std::fs::read(&self.path) {
+            Ok(text) => outside(nameservers(&text), &self.zone),
+            Err(e) => {
+                warn!(path = %self.path.display(), error = %e, "no resolvers for names outside the cluster");
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// The resolvers that are not the cluster's own.
+fn outside(found: Vec<SocketAddr>, zone: &Zone) -> Vec<SocketAddr> {
+    let (inside, outside): (Vec<_>, Vec<_>) = found.into_iter().partition(|address| zone.contains(address.ip()));
+    if !inside.is_empty() {
+        warn!(?inside, "resolvers inside the cluster's own ranges are left out; give others with --dns-upstream");
+    }
+    outside
 }
 
 /// The resolvers of a `resolv.conf`.
@@ -122,16 +147,21 @@ struct Upstream {
     health: Mutex<Health>,
 }
 
-struct Group {
-    /// Empty for everything.
+type Upstreams = Vec<Arc<Upstream>>;
+
+/// Resolvers for a domain of their own.
+struct Stub {
     domain: String,
-    upstreams: Vec<Arc<Upstream>>,
+    upstreams: Upstreams,
 }
 
 /// Asks upstream resolvers.
 pub struct Forwarder {
+    /// For everything but the stub domains.
+    general: ArcSwap<Upstreams>,
     /// Longest domain first.
-    groups: Vec<Group>,
+    stubs: Vec<Stub>,
+    host: Option<HostResolvers>,
     timing: Timing,
     cache: Mutex<Cache>,
     slots: Semaphore,
@@ -140,18 +170,16 @@ pub struct Forwarder {
 
 impl Forwarder {
     pub fn new(config: ForwardConfig, metrics: Arc<Metrics>) -> Self {
-        let group = |domain: &str, addresses: &[SocketAddr]| Group {
+        let stub = |(domain, addresses): &(String, Vec<SocketAddr>)| Stub {
             domain: domain.trim_matches('.').to_ascii_lowercase(),
-            upstreams: addresses
-                .iter()
-                .map(|address| Arc::new(Upstream { address: *address, health: Mutex::default() }))
-                .collect(),
+            upstreams: addresses.iter().map(|address| Upstream::new(*address)).collect(),
         };
-        let mut groups: Vec<Group> = config.stubs.iter().map(|(domain, to)| group(domain, to)).collect();
-        groups.push(group("", &config.upstreams));
-        groups.sort_by_key(|group| std::cmp::Reverse(group.domain.len()));
+        let mut stubs: Vec<Stub> = config.stubs.iter().map(stub).collect();
+        stubs.sort_by_key(|stub| std::cmp::Reverse(stub.domain.len()));
         Self {
-            groups,
+            general: ArcSwap::from_pointee(config.upstreams.iter().map(|address| Upstream::new(*address)).collect()),
+            stubs,
+            host: config.host,
             timing: config.timing,
             cache: Mutex::new(Cache::new(CAPACITY)),
             slots: Semaphore::new(IN_FLIGHT),
@@ -161,8 +189,26 @@ impl Forwarder {
 
     /// The upstreams, with whether each counts as down.
     pub fn upstreams(&self) -> Vec<(SocketAddr, bool)> {
-        let all = self.groups.iter().flat_map(|group| &group.upstreams);
+        let general = self.general.load();
+        let all = self.stubs.iter().flat_map(|stub| &stub.upstreams).chain(general.iter());
         all.map(|upstream| (upstream.address, upstream.health.lock().is_down())).collect()
+    }
+
+    /// Takes up a change of the host's resolvers; those that stay keep what is known of their health.
+    fn look_again(&self, host: &HostResolvers) {
+        let (known, found) = (self.general.load(), host.read());
+        if known.iter().map(|upstream| upstream.address).eq(found.iter().copied()) {
+            return;
+        }
+        info!(?found, "the host's resolvers have changed");
+        let keep = |address: &SocketAddr| {
+            known
+                .iter()
+                .find(|upstream| upstream.address == *address)
+                .cloned()
+                .unwrap_or_else(|| Upstream::new(*address))
+        };
+        self.general.store(Arc::new(found.iter().map(keep).collect()));
     }
 
     /// What is known of a name outside the cluster without asking anybody.
@@ -174,21 +220,24 @@ impl Forwarder {
 
     /// Asks the upstreams, and keeps what they say. `name` is that of the key.
     pub async fn ask(&self, key: Key, name: Name) -> Result<Said, ForwardError> {
-        let said = self.ask_group(&key, name).await;
+        let said = self.ask_upstreams(&key, name).await;
         match &said {
             Ok(said) => self.cache.lock().put(key, said.clone(), Instant::now()),
             Err(e) => {
                 debug!(name = %key.name, error = %e, "question about a name outside the cluster failed");
                 count(&self.metrics.forward_failures);
+                if let Some(host) = self.host.as_ref().filter(|_| *e != ForwardError::Busy) {
+                    self.look_again(host);
+                }
             }
         }
         said
     }
 
-    async fn ask_group(&self, key: &Key, name: Name) -> Result<Said, ForwardError> {
-        let group =
-            self.groups.iter().find(|group| group.domain.is_empty() || below(&key.name, &group.domain).is_some());
-        let upstreams = group.map_or(&[][..], |group| &group.upstreams);
+    async fn ask_upstreams(&self, key: &Key, name: Name) -> Result<Said, ForwardError> {
+        let general = self.general.load_full();
+        let stub = self.stubs.iter().find(|stub| below(&key.name, &stub.domain).is_some());
+        let upstreams = stub.map_or(&*general, |stub| &stub.upstreams);
         if upstreams.is_empty() {
             return Err(ForwardError::NoUpstream);
         }
@@ -282,6 +331,10 @@ impl Drop for Wait<'_> {
 }
 
 impl Upstream {
+    fn new(address: SocketAddr) -> Arc<Self> {
+        Arc::new(Self { address, health: Mutex::default() })
+    }
+
     /// Asks until `end`. The error says what happened, with the address.
     async fn exchange(&self, asked: &Asked<'_>, patience: Duration, end: Instant) -> Result<Said, String> {
         let mut wait = Wait { upstream: self, start: Instant::now(), patience, over: false };

@@ -197,6 +197,7 @@ async fn stub_domains_have_resolvers_of_their_own() {
         upstreams: vec![general.address],
         stubs: vec![("Corp.example.".into(), vec![corp.address]), ("deep.corp.example".into(), vec![deep.address])],
         timing: FAST,
+        host: None,
     };
     let forwarder = Forwarder::new(config, Arc::default());
     for (name, address) in [
@@ -235,4 +236,16 @@ fn resolvers_of_the_host_are_read_and_those_inside_the_cluster_left_out() {
 fn a_scoped_resolver_keeps_its_interface() {
     let servers = nameservers(b"nameserver fe80::1%lo\nnameserver fe80::2%7\nnameserver fe80::3%no-such-interface\n");
     assert_eq!(servers, ["[fe80::1%1]:53".parse().unwrap(), "[fe80::2%7]:53".parse::<SocketAddr>().unwrap()]);
+}
+
+#[tokio::test]
+async fn a_failure_makes_it_read_the_hosts_resolvers_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("resolv.conf");
+    let zone = Zone::new(&Network::default());
+    let forwarder = Forwarder::new(ForwardConfig::new(&[], &path, &zone), Arc::default());
+    assert_eq!(ask(&forwarder, "example.com").await.unwrap_err(), ForwardError::NoUpstream);
+    std::fs::write(&path, "nameserver 127.0.0.53\n").unwrap();
+    assert_eq!(ask(&forwarder, "example.com").await.unwrap_err(), ForwardError::NoUpstream);
+    assert_eq!(forwarder.upstreams(), [("127.0.0.53:53".parse().unwrap(), false)]);
 }
