@@ -18,6 +18,7 @@ mod object;
 mod openapi;
 mod patch;
 pub mod pki;
+mod protobuf;
 mod request;
 mod selector;
 pub mod serve;

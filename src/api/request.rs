@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::Api;
 use super::kinds::Strategy;
 use super::negotiate::Form;
+use super::protobuf;
 use super::status::{About, ApiError};
 use crate::store::{Key, Scope};
 
@@ -146,7 +147,7 @@ impl Call {
         self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    /// The body as an object, JSON or YAML.
+    /// The body as an object: JSON, YAML or protobuf.
     pub fn object(&self) -> Result<Value, ApiError> {
         let media = self.content_type().split(';').next().unwrap_or_default().trim();
         let value: Value = match media {
@@ -158,10 +159,12 @@ impl Call {
                 serde_saphyr::from_str(text)
                     .map_err(|e| ApiError::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?
             }
+            protobuf::MEDIA_TYPE => protobuf::decode(&self.body)?,
             other => {
                 return Err(ApiError::unsupported_media_type(format!(
                     "the body of the request was in an unknown format - accepted media types include: \
-                     application/json, application/yaml (got {other:?})"
+                     application/json, application/yaml, {} (got {other:?})",
+                    protobuf::MEDIA_TYPE
                 )));
             }
         };
