@@ -380,10 +380,10 @@ async fn reopened_store_has_everything_and_goes_on_numbering() {
     assert_eq!(listing.items[0].created, 1);
     assert_eq!(texts(&store.list(&Scope::all("nodes")).items), ["nodes//n1=2 1"]);
     let mut watch = store.watch(Scope::all("pods"), 4).unwrap();
-    assert_eq!(told(&*watch.next().await.unwrap()), "Deleted pods/a/y 5 1 <- 4 1");
+    assert_eq!(told(&watch.next().await.unwrap()), "Deleted pods/a/y 5 1 <- 4 1");
     // Over the tombstone of another run.
     assert_eq!(create(&store, "pods/a/y", "2").await.revision, 6);
-    assert_eq!(told(&*watch.next().await.unwrap()), "Added pods/a/y 6 2 <- ");
+    assert_eq!(told(&watch.next().await.unwrap()), "Added pods/a/y 6 2 <- ");
     store.close().await;
 }
 
