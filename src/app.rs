@@ -25,7 +25,7 @@ use crate::cluster::Cluster;
 use crate::config::{CLUSTER_API_PORT, Config, DNS_PORT};
 use crate::controllers::{self, Controllers, ControllersConfig};
 use crate::dashboard::{self, DashboardConfig};
-use crate::dns;
+use crate::dns::{Dns, ForwardConfig, ServerConfig, Zone};
 use crate::events::Recorder;
 use crate::lifecycle::Readiness;
 use crate::node::{Agents, AgentsConfig};
@@ -81,10 +81,14 @@ pub async fn build(config: Config) -> Result<Running> {
     let nodes_ready = readiness.register("nodes");
 
     check_ranges(&config.network, &netlink::host_networks().context("cannot read the host's routes")?)?;
-    make_private_dir(&config.data_dir)?;
+    let folder = DataFolder::make(&config.data_dir)?;
+    // Asked first, so that a second cluster on one directory hears of the directory and not of a port.
+    let lock = DirLock::acquire(&config.data_dir)?;
     let api_listener = bind(config.api_listen, "--api-listen").await?;
     let ui_listener = bind(config.ui_listen, "--ui-listen").await?;
-    let lock = if config.store.path.is_none() { Some(DirLock::acquire(&config.data_dir)?) } else { None };
+    let in_memory = config.store.path.is_none();
+    // A store with a database takes the lock itself.
+    let lock = in_memory.then_some(lock);
     let store = Store::open(&config.store).await?;
     let addresses = Addresses { api: api_listener.local_addr()?, ui: ui_listener.local_addr()? };
     info!(?config, ?addresses, "starting");
@@ -110,10 +114,15 @@ pub async fn build(config: Config) -> Result<Running> {
     let admin = authority.client("vipyard-admin", &["system:masters"])?;
     let kubeconfig = kubeconfig_path(&config.data_dir);
     let text = pki::kubeconfig(&format!("https://{}", addresses.api), &authority, &admin);
-    let mut files = vec![kubeconfig.clone()];
-    files.extend(config.kubeconfig.clone());
-    for path in &files {
-        pki::write_private(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+    pki::write_private(&kubeconfig, &text).with_context(|| format!("cannot write {}", kubeconfig.display()))?;
+    if let Some(path) = &config.kubeconfig {
+        write_kubeconfig(path, &text)?;
+    }
+    // The CA of a cluster without a database goes with it, and its kubeconfigs are worth nothing then.
+    let mut files = Vec::new();
+    if in_memory {
+        files.push(kubeconfig.clone());
+        files.extend(config.kubeconfig.clone());
     }
     drop(api_ready);
 
@@ -183,6 +192,7 @@ pub async fn build(config: Config) -> Result<Running> {
         }
     });
 
+    folder.keep();
     Ok(Running {
         addresses,
         kubeconfig,
@@ -227,7 +237,7 @@ impl Running {
         self.router.shutdown();
         self.api.store().clone().close().await;
         for file in &self.files {
-            // The files name a cluster that is gone; one that cannot be removed does no harm.
+            // They name what is gone; one that cannot be removed does no harm.
             let _ = std::fs::remove_file(file);
         }
     }
@@ -241,16 +251,13 @@ fn start_dns(
     stopping: &CancellationToken,
     tasks: &mut JoinSet<()>,
 ) -> Result<()> {
-    let zone = Arc::new(dns::zone::Zone::new(&config.network));
-    let index = Arc::new(dns::records::Index::default());
-    let metrics = Arc::new(dns::metrics::Metrics::default());
-    let upstreams = dns::forward::ForwardConfig::new(&[], Path::new(HOST_RESOLV_CONF), &zone);
-    let forwarder = Arc::new(dns::forward::Forwarder::new(upstreams, Arc::clone(&metrics)));
-    let responder = Arc::new(dns::server::Responder::new(zone, Arc::clone(&index), forwarder, metrics));
+    let zone = Zone::new(&config.network);
+    let upstreams = ForwardConfig::new(&[], Path::new(HOST_RESOLV_CONF), &zone);
+    let dns = Dns::new(zone, upstreams);
     let (udp, tcp) = (control_plane.sockets(DNS_PORT)?, control_plane.listeners(DNS_PORT)?);
-    let server = dns::server::Server::new(dns::server::ServerConfig::default(), responder, udp, tcp);
-    let (applied, mut progress) = watch::channel(dns::follow::Applied::default());
-    tasks.spawn(dns::follow::follow(cluster.clone(), index, applied));
+    let server = dns.server(ServerConfig::default(), udp, tcp);
+    let mut progress = dns.applied();
+    tasks.spawn(dns.follow(cluster.clone()));
     let stop = stopping.clone();
     tasks.spawn(async move {
         if let Err(e) = server.serve(async move { stop.cancelled().await }).await {
@@ -292,11 +299,47 @@ async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener> {
     })
 }
 
-fn make_private_dir(dir: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("cannot make the data directory {}: choose another with --data-dir", dir.display()))
+/// The data directory. One that was made for a start that fails goes with it.
+struct DataFolder {
+    made: Option<PathBuf>,
+}
+
+impl DataFolder {
+    fn make(dir: &Path) -> Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        let made = (!dir.exists()).then(|| dir.to_owned());
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| {
+            format!("cannot make the data directory {}: choose another with --data-dir", dir.display())
+        })?;
+        Ok(Self { made })
+    }
+
+    fn keep(mut self) {
+        self.made = None;
+    }
+}
+
+impl Drop for DataFolder {
+    fn drop(&mut self) {
+        if let Some(dir) = &self.made
+            && let Err(e) = std::fs::remove_dir_all(dir)
+        {
+            warn!(dir = %dir.display(), error = %e, "the data directory of a failed start is left behind");
+        }
+    }
+}
+
+/// Writes the kubeconfig to a place of the user's choice, unless a file of somebody else's is there.
+fn write_kubeconfig(path: &Path, text: &str) -> Result<()> {
+    if let Ok(found) = std::fs::read_to_string(path) {
+        let ours = serde_json::from_str::<serde_json::Value>(&found).is_ok_and(|c| c["current-context"] == pki::CONTEXT);
+        anyhow::ensure!(
+            ours || found.trim().is_empty(),
+            "{} is a kubeconfig of other clusters and is left alone: name another file with --kubeconfig, \
+             or use KUBECONFIG={}:FILE to have both",
+            path.display(),
+            path.display()
+        );
+    }
+    pki::write_private(path, text).with_context(|| format!("cannot write {}: choose another with --kubeconfig", path.display()))
 }

@@ -18,6 +18,8 @@ use serde_json::json;
 
 const CA_CERT: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
+/// The name of cluster, user and context in a kubeconfig of ours.
+pub const CONTEXT: &str = "vipyard";
 const CA_YEARS: i64 = 10;
 
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +142,7 @@ pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
 
 /// A kubeconfig (JSON, which is YAML) for the API at `server`, with the admin's certificate inside.
 pub fn kubeconfig(server: &str, authority: &Authority, admin: &CertifiedKey) -> String {
-    let name = "vipyard";
+    let name = CONTEXT;
     let encoded = |text: &str| STANDARD.encode(text);
     let config = json!({
         "apiVersion": "v1",
