@@ -399,3 +399,68 @@ async fn onlookers_see_each_question_with_its_objects() {
         assert_eq!((&event.causes, event.client.ip()), (&causes, IpAddr::from([127, 0, 0, 1])));
     }
 }
+
+/// What `dig` makes of it, its exit code and output; `None` where it is not installed (Debian: bind9-dnsutils).
+async fn dig(world: &World, arguments: &str) -> Option<(i32, String)> {
+    let mut command = tokio::process::Command::new("dig");
+    command.arg("@127.0.0.1").arg("-p").arg(world.address.port().to_string());
+    command.args(["+tries=1", "+time=10"]).args(arguments.split(' ')).kill_on_drop(true);
+    match command.output().await {
+        Ok(output) => Some((output.status.code()?, String::from_utf8_lossy(&output.stdout).into_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => panic!("dig does not start: {e}"),
+    }
+}
+
+#[tokio::test]
+async fn dig_agrees() {
+    let world = World::start(crowd(), &[]);
+    if dig(&world, "-v").await.is_none() {
+        eprintln!("ignored: dig is not installed (Debian: bind9-dnsutils)");
+        return;
+    }
+    let domain = "default.svc.cluster.local";
+    let mut wrong = Vec::new();
+    // Question, and what stands in the output.
+    for (arguments, expected) in [
+        (format!("web.{domain} A"), vec!["status: NOERROR", "flags: qr aa rd ra;", "udp: 1232", "10.96.1.1"]),
+        (format!("+noedns web.{domain} AAAA"), vec!["status: NOERROR", "ADDITIONAL: 0", "fd00:10:96::101"]),
+        (
+            format!("9lives.{domain} AAAA"),
+            vec!["status: NOERROR", "ANSWER: 0", "AUTHORITY: 1", "IN SOA ns.dns.cluster.local."],
+        ),
+        (format!("none.{domain} A"), vec!["status: NXDOMAIN", "cluster.local. 5 IN SOA"]),
+        (
+            format!("_http._tcp.web.{domain} SRV"),
+            vec!["IN SRV 0 100 80 web.default.svc.cluster.local.", "IN AAAA fd00:10:96::101"],
+        ),
+        (format!("alias.{domain} A"), vec!["IN CNAME web.default.svc.cluster.local.", "IN A 10.96.1.1"]),
+        (format!("away.{domain} CNAME"), vec!["IN CNAME api.example.com."]),
+        ("-x 10.96.1.1".to_owned(), vec!["IN PTR web.default.svc.cluster.local."]),
+        ("-x fd00:10:244:1::5".to_owned(), vec!["IN PTR db-0.db.default.svc.cluster.local."]),
+        ("dns-version.cluster.local TXT".to_owned(), vec!["IN TXT \"1.1.0\""]),
+        ("cluster.local NS".to_owned(), vec!["IN NS ns.dns.cluster.local.", "ns.dns.cluster.local. 5 IN A 10.96.0.10"]),
+        (format!("lonely.{domain} A"), vec!["Truncated, retrying in TCP mode", "ANSWER: 500"]),
+        (format!("+ignore lonely.{domain} A"), vec!["flags: qr aa tc rd ra;", "udp: 1232"]),
+        (format!("+tcp lonely.{domain} A"), vec!["ANSWER: 500", "(TCP)"]),
+        (
+            "example.com A".to_owned(),
+            vec!["status: SERVFAIL", "EDE: 22 (No Reachable Authority): (no resolver for names outside"],
+        ),
+        (format!("+noedns +opcode=notify web.{domain} A"), vec!["opcode: NOTIFY, status: NOTIMP"]),
+        ("version.bind CH TXT".to_owned(), vec!["status: REFUSED"]),
+        ("cluster.local AXFR".to_owned(), vec!["; Transfer failed."]),
+        (format!("+edns=1 +noednsnegotiation web.{domain} A"), vec!["status: BADVERS", "EDNS: version: 0"]),
+        (format!("+domain={domain} +search web A"), vec!["status: NOERROR", "10.96.1.1"]),
+    ] {
+        let (_, output) = dig(&world, &arguments).await.expect("dig is installed");
+        let plain = output.split_whitespace().collect::<Vec<_>>().join(" ");
+        let missing: Vec<_> = expected.into_iter().filter(|part| !plain.contains(part)).collect();
+        // Dig knows .local from mDNS alone, and says so.
+        let complaint = output.replace("WARNING: .local is reserved", "").contains("WARNING");
+        if !missing.is_empty() || complaint {
+            wrong.push(format!("dig {arguments} lacks {missing:?} or complains:\n{output}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
