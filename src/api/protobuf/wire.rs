@@ -108,8 +108,13 @@ mod tests {
     #[test]
     fn every_wire_type_in_use_is_read_or_skipped() {
         let message = b"\x08\x96\x01\x11\x01\x02\x03\x04\x05\x06\x07\x08\x1a\x02hi\x25\x01\x02\x03\x04\x98\x06\x05";
-        let expected =
-            vec![(1, Wire::Varint(150)), (2, Wire::Fixed), (3, Wire::Bytes(b"hi")), (4, Wire::Fixed), (99, Wire::Varint(5))];
+        let expected = vec![
+            (1, Wire::Varint(150)),
+            (2, Wire::Fixed),
+            (3, Wire::Bytes(b"hi")),
+            (4, Wire::Fixed),
+            (99, Wire::Varint(5)),
+        ];
         assert_eq!(fields(message), Ok(expected));
         assert_eq!(fields(b""), Ok(vec![]));
     }
