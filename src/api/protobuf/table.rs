@@ -164,7 +164,7 @@ mod tests {
     fn no_message_contains_itself() {
         let table = Table::get();
         let deepest = (0..table.messages.len()).map(|id| depth(table, MessageId(id), &mut Vec::new())).max();
-        assert_eq!(deepest, Some(12));
+        assert!(deepest.is_some_and(|deepest| deepest < 20), "{deepest:?}");
     }
 
     #[test]
