@@ -1,7 +1,8 @@
 -- The revision log. One row is one write of one object; rows are never changed, only compacted away.
 CREATE TABLE revisions (
-    -- The revision of the write: the resourceVersion of the object that it made.
-    rev      INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- The revision of the write: the resourceVersion of the object that it made. Given by the writer, who needs it
+    -- before the row exists; it never comes down, as the newest row is never deleted.
+    rev      INTEGER PRIMARY KEY,
     -- RESOURCE/NAMESPACE/NAME; the namespace is empty for cluster-scoped objects.
     key      TEXT    NOT NULL,
     -- The revision that created the object; equal to rev for the first row of an object.

@@ -1,16 +1,16 @@
 //! The store: every object of the cluster, every change of it, in one sequence of revisions.
 //!
 //! * **Present**: an immutable snapshot in memory (`state.rs`). Reading takes no lock.
-//! * **Changes**: one writer task (`writer.rs`) commits what is queued in batches, each with one fsync, to the revision
-//!   log on SQLite (`log.rs`, which tells the theory of operation).
-//! * **Watching**: one bounded ring of recent events per resource (`feed.rs`), from which each [`Watch`] pulls. What a
-//!   ring has dropped, and states of the past, are read back from the log (`history.rs`).
+//! * **Changes**: one writer task (`writer.rs`) commits what is queued in batches, each with one fsync, to the
+//!   revision log on SQLite (`log.rs`, which tells the theory of operation).
+//! * **Watching**: one bounded ring of recent events per resource (`feed.rs`), from which each [`Watch`] pulls.
+//!   What a ring has dropped, and states of the past, are read back from the log (`history.rs`).
 //!
 //! Each object is encoded once per revision; readers, watchers and the log share the bytes.
 //!
-//! Without a path the store keeps everything in memory and there is no SQLite at all: rings and snapshots are all that the
-//! present needs, a database in memory would hold each value a second time, and it could not be read by a second
-//! connection beside the writer. History then reaches back as far as the rings do (see [`MEMORY_EVENTS`]).
+//! Without a path the store keeps everything in memory and there is no SQLite at all: rings and snapshots are all
+//! that the present needs, a database in memory would hold each value a second time, and it could not be read by a
+//! second connection beside the writer. History then reaches back as far as the rings do (see [`MEMORY_EVENTS`]).
 
 mod error;
 mod feed;
@@ -119,7 +119,8 @@ pub struct Listing {
     pub items: Vec<Arc<Entry>>,
 }
 
-/// The store. Clones are handles on the same one; when the last is dropped, the writer finishes what is queued and ends.
+/// The store. Clones are handles on the same one; when the last is dropped, the writer finishes what is queued and
+/// ends.
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,

@@ -23,7 +23,10 @@ pub enum OpenError {
         "{} is damaged ({detail}): restore a backup over it, or move it away to start empty", path.display()
     )]
     Damaged { path: PathBuf, detail: String },
-    #[error("cannot open {}: {source}: make it readable and writable, or choose another directory with --data-dir", path.display())]
+    #[error(
+        "cannot open {}: {source}: make it readable and writable, or choose another directory with --data-dir",
+        path.display()
+    )]
     Io { path: PathBuf, source: io::Error },
     #[error("cannot open the database {}: {source}: check the disk's free space and health", path.display())]
     Database { path: PathBuf, source: sqlx::Error },

@@ -59,10 +59,9 @@ impl History {
         let mut names = Names::default();
         let mut items = Vec::new();
         let mut rows = sqlx::query(
-            "SELECT r.rev, r.key, r.created, r.value \
-             FROM (SELECT rev, MAX(prev_rev) FROM revisions \
-                   WHERE key >= ? AND key < ? AND rev <= ? GROUP BY key) AS newest \
-             JOIN revisions AS r USING (rev) WHERE NOT r.deleted",
+            "SELECT rev, key, created, value FROM revisions \
+             WHERE rev IN (SELECT rev FROM revisions WHERE key >= ? AND key < ? AND rev <= ? \
+                           GROUP BY key HAVING MAX(prev_rev) >= 0) AND NOT deleted",
         )
         .bind(from)
         .bind(to)

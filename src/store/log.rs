@@ -2,60 +2,64 @@
 //!
 //! # Goals
 //!
-//! * An acknowledged write survives kill -9 and power loss. A revision names one write for ever and never goes back.
+//! * An acknowledged write survives kill -9 and power loss. A revision names one write for ever and never goes
+//!   back.
 //! * The state at every revision from the compaction floor on can be told exactly, and every event after it.
 //! * A disk that is full or fails costs the writes made meanwhile and nothing else.
 //!
 //! # The table
 //!
-//! One row of `revisions` is one write: `rev` is its revision, `prev_rev` the row of the same key that it supersedes.
-//! The rows of a key are a chain from its first row on, deletes (tombstones) and later re-creations included, so the
-//! unique index on (`key`, `prev_rev`) lets each row be superseded once. That is the last line of defence: the one
-//! writer has compared revisions in memory before. As `prev_rev` grows along a chain, the newest row of each key up to a
-//! revision R is the one with the greatest `prev_rev` among those with `rev` <= R. The index alone finds it, for a start
-//! (R is the newest) and for lists in the past alike.
+//! One row of `revisions` is one write: `rev` is its revision, `prev_rev` the row of the same key that it
+//! supersedes. The rows of a key are a chain from its first row on, deletes (tombstones) and later re-creations
+//! included, so the unique index on (`key`, `prev_rev`) lets each row be superseded once. That is the last line of
+//! defence: the one writer has compared revisions in memory before. As `prev_rev` grows along a chain, the newest
+//! row of each key up to a revision R is the one with the greatest `prev_rev` among those with `rev` <= R. The
+//! index alone finds it, for a start (R is the newest) and for lists in the past alike.
 //!
 //! # Who does what
 //!
-//! [`Log`] is the writing end. The writer task (`writer.rs`) owns it, so nobody else writes. [`History`] is the reading
-//! end, a few connections that are opened when somebody asks for the past; in WAL mode they read a snapshot of their own and neither wait
-//! for the writer nor hold it up. The present is never read from here: it is in memory (`state.rs`).
+//! [`Log`] is the writing end. The writer task (`writer.rs`) owns it, so nobody else writes. [`History`] is the
+//! reading end, a few connections that are opened when somebody asks for the past; in WAL mode they read a snapshot
+//! of their own and neither wait for the writer nor hold it up. The present is never read from here: it is in
+//! memory (`state.rs`).
 //!
 //! # Way of a write
 //!
-//! 1. The writer takes what is queued, judges each write against the state in memory (earlier writes of the same batch
-//!    included), gives it the next revision and has it encoded.
-//! 2. [`Log::append`] puts the batch into the table with one multi-row INSERT. The statement is a transaction of its
-//!    own, so there is one round trip to sqlx's worker thread and one fsync (`journal_mode=WAL`, `synchronous=FULL`), and no
-//!    open transaction that an error could leave behind. Statements exist for 1, 2, 4, .. rows; unused rows are NULL
-//!    and left out, so that few statements are prepared, once.
-//! 3. Only then the state, the rings and the callers learn of it, in this order: rings, state, watchers, callers.
-//!    A watcher reads no further than the state's revision, so what it has been told can be listed.
+//! 1. The writer takes what is queued, judges each write against the state in memory (earlier writes of the same
+//!    batch included), gives it the next revision and has it encoded.
+//! 2. [`Log::append`] puts the batch into the table with one multi-row INSERT. The statement is a transaction of
+//!    its own, so there is one round trip to sqlx's worker thread and one fsync (`journal_mode=WAL`,
+//!    `synchronous=FULL`), and no open transaction that an error could leave behind. Statements exist for 1, 2, 4,
+//!    .. rows; unused rows are NULL and left out, so that few statements are prepared, once.
+//! 3. Only then the state, the rings and the callers learn of it, in this order: rings, state, watchers, callers. A
+//!    watcher reads no further than the state's revision, so what it has been told can be listed.
 //!
 //! # When the disk fails
 //!
-//! A failed batch is answered with an error and its revisions are never used again. Whether it is on the disk is not known: a failed fsync
-//! says nothing about what was written. So the connection is thrown away, and the next write opens a new one:
-//! its WAL is copied into the database and truncated (`wal_checkpoint(TRUNCATE)`), which syncs the database file
-//! itself and does not trust pages of the WAL whose fsync has failed once; then rows that are newer than the state in memory
-//! are published as the writes that they are. While any of this fails, writes fail and reads go on. There is no timer:
-//! the next write is the next try. The same checkpoint at the start makes sure that nothing is served that a crash
-//! left in the page cache only.
+//! A failed batch is answered with an error and its revisions are never used again. Whether it is on the disk is
+//! not known: a failed fsync says nothing about what was written. So the connection is thrown away, and the next
+//! write opens a new one: its WAL is copied into the database and truncated (`wal_checkpoint(TRUNCATE)`), which
+//! syncs the database file itself and does not trust pages of the WAL whose fsync has failed once; then rows that
+//! are newer than the state in memory are published as the writes that they are. While any of this fails, writes
+//! fail and reads go on. There is no timer: the next write is the next try. The same checkpoint at the start makes
+//! sure that nothing is served that a crash left in the page cache only.
 //!
 //! # Compaction
 //!
-//! The floor F follows the newest revision at a distance of `keep_revisions`. Only the number counts, not the age: it
-//! bounds the disk (a limit by age does not), it needs no timer, and a quiet cluster keeps its whole past for time
-//! travel. Raising the floor from F to G looks at the rows in (F, G] alone: each makes the row that it supersedes
-//! unneeded, and a tombstone makes itself unneeded. So a slice costs what it covers, whatever the size of the table.
-//! What remains is the current row of each key at G and everything after: lists at G, events after G, and the previous
-//! state of each of these events. The floor moves in the same transaction. The newest row is always above the floor,
-//! hence never deleted, and the revision goes on from it after a restart.
+//! The floor F follows the newest revision at a distance of `keep_revisions`. Only the number counts, not the age:
+//! it bounds the disk (a limit by age does not), it needs no timer, and a quiet cluster keeps its whole past for
+//! time travel. Raising the floor from F to G looks at the rows in (F, G] alone: each makes the row that it
+//! supersedes unneeded, and a tombstone makes itself unneeded. So a slice costs what it covers, whatever the size
+//! of the table. What remains is the current row of each key at G and everything after: lists at G, events after G,
+//! and the previous state of each of these events. The floor moves in the same transaction. The newest row is
+//! always above the floor, hence never deleted, and the revision goes on from it after a restart. (AUTOINCREMENT
+//! would say the same and cost each commit another page.)
 //!
 //! # Start
 //!
-//! Lock the directory, see that the file is ours (`application_id`), checkpoint, look for damage for a bounded time,
-//! migrate, load the newest row of each key. A file that is not ours, or of a newer schema, is left as it is.
+//! Lock the directory, see that the file is ours (`application_id`), checkpoint, look for damage for a bounded
+//! time, migrate, load the newest row of each key. A file that is not ours is not
+//! touched; one of a newer schema keeps its content.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
@@ -84,6 +88,10 @@ pub(super) const MAX_ROWS: usize = 256;
 const CHECKPOINT_PAGES: u32 = 2000;
 /// The WAL file is cut back to this after a burst.
 const WAL_BYTES: u32 = 32 << 20;
+/// The writer's page cache, in KiB: holds the index of the keys, where each write lands somewhere else.
+const CACHE_KIB: u32 = 8000;
+/// Rows that SQLite's thread reads before it waits for us to take them.
+const ROWS_AHEAD: usize = 512;
 /// The search for damage at the start ends after this time. Loading reads every current row in any case.
 const CHECK_TIME: Duration = Duration::from_millis(150);
 
@@ -130,8 +138,11 @@ impl Log {
         // Secrets are in it: nobody else may read it. SQLite gives its other files the same mode.
         OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(io(path))?;
 
-        let options =
-            SqliteConnectOptions::new().filename(path).statement_cache_capacity(32).disable_statement_logging();
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .statement_cache_capacity(32)
+            .row_buffer_size(ROWS_AHEAD)
+            .disable_statement_logging();
         let failed = |error| open_error(path, error);
         let mut connection = options.connect().await.map_err(failed)?;
         let identity = identify(&mut connection).await.map_err(failed)?;
@@ -160,8 +171,8 @@ impl Log {
         self.connection.is_some()
     }
 
-    /// Opens the database again after a failure. Returns the rows newer than `revision`, oldest first: those that the disk
-    /// has taken although the write was reported as failed.
+    /// Opens the database again after a failure. Returns the rows newer than `revision`, oldest first: those that the
+    /// disk has taken although the write was reported as failed.
     pub(super) async fn reopen(&mut self, revision: u64) -> Result<Vec<Row>, sqlx::Error> {
         let mut connection = self.options.connect().await?;
         configure(&mut connection).await?;
@@ -303,7 +314,7 @@ async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), O
 /// Sets a connection up for writing, and makes durable what an earlier one may have left in the WAL.
 async fn configure(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let pragmas = format!(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -{CACHE_KIB}; \
          PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}; PRAGMA journal_size_limit = {WAL_BYTES};"
     );
     sqlx::raw_sql(AssertSqlSafe(pragmas)).execute(&mut *connection).await?;
@@ -318,12 +329,12 @@ async fn checkpoint(connection: &mut SqliteConnection) -> Result<(), sqlx::Error
     Ok(())
 }
 
-/// The newest row of each key, and the floor.
+/// The newest row of each key, and the floor. Beside MAX, SQLite gives the columns of the row that has the maximum.
 async fn load(connection: &mut SqliteConnection) -> Result<(Vec<Row>, u64), sqlx::Error> {
     let floor: i64 = sqlx::query_scalar("SELECT floor FROM log").fetch_one(&mut *connection).await?;
     let rows = sqlx::query(
-        "SELECT r.rev, r.key, r.created, r.prev_rev, r.deleted, CASE r.deleted WHEN 0 THEN r.value ELSE x'' END \
-         FROM (SELECT rev, MAX(prev_rev) FROM revisions GROUP BY key) AS newest JOIN revisions AS r USING (rev)",
+        "SELECT rev, key, created, prev_rev, deleted, CASE deleted WHEN 0 THEN value ELSE x'' END FROM revisions \
+         WHERE rev IN (SELECT rev FROM revisions GROUP BY key HAVING MAX(prev_rev) >= 0)",
     )
     .fetch_all(connection)
     .await?;

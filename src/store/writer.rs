@@ -156,6 +156,13 @@ impl Writer {
                     count = self.queue.recv_many(&mut taken, MAX_ROWS) => open = count > 0,
                     () = std::future::ready(()), if !idle => {}
                 }
+                // Who was answered just now may have the next write ready: one fsync is for as many as possible.
+                tokio::task::yield_now().await;
+                while taken.len() < MAX_ROWS
+                    && let Ok(request) = self.queue.try_recv()
+                {
+                    taken.push(request);
+                }
                 self.pending.extend(taken.drain(..));
             }
             self.write().await;
