@@ -177,7 +177,7 @@ mod tests {
         queue.next().now_or_never()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn burst_of_one_key_is_one_turn() {
         let queue = Queue::new();
         for key in ["a", "b", "a", "a"] {
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!([ready_now(&queue), ready_now(&queue), ready_now(&queue)], [Some("a"), Some("b"), None]);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn key_added_during_its_work_waits_until_the_work_is_done() {
         let queue = Queue::new();
         queue.add("a");
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(ready_now(&queue), None);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn failed_key_returns_after_a_doubling_delay_and_success_forgets_it() {
         let queue = Queue::new();
         queue.add("a");
@@ -221,7 +221,7 @@ mod tests {
         assert!(queue.failed(&key) < Duration::from_millis(6));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn immediate_turn_replaces_a_postponed_one() {
         let queue = Queue::new();
         queue.add_after("a", Duration::from_millis(30));
