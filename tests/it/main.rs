@@ -1,0 +1,13 @@
+//! The API server and the controllers in one process, asked over HTTP without a socket. Needs no privilege: no Pod
+//! runs here, tests write the status of Pods and nodes as a node agent would.
+
+mod controllers;
+mod deletion;
+mod errors;
+mod lists;
+mod patches;
+mod restart;
+mod services;
+mod verbs;
+mod watches;
+mod world;

@@ -1,0 +1,174 @@
+//! The real `vipyard` binary with real namespaces, devices, processes and packets.
+//!
+//! The program is its own harness, because it must be in a user namespace and in a network namespace before any thread
+//! starts: then it needs no root, and no packet can leave the machine. Each scenario has a network namespace of its own,
+//! in which its clusters listen on their default ports, so scenarios run side by side.
+//!
+//! Where the kernel forbids this, or a program is missing that a scenario is about, the scenario is ignored and the
+//! reason is printed.
+
+mod client;
+mod cluster;
+mod dns;
+mod inside;
+mod kubectl;
+mod lifecycle;
+mod needs;
+mod pods;
+mod processes;
+mod readiness;
+mod refusals;
+mod services;
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use vipyard::sys::netns::NetNs;
+
+struct Scenario {
+    name: &'static str,
+    run: fn(),
+    /// What the scenario cannot do without; `Err` says why it is missing.
+    needs: fn() -> Result<(), String>,
+}
+
+macro_rules! scenarios {
+    ($($module:ident :: $name:ident $(: $need:ident)?),+ $(,)?) => {
+        const SCENARIOS: &[Scenario] = &[$(Scenario {
+            name: concat!(stringify!($module), "::", stringify!($name)),
+            run: || block_on($module::$name()),
+            needs: scenarios!(@need $($need)?),
+        }),+];
+    };
+    (@need) => { || Ok(()) };
+    (@need $need:ident) => { needs::$need };
+}
+
+// The longest first, so that they do not run alone at the end.
+scenarios! {
+    lifecycle::killed_cluster_comes_back_with_every_acknowledged_object,
+    kubectl::objects_are_applied_shown_and_described: kubectl,
+    kubectl::objects_are_labelled_patched_and_replaced: kubectl,
+    kubectl::waits_and_watches_end_with_what_they_wait_for: kubectl,
+    pods::failing_container_backs_off_and_keeps_its_last_log,
+    readiness::no_request_reaches_a_pod_that_left_the_slice,
+    readiness::pod_that_vanishes_at_once_gets_no_request_after_it_left_the_slice,
+    readiness::unready_pod_gets_no_new_connection_and_comes_back,
+    readiness::exec_probe_decides,
+    services::cluster_ip_spreads_tcp_and_udp_over_all_ready_pods_of_both_families,
+    services::pods_reach_one_another_by_address_with_their_own_source_x10,
+    services::pod_reaches_itself_through_its_service_x9,
+    services::service_without_endpoint_refuses_at_once_n1_n2,
+    services::node_port_answers_on_every_node_and_nothing_listens_p1_p3_p5,
+    services::address_of_a_recreated_service_leads_to_its_new_pods,
+    services::established_connection_stays_with_its_pod_c1,
+    dns::names_of_services_and_pods_resolve,
+    dns::headless_service_resolves_to_its_ready_pods: dig,
+    pods::api_answers_inside_the_cluster,
+    pods::services_are_in_the_environment_ev1_ev3,
+    pods::restart_policy_decides_the_phase,
+    pods::unknown_image_says_what_to_do_and_breaks_nothing_else,
+    pods::missing_program_is_a_start_error,
+    pods::host_network_pod_has_the_nodes_address,
+    pods::echo_requests_are_answered_between_pods,
+    lifecycle::terminated_cluster_exits_0_and_leaves_nothing,
+    lifecycle::detached_cluster_is_ready_when_up_returns_and_ends_with_down,
+    lifecycle::ordinary_user_runs_a_cluster: unshare,
+    refusals::second_cluster_of_a_data_directory_is_refused,
+    refusals::port_in_use_is_named_with_its_flag,
+    refusals::range_of_the_host_is_named_with_the_flag_that_moves_ours,
+    refusals::bad_usage_exits_64,
+    refusals::newer_database_is_left_alone,
+    refusals::missing_tun_device_is_one_clear_line: unshare,
+}
+
+/// Each scenario has a runtime of its own; its threads are in the scenario's network namespace.
+fn block_on(scenario: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime for the scenario")
+        .block_on(scenario);
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|a| a == "--list") {
+        SCENARIOS.iter().for_each(|scenario| println!("{}: test", scenario.name));
+        return ExitCode::SUCCESS;
+    }
+    let exact = arguments.iter().any(|a| a == "--exact");
+    let threads = arguments.iter().position(|a| a == "--test-threads").and_then(|at| arguments.get(at + 1));
+    let filters: Vec<&String> =
+        arguments.iter().filter(|a| !a.starts_with('-') && Some(*a) != threads).collect();
+    let chosen = |name: &str| {
+        let fits = |filter: &&&String| if exact { name == **filter } else { name.contains(filter.as_str()) };
+        filters.is_empty() || filters.iter().any(|filter| fits(&filter))
+    };
+    let chosen: Vec<&Scenario> = SCENARIOS.iter().filter(|scenario| chosen(scenario.name)).collect();
+    println!("\nrunning {} tests", chosen.len());
+    if let Err(reason) = needs::enter() {
+        chosen.iter().for_each(|scenario| println!("test {} ... ignored, {reason}", scenario.name));
+        println!("\ntest result: ok. 0 passed; 0 failed; {} ignored: {reason}\n", chosen.len());
+        return ExitCode::SUCCESS;
+    }
+    // Twice as many as there are processors: scenarios mostly wait.
+    let default = std::thread::available_parallelism().map_or(2, usize::from) * 2;
+    let threads = threads.and_then(|text| text.parse().ok()).unwrap_or(default).max(1);
+    run(&chosen, threads)
+}
+
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    ignored: usize,
+    failed: Vec<&'static str>,
+}
+
+fn run(scenarios: &[&Scenario], threads: usize) -> ExitCode {
+    let begin = Instant::now();
+    let queue: Mutex<VecDeque<&Scenario>> = Mutex::new(scenarios.iter().copied().collect());
+    let next = || queue.lock().expect("no scenario holds the queue").pop_front();
+    let tally = Mutex::new(Tally::default());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(scenario) = next() {
+                    let begin = Instant::now();
+                    let outcome = (scenario.needs)().map(|()| run_apart(scenario));
+                    let mut tally = tally.lock().expect("no scenario holds the tally");
+                    match outcome {
+                        Ok(true) => {
+                            tally.passed += 1;
+                            println!("test {} ... ok ({:.1?})", scenario.name, begin.elapsed());
+                        }
+                        Ok(false) => {
+                            tally.failed.push(scenario.name);
+                            println!("test {} ... FAILED ({:.1?})", scenario.name, begin.elapsed());
+                        }
+                        Err(reason) => {
+                            tally.ignored += 1;
+                            println!("test {} ... ignored, {reason}", scenario.name);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let Tally { passed, ignored, failed } = tally.into_inner().expect("all threads have ended");
+    failed.iter().for_each(|name| println!("failed: {name}"));
+    let result = if failed.is_empty() { "ok" } else { "FAILED" };
+    let took = begin.elapsed();
+    println!("\ntest result: {result}. {passed} passed; {} failed; {ignored} ignored; {took:.1?}\n", failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs a scenario in a network namespace of its own; `false` when it panicked.
+fn run_apart(scenario: &Scenario) -> bool {
+    let apart = NetNs::create().expect("a network namespace for the scenario");
+    apart.run(|| catch_unwind(AssertUnwindSafe(scenario.run)).is_ok()).expect("the scenario's namespace is entered")
+}

@@ -1,0 +1,40 @@
+//! What the tests need of the machine, and why it is missing where it is.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use vipyard::sys::netns::NetNs;
+
+/// Makes the namespaces in which everything happens. Called before any thread starts.
+pub fn enter() -> Result<(), String> {
+    if !rustix::process::geteuid().is_root() {
+        vipyard::sys::userns::enter().map_err(|e| e.to_string())?;
+    }
+    NetNs::create().map_err(|e| format!("network namespaces are forbidden here: {e}"))?;
+    File::options().read(true).write(true).open("/dev/net/tun").map_err(|e| {
+        format!("/dev/net/tun cannot be opened ({e}): `sudo modprobe tun; sudo chmod 0666 /dev/net/tun` mends it")
+    })?;
+    Ok(())
+}
+
+/// A program on the PATH.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+fn installed(name: &str) -> Result<(), String> {
+    program(name).map(drop).ok_or_else(|| format!("{name} is not installed"))
+}
+
+pub fn kubectl() -> Result<(), String> {
+    installed("kubectl")
+}
+
+pub fn dig() -> Result<(), String> {
+    installed("dig")
+}
+
+pub fn unshare() -> Result<(), String> {
+    installed("unshare")
+}

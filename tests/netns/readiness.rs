@@ -1,0 +1,137 @@
+//! What decides whether a Pod gets packets, and when it stops to.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use http::Method;
+use serde_json::json;
+
+use crate::cluster::{Cluster, PODS, SLICES, eventually, ready_in};
+use crate::inside::http;
+use crate::services::vips;
+
+const ALL: [&str; 3] = ["web-1", "web-2", "web-3"];
+
+pub async fn unready_pod_gets_no_new_connection_and_comes_back() {
+    let cluster = Cluster::start().await;
+    let vip = SocketAddr::new(vips(&cluster.service("web", json!({})).await)[0], 80);
+    cluster.whoami("web", &["web-1", "web-2"]).await;
+    cluster.endpoints("web", &["web-1", "web-2"]).await;
+    let client = cluster.client_pod("client", "n3").await;
+    let itself = SocketAddr::new(cluster.pod_ip("web-1").await.parse().unwrap(), 80);
+
+    client.post(itself, "/ready?state=false").expect("whoami takes it");
+    cluster.endpoints("web", &["web-2"]).await;
+    let only = async || (0..30).all(|_| client.http(vip).is_ok_and(|reply| reply.pod == "web-2")).then_some(());
+    eventually("only the other Pod answers", only).await;
+    // It runs on, and by its own address it answers.
+    assert_eq!(client.http(itself).unwrap().pod, "web-1");
+    let pod = cluster.get(&format!("{PODS}/web-1")).await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
+    assert_eq!(pod["status"]["containerStatuses"][0]["ready"], false);
+
+    client.post(itself, "/ready?state=true").expect("whoami takes it");
+    cluster.endpoints("web", &["web-1", "web-2"]).await;
+    eventually("it gets connections again", async || (client.http(vip).ok()?.pod == "web-1").then_some(())).await;
+    cluster.stop().await;
+}
+
+pub async fn exec_probe_decides() {
+    let cluster = Cluster::start().await;
+    let spec = json!({"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": "vipyard/host",
+        "command": ["/bin/sh", "-c", "mkdir -p /tmp/probe; exec sleep infinity"],
+        "readinessProbe": {"periodSeconds": 1, "failureThreshold": 1, "exec": {"command": ["test", "-f", "/tmp/probe/ready"]}}}]});
+    cluster.pod("probed", spec).await;
+    cluster.until_pod("probed", "running", |pod| (pod["status"]["phase"] == "Running").then_some(())).await;
+    let unready = |pod: &serde_json::Value| (pod["status"]["containerStatuses"][0]["ready"] == false).then_some(());
+    cluster.until_pod("probed", "not ready at first (PS7)", unready).await;
+    let inside = crate::inside::Inside::of(cluster.pid(), &cluster.pod_ip("probed").await);
+    assert_eq!(inside.sh("touch /tmp/probe/ready").await, (0, String::new()));
+    cluster.ready("probed").await;
+    assert_eq!(inside.sh("rm /tmp/probe/ready").await, (0, String::new()));
+    cluster.until_pod("probed", "not ready any more", unready).await;
+    cluster.stop().await;
+}
+
+/// A request: when it was begun, and who answered.
+type Request = (Instant, Result<String, String>);
+
+/// Asks a VIP again and again from a client on every node, while `remove` makes `web-2` go. Afterwards no request that
+/// was begun after the Pod had left the slice may have reached it, and each must have been answered.
+async fn requests_while(remove: impl AsyncFnOnce(&Cluster)) {
+    let cluster = Cluster::start().await;
+    let vip = SocketAddr::new(vips(&cluster.service("web", json!({"ipFamilyPolicy": "SingleStack"})).await)[0], 80);
+    cluster.whoami("web", &ALL).await;
+    cluster.endpoints("web", &ALL).await;
+    let clients = [cluster.client_pod("client-1", "n1").await, cluster.client_pod("client-2", "n2").await];
+    for client in &clients {
+        eventually("the VIP answers", async || client.http(vip).ok()).await;
+    }
+    let slices = format!("{SLICES}?watch=true&labelSelector=kubernetes.io%2Fservice-name%3Dweb");
+    let mut slices = cluster.watch(&slices).await;
+    let stop = AtomicBool::new(false);
+    let ask = || {
+        let mut requests: Vec<Request> = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let begun = Instant::now();
+            let answer = http(vip, "GET", "/json").map_err(|e| e.to_string());
+            let pod = |text: String| {
+                let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+                value["pod"].as_str().expect("a name").to_owned()
+            };
+            requests.push((begun, answer.map(pod)));
+        }
+        requests
+    };
+    let (left, requests) = std::thread::scope(|scope| {
+        let loops: Vec<_> = clients.iter().map(|client| scope.spawn(|| client.run_here(ask))).collect();
+        let left = tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                remove(&cluster).await;
+                let mut left = None;
+                let mut here = true;
+                // The moment when the slice was first seen without the Pod.
+                while here {
+                    let (at, event) = slices.recv().await.expect("the watch goes on");
+                    let ready = ready_in(&event["object"]);
+                    here = ready.contains(&"web-2".to_owned()) || ready.is_empty();
+                    left = Some(at);
+                }
+                cluster.gone(&format!("{PODS}/web-2")).await;
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                left.expect("an event")
+            })
+        });
+        stop.store(true, Ordering::Relaxed);
+        let requests: Vec<Request> = loops.into_iter().flat_map(|worker| worker.join().expect("the loop")).collect();
+        (left, requests)
+    });
+    let before = requests.iter().filter(|(_, pod)| pod.as_deref() == Ok("web-2")).count();
+    assert!(before > 0, "the Pod was asked while it was there");
+    let after: Vec<&Request> = requests.iter().filter(|(begun, _)| *begun > left).collect();
+    assert!(after.len() > 20, "only {} requests", after.len());
+    for (begun, answer) in after {
+        let since = begun.duration_since(left);
+        let pod = answer.as_ref().unwrap_or_else(|e| panic!("a request failed {since:?} after the change: {e}"));
+        assert_ne!(pod, "web-2", "asked {since:?} after it had left the slice");
+    }
+    assert_eq!(cluster.ready_endpoints("web").await, ["web-1", "web-3"]);
+    cluster.stop().await;
+}
+
+pub async fn no_request_reaches_a_pod_that_left_the_slice() {
+    requests_while(async |cluster: &Cluster| drop(cluster.delete(&format!("{PODS}/web-2")).await)).await;
+}
+
+/// PX2: with no grace period the object goes first and the processes after it.
+pub async fn pod_that_vanishes_at_once_gets_no_request_after_it_left_the_slice() {
+    requests_while(async |cluster: &Cluster| {
+        let path = format!("{PODS}/web-2");
+        let (code, answer) =
+            cluster.request(Method::DELETE, &path, Some(json!({"gracePeriodSeconds": 0}))).await.expect("an answer");
+        assert_eq!(code, 200, "{answer}");
+    })
+    .await;
+}

@@ -1,0 +1,237 @@
+//! Packets to Services.
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, PODS, SERVICES, eventually};
+use crate::inside::{Inside, Reply};
+
+/// Enough for each of three Pods to be chosen by chance (E8: n² + 30).
+const TRIES: usize = 39;
+/// What "at once" means on a busy machine: far below a first retransmission's share of a time-out.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// The virtual addresses of a Service, IPv4 first.
+pub fn vips(service: &Value) -> Vec<IpAddr> {
+    serde_json::from_value(service["spec"]["clusterIPs"].clone()).expect("addresses")
+}
+
+fn at(ip: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(ip, port)
+}
+
+/// The addresses of a Pod, IPv4 first.
+async fn pod_ips(cluster: &Cluster, pod: &str) -> Vec<IpAddr> {
+    let object = cluster.get(&format!("{PODS}/{pod}")).await;
+    let ips = object["status"]["podIPs"].as_array().expect("addresses").iter();
+    ips.map(|ip| ip["ip"].as_str().expect("an address").parse().expect("an address")).collect()
+}
+
+async fn node_ips(cluster: &Cluster, node: &str) -> Vec<IpAddr> {
+    let object = cluster.get(&format!("/api/v1/nodes/{node}")).await;
+    let all = object["status"]["addresses"].as_array().expect("addresses").iter();
+    let internal = all.filter(|address| address["type"] == "InternalIP");
+    internal.map(|ip| ip["address"].as_str().expect("an address").parse().expect("an address")).collect()
+}
+
+/// Waits until the packets of `client` meet what the API says.
+async fn until_answered(client: &Inside, to: SocketAddr) {
+    eventually(&format!("{to} answers"), async || client.http(to).ok()).await;
+}
+
+fn pods(replies: &[Reply]) -> BTreeSet<&str> {
+    replies.iter().map(|reply| reply.pod.as_str()).collect()
+}
+
+pub async fn cluster_ip_spreads_tcp_and_udp_over_all_ready_pods_of_both_families() {
+    let cluster = Cluster::start().await;
+    let vips = vips(&cluster.service("web", json!({})).await);
+    cluster.whoami("web", &["web-1", "web-2", "web-3"]).await;
+    cluster.endpoints("web", &["web-1", "web-2", "web-3"]).await;
+    let client = cluster.client_pod("client", "n1").await;
+    let own = pod_ips(&cluster, "client").await;
+    assert_eq!(vips.len(), 2);
+    for (vip, own) in vips.into_iter().zip(own) {
+        until_answered(&client, at(vip, 80)).await;
+        let http: Vec<Reply> = (0..TRIES).map(|_| client.http(at(vip, 80)).expect("an answer")).collect();
+        let udp: Vec<Reply> = (0..TRIES).map(|_| client.udp(at(vip, 9001)).expect("an answer")).collect();
+        for replies in [&http, &udp] {
+            assert_eq!(pods(replies), ["web-1", "web-2", "web-3"].into(), "{vip}");
+            let nodes: BTreeSet<&str> = replies.iter().map(|reply| reply.node.as_str()).collect();
+            assert_eq!(nodes, ["n1", "n2", "n3"].into(), "{vip}");
+            // X8: Pods see who asks.
+            assert!(replies.iter().all(|reply| reply.client == own), "{replies:?}");
+            assert!(udp.iter().all(|reply| reply.server != vip), "the packet's destination is the Pod");
+        }
+    }
+    cluster.stop().await;
+}
+
+pub async fn pods_reach_one_another_by_address_with_their_own_source_x10() {
+    let cluster = Cluster::start().await;
+    cluster.whoami("web", &["web-1", "web-2", "web-3"]).await;
+    let client = cluster.client_pod("client", "n1").await;
+    let own = pod_ips(&cluster, "client").await;
+    for name in ["web-1", "web-2", "web-3"] {
+        for (ip, own) in pod_ips(&cluster, name).await.into_iter().zip(&own) {
+            for reply in [client.http(at(ip, 80)), client.udp(at(ip, 9001))] {
+                let reply = reply.unwrap_or_else(|e| panic!("{name} at {ip}: {e}"));
+                assert_eq!((reply.pod.as_str(), reply.server, reply.client), (name, ip, *own));
+            }
+        }
+    }
+    cluster.stop().await;
+}
+
+pub async fn pod_reaches_itself_through_its_service_x9() {
+    let cluster = Cluster::start().await;
+    let vips = vips(&cluster.service("web", json!({})).await);
+    cluster.whoami("web", &["web-1"]).await;
+    cluster.endpoints("web", &["web-1"]).await;
+    let itself = cluster.inside("web-1").await;
+    let node = node_ips(&cluster, &cluster.node_of("web-1").await).await;
+    assert_eq!(vips.len(), 2);
+    for vip in vips {
+        until_answered(&itself, at(vip, 80)).await;
+        for reply in [itself.http(at(vip, 80)), itself.udp(at(vip, 9001))] {
+            let reply = reply.expect("an answer");
+            assert_eq!(reply.pod, "web-1");
+            // Else the reply would take the short cut inside the Pod and never be translated back.
+            assert_ne!(reply.client, reply.server);
+            if reply.client.is_ipv4() {
+                assert_eq!(reply.client, node[0]);
+            }
+        }
+    }
+    cluster.stop().await;
+}
+
+pub async fn service_without_endpoint_refuses_at_once_n1_n2() {
+    let cluster = Cluster::start().await;
+    let vips = vips(&cluster.service("nobody", json!({})).await);
+    let client = cluster.client_pod("client", "n1").await;
+    cluster.endpoints("nobody", &[]).await;
+    let refused = |result: Result<usize, std::io::Error>, begin: Instant, what: &str| {
+        assert_eq!(result.expect_err(what).kind(), ErrorKind::ConnectionRefused, "{what}");
+        assert!(begin.elapsed() < AT_ONCE, "{what} took {:?}", begin.elapsed());
+    };
+    assert_eq!(vips.len(), 2);
+    for vip in vips {
+        // The API's write may still be on its way to the packets.
+        let meets = async || client.connect(at(vip, 80)).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
+        eventually("the Service is known to the router", async || meets().await.then_some(())).await;
+        let begin = Instant::now();
+        refused(client.connect(at(vip, 80)).map(|_| 0), begin, "TCP");
+        let begin = Instant::now();
+        refused(client.udp_connected(at(vip, 9001)), begin, "UDP");
+        // 3.7: a port that the Service does not have.
+        let begin = Instant::now();
+        refused(client.connect(at(vip, 81)).map(|_| 0), begin, "a port that the Service has not");
+    }
+    // 3.7: an address of the range that no Service has is silent.
+    let silent = client.run(|| std::net::TcpStream::connect_timeout(&"10.96.77.77:80".parse().unwrap(), AT_ONCE / 2));
+    assert_eq!(silent.unwrap_err().kind(), ErrorKind::TimedOut);
+    cluster.stop().await;
+}
+
+pub async fn node_port_answers_on_every_node_and_nothing_listens_p1_p3_p5() {
+    let cluster = Cluster::start().await;
+    let service = cluster.service("web", json!({"type": "NodePort"})).await;
+    let port = |index: usize| u16::try_from(service["spec"]["ports"][index]["nodePort"].as_u64().unwrap()).unwrap();
+    let (http, udp) = (port(0), port(2));
+    cluster.whoami("web", &["web-1", "web-2"]).await;
+    cluster.endpoints("web", &["web-1", "web-2"]).await;
+    let client = cluster.client_pod("client", "n1").await;
+    let mut masks = Vec::new();
+    for node in ["n1", "n2", "n3"] {
+        masks.extend(node_ips(&cluster, node).await);
+    }
+    // n3 has no Pod of the Service: the whole cluster's Pods answer (externalTrafficPolicy Cluster).
+    for node in ["n1", "n2", "n3"] {
+        let ip = node_ips(&cluster, node).await[0];
+        until_answered(&client, at(ip, http)).await;
+        let mut replies: Vec<Reply> = (0..TRIES).map(|_| client.http(at(ip, http)).expect("an answer")).collect();
+        replies.push(client.udp(at(ip, udp)).expect("an answer"));
+        assert_eq!(pods(&replies), ["web-1", "web-2"].into(), "through {node}");
+        // X1: the node stands in for the client.
+        assert!(replies.iter().all(|reply| masks.contains(&reply.client)), "{replies:?}");
+    }
+    // A port next to it is nobody's, and a Pod's own address has no node ports.
+    let refused = client.connect(at(node_ips(&cluster, "n2").await[0], 29_999)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    let refused = client.connect(at(pod_ips(&cluster, "web-1").await[0], http)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+
+    // P5: the node's own table of sockets is empty.
+    let spec = json!({"hostNetwork": true, "nodeName": "n2", "terminationGracePeriodSeconds": 0,
+        "containers": [{"name": "c", "image": "vipyard/host", "command": ["sleep", "infinity"]}]});
+    cluster.pod("on-node", spec).await;
+    let node = cluster.inside("on-node").await;
+    for table in ["tcp", "tcp6", "udp", "udp6"] {
+        let text = std::fs::read_to_string(format!("/proc/{}/net/{table}", node.pid)).expect("a table of sockets");
+        for port in [http, udp] {
+            assert!(!text.contains(&format!(":{port:04X} ")), "{table} has {port}:\n{text}");
+        }
+    }
+    cluster.stop().await;
+}
+
+pub async fn address_of_a_recreated_service_leads_to_its_new_pods() {
+    let cluster = Cluster::start().await;
+    cluster.whoami("old", &["old-1"]).await;
+    cluster.whoami("new", &["new-1"]).await;
+    let client = cluster.client_pod("client", "n1").await;
+    let spec = json!({"clusterIP": "10.96.0.77", "ipFamilyPolicy": "SingleStack"});
+    cluster.service("old", spec.clone()).await;
+    let vip = at("10.96.0.77".parse().unwrap(), 80);
+    until_answered(&client, vip).await;
+    assert_eq!(client.http(vip).unwrap().pod, "old-1");
+    cluster.delete(&format!("{SERVICES}/old")).await;
+    cluster.service("new", spec).await;
+    eventually("the new Pod answers", async || client.http(vip).is_ok_and(|r| r.pod == "new-1").then_some(())).await;
+    assert!((0..TRIES).all(|_| client.http(vip).unwrap().pod == "new-1"));
+    cluster.stop().await;
+}
+
+pub async fn established_connection_stays_with_its_pod_c1() {
+    let cluster = Cluster::start().await;
+    let vips = vips(&cluster.service("web", json!({})).await);
+    cluster.whoami("web", &["web-1"]).await;
+    cluster.endpoints("web", &["web-1"]).await;
+    let client = cluster.client_pod("client", "n2").await;
+    until_answered(&client, at(vips[0], 80)).await;
+
+    let mut stream = client.connect(at(vips[0], 9000)).expect("a connection");
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut echo = |text: &str| {
+        stream.write_all(text.as_bytes()).expect("it takes what is written");
+        let mut answer = String::new();
+        let mut buffer = [0; 4096];
+        while !answer.ends_with(text) {
+            let length = stream.read(&mut buffer).expect("an answer");
+            assert!(length > 0, "the connection ended after {answer:?}");
+            answer.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+        }
+        answer
+    };
+    let first = echo("one\n");
+    assert!(first.starts_with("pod: web-1\n"), "{first}");
+
+    // The Pod leaves the Service, another comes: the connection does not notice.
+    cluster.patch(&format!("{PODS}/web-1"), json!({"metadata": {"labels": {"app": "debug"}}})).await;
+    cluster.whoami("web", &["web-2"]).await;
+    cluster.endpoints("web", &["web-2"]).await;
+    let moved = async || client.http(at(vips[0], 80)).is_ok_and(|reply| reply.pod == "web-2").then_some(());
+    eventually("new connections go to the other Pod", moved).await;
+    assert_eq!(echo("two\n"), "two\n");
+    // And the Service itself.
+    cluster.delete(&format!("{SERVICES}/web")).await;
+    let gone = async || client.run(|| std::net::TcpStream::connect_timeout(&at(vips[0], 80), AT_ONCE / 4)).is_err();
+    eventually("the address is nobody's", async || gone().await.then_some(())).await;
+    assert_eq!(echo("three\n"), "three\n");
+    cluster.stop().await;
+}
