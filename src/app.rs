@@ -332,7 +332,8 @@ impl Drop for DataFolder {
 /// Writes the kubeconfig to a place of the user's choice, unless a file of somebody else's is there.
 fn write_kubeconfig(path: &Path, text: &str) -> Result<()> {
     if let Ok(found) = std::fs::read_to_string(path) {
-        let ours = serde_json::from_str::<serde_json::Value>(&found).is_ok_and(|c| c["current-context"] == pki::CONTEXT);
+        let ours =
+            serde_json::from_str::<serde_json::Value>(&found).is_ok_and(|c| c["current-context"] == pki::CONTEXT);
         anyhow::ensure!(
             ours || found.trim().is_empty(),
             "{} is a kubeconfig of other clusters and is left alone: name another file with --kubeconfig, \
@@ -341,5 +342,6 @@ fn write_kubeconfig(path: &Path, text: &str) -> Result<()> {
             path.display()
         );
     }
-    pki::write_private(path, text).with_context(|| format!("cannot write {}: choose another with --kubeconfig", path.display()))
+    pki::write_private(path, text)
+        .with_context(|| format!("cannot write {}: choose another with --kubeconfig", path.display()))
 }

@@ -37,7 +37,8 @@ async fn unknown_kind_is_not_found() {
 #[tokio::test]
 async fn unknown_group_version_and_path_are_404() {
     let world = World::start().await;
-    for path in ["/apis/nosuch.group/v1/things", "/apis/discovery.k8s.io/v9/endpointslices", "/api/v2/pods", "/nowhere"] {
+    for path in ["/apis/nosuch.group/v1/things", "/apis/discovery.k8s.io/v9/endpointslices", "/api/v2/pods", "/nowhere"]
+    {
         let answer = world.get(path).await;
         assert_eq!((answer.code, answer.text.as_str()), (404, "404 page not found\n"), "{path}");
     }
@@ -64,7 +65,10 @@ async fn body_that_is_neither_json_nor_yaml_is_a_bad_request() {
         world.raw("POST", CONFIG_MAPS, mime, body).await.refused(400, "BadRequest");
     }
     world.raw("POST", CONFIG_MAPS, "text/csv", "a,b").await.refused(415, "UnsupportedMediaType");
-    world.raw("PATCH", &format!("{CONFIG_MAPS}/a"), "application/json", "{}").await.refused(415, "UnsupportedMediaType");
+    world
+        .raw("PATCH", &format!("{CONFIG_MAPS}/a"), "application/json", "{}")
+        .await
+        .refused(415, "UnsupportedMediaType");
     world.get_as(CONFIG_MAPS, "text/csv").await.refused(406, "NotAcceptable");
 }
 
@@ -101,7 +105,9 @@ async fn misspelt_field_is_refused_when_strict_and_warned_about_otherwise() {
     let misspelt = |name: &str| service(name, json!({"ports": [{"port": 80, "tragetPort": 8080}], "selektor": {}}));
 
     let status = world.post(&format!("{SERVICES}?{STRICT}"), misspelt("a")).await.refused(400, "BadRequest");
-    for field in ["strict decoding error", "unknown field \"spec.selektor\"", "unknown field \"spec.ports[0].tragetPort\""] {
+    for field in
+        ["strict decoding error", "unknown field \"spec.selektor\"", "unknown field \"spec.ports[0].tragetPort\""]
+    {
         assert!(message(&status).contains(field), "{status}");
     }
     world.get(&format!("{SERVICES}/a")).await.refused(404, "NotFound");

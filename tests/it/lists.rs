@@ -34,7 +34,8 @@ async fn label_selectors_choose() {
         ("!app", vec!["d"]),
         ("app,!tier", vec!["b", "c"]),
     ] {
-        let query: String = form_urlencoded::Serializer::new(String::new()).append_pair("labelSelector", selector).finish();
+        let query: String =
+            form_urlencoded::Serializer::new(String::new()).append_pair("labelSelector", selector).finish();
         assert_eq!(names(&world.get(&format!("{CONFIG_MAPS}?{query}")).await.ok()), expected, "{selector}");
     }
     world.get(&format!("{CONFIG_MAPS}?labelSelector=app%20in%20web")).await.refused(400, "BadRequest");
@@ -55,7 +56,8 @@ async fn field_selectors_choose() {
         ("status.phase=Running", vec!["there"]),
         ("status.phase=Pending,spec.nodeName=n1", vec!["here"]),
     ] {
-        let query: String = form_urlencoded::Serializer::new(String::new()).append_pair("fieldSelector", selector).finish();
+        let query: String =
+            form_urlencoded::Serializer::new(String::new()).append_pair("fieldSelector", selector).finish();
         assert_eq!(names(&world.get(&format!("{PODS}?{query}")).await.ok()), expected, "{selector}");
     }
     let status = world.get(&format!("{PODS}?fieldSelector=spec.colour%3Dred")).await.refused(400, "BadRequest");
@@ -128,11 +130,21 @@ async fn table_has_the_columns_of_kubectl_get() {
 
     let table = world.get_as(&format!("{SERVICES}/web"), TABLE).await.ok();
     assert_eq!((&table["kind"], &table["apiVersion"]), (&json!("Table"), &json!("meta.k8s.io/v1")));
-    let columns: Vec<(&str, i64)> = table["columnDefinitions"].as_array().unwrap().iter()
-        .map(|column| (column["name"].as_str().unwrap(), column["priority"].as_i64().unwrap())).collect();
-    assert_eq!(columns, [("Name", 0), ("Type", 0), ("Cluster-IP", 0), ("External-IP", 0), ("Port(s)", 0), ("Age", 0), ("Selector", 1)]);
+    let columns: Vec<(&str, i64)> = table["columnDefinitions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|column| (column["name"].as_str().unwrap(), column["priority"].as_i64().unwrap()))
+        .collect();
+    assert_eq!(
+        columns,
+        [("Name", 0), ("Type", 0), ("Cluster-IP", 0), ("External-IP", 0), ("Port(s)", 0), ("Age", 0), ("Selector", 1)]
+    );
     let cells = &table["rows"][0]["cells"];
-    assert_eq!(cells.as_array().unwrap()[..5], [json!("web"), json!("ClusterIP"), json!("10.96.0.50"), json!("<none>"), json!("80/TCP")]);
+    assert_eq!(
+        cells.as_array().unwrap()[..5],
+        [json!("web"), json!("ClusterIP"), json!("10.96.0.50"), json!("<none>"), json!("80/TCP")]
+    );
     assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
 
     let pods = world.get_as(PODS, TABLE).await.ok();
@@ -147,7 +159,10 @@ async fn partial_metadata_leaves_out_everything_else() {
     let world = World::start().await;
     let created = world.config_map("a", "1").await;
     let one = world.get_as(&format!("{CONFIG_MAPS}/a"), PARTIAL).await.ok();
-    assert_eq!(one, json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": created["metadata"]}));
+    assert_eq!(
+        one,
+        json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": created["metadata"]})
+    );
     let list = world.get_as(CONFIG_MAPS, PARTIAL_LIST).await.ok();
     assert_eq!(list["kind"], "PartialObjectMetadataList");
     assert_eq!(list["items"][0], one);

@@ -44,8 +44,12 @@ async fn strategic_patch_merges_lists_by_their_key() {
     let path = format!("{SERVICES}/web");
     let patch = json!({"spec": {"ports": [{"port": 443, "targetPort": 8443}, {"name": "admin", "port": 9000}]}});
     let patched = world.strategic(&path, patch).await.ok();
-    let ports: Vec<(&str, i64, i64)> = patched["spec"]["ports"].as_array().unwrap().iter()
-        .map(|p| (p["name"].as_str().unwrap(), p["port"].as_i64().unwrap(), p["targetPort"].as_i64().unwrap())).collect();
+    let ports: Vec<(&str, i64, i64)> = patched["spec"]["ports"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| (p["name"].as_str().unwrap(), p["port"].as_i64().unwrap(), p["targetPort"].as_i64().unwrap()))
+        .collect();
     let mut sorted = ports.clone();
     sorted.sort_by_key(|port| port.1);
     assert_eq!(sorted, [("http", 80, 80), ("https", 443, 8443), ("admin", 9000, 9000)]);
@@ -80,7 +84,10 @@ async fn patch_with_an_old_revision_conflicts() {
     let old = revision(&world.config_map("a", "1").await);
     let path = format!("{CONFIG_MAPS}/a");
     world.merge(&path, json!({"data": {"key": "2"}})).await.ok();
-    world.merge(&path, json!({"metadata": {"resourceVersion": old}, "data": {"key": "3"}})).await.refused(409, "Conflict");
+    world
+        .merge(&path, json!({"metadata": {"resourceVersion": old}, "data": {"key": "3"}}))
+        .await
+        .refused(409, "Conflict");
 }
 
 #[tokio::test]
@@ -94,6 +101,7 @@ async fn patch_that_breaks_a_rule_is_invalid_and_changes_nothing() {
     let world = World::start().await;
     let before = world.post(SERVICES, service("web", json!({"ports": [{"port": 80}]}))).await.created();
     let path = format!("{SERVICES}/web");
-    world.merge(&path, json!({"spec": {"ports": [{"port": 70000}]}})).await.invalid(&["spec.ports[0].port"]);
+    let patch = json!({"spec": {"ports": [{"port": 70000, "targetPort": 80}]}});
+    world.merge(&path, patch).await.invalid(&["spec.ports[0].port"]);
     assert_eq!(world.get(&path).await.ok(), before);
 }

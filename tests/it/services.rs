@@ -49,8 +49,13 @@ async fn chosen_address_is_refused_when_taken_or_outside_cf15() {
 #[tokio::test]
 async fn address_of_a_deleted_service_can_be_had_again_w6() {
     let world = World::start().await;
-    create(&world, "web", json!({"clusterIP": "10.96.0.50", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30050}]}))
-        .await.created();
+    create(
+        &world,
+        "web",
+        json!({"clusterIP": "10.96.0.50", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30050}]}),
+    )
+    .await
+    .created();
     world.delete(&format!("{SERVICES}/web"), json!({})).await.ok();
     let again = json!({"clusterIP": "10.96.0.50", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30050}]});
     create(&world, "again", again).await.created();
@@ -181,7 +186,8 @@ async fn dual_stack_service_has_an_address_of_each_family() {
 #[tokio::test]
 async fn headless_service_has_no_address_and_keeps_none() {
     let world = World::start().await;
-    let spec = create(&world, "peers", json!({"clusterIP": "None", "selector": {"a": "b"}})).await.created()["spec"].clone();
+    let spec =
+        create(&world, "peers", json!({"clusterIP": "None", "selector": {"a": "b"}})).await.created()["spec"].clone();
     assert_eq!((&spec["clusterIP"], &spec["clusterIPs"]), (&json!("None"), &json!(["None"])));
     // CF3: without a selector both families are prepared.
     let bare = create(&world, "bare", json!({"clusterIP": "None"})).await.created()["spec"].clone();

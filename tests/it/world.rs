@@ -37,9 +37,12 @@ pub struct World {
 }
 
 impl World {
-    /// An API server with the system's objects and no controllers.
+    /// An API server with the system's objects, the ServiceAccount that Pods need (PD7), and no controllers.
     pub async fn start() -> Self {
-        Self::on(&StoreConfig::in_memory(), Network::default()).await
+        let world = Self::on(&StoreConfig::in_memory(), Network::default()).await;
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        world.post("/api/v1/namespaces/default/serviceaccounts", account).await.created();
+        world
     }
 
     pub async fn on(store: &StoreConfig, network: Network) -> Self {
@@ -52,7 +55,7 @@ impl World {
 
     /// With all controllers, and `nodes` nodes that are ready.
     pub async fn with_controllers(nodes: usize) -> Self {
-        let mut world = Self::start().await;
+        let mut world = Self::on(&StoreConfig::in_memory(), Network::default()).await;
         let client = world.api.client(Identity::system("system:kube-controller-manager"));
         let (cluster, writers) = Cluster::new();
         writers.run(&client, &mut world.tasks);
@@ -61,14 +64,14 @@ impl World {
             cluster,
             network: Network::default(),
             root_ca_pem: "-----BEGIN CERTIFICATE-----\n".into(),
-            resources: world.api.registry().resources().collect(),
+            resources: world.api.registry().resources(),
         };
         Controllers::start(config, &mut world.tasks);
         for number in 1..=nodes {
             let name = format!("n{number}");
             let labels = json!({"kubernetes.io/hostname": name, "topology.kubernetes.io/zone": "a"});
             let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
-            world.post("/api/v1/nodes", node).await.ok();
+            world.post("/api/v1/nodes", node).await.created();
             let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
             world.merge(&format!("/api/v1/nodes/{name}/status"), ready).await.ok();
         }

@@ -58,8 +58,7 @@ impl Client {
         let stream = TcpStream::connect(self.address).await?;
         let name = ServerName::from(self.address.ip());
         let stream = self.tls.connect(name, stream).await?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
         tokio::spawn(async move { drop(connection.await) });
         let request = Request::builder()
             .method(method)

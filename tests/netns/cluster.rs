@@ -120,7 +120,10 @@ impl Cluster {
     }
 
     pub async fn wait(&mut self) -> ExitStatus {
-        tokio::time::timeout(LIMIT, self.child.wait()).await.expect("vipyard ends in time").expect("it can be waited for")
+        tokio::time::timeout(LIMIT, self.child.wait())
+            .await
+            .expect("vipyard ends in time")
+            .expect("it can be waited for")
     }
 
     /// Ends the cluster in order and gives its folder back.

@@ -21,11 +21,14 @@ pub async fn names_of_services_and_pods_resolve() {
     let vips = vips(&cluster.service("web", json!({})).await);
     let peers = json!({"selector": {"app": "peers"}, "clusterIP": "None", "ipFamilyPolicy": "SingleStack"});
     cluster.service("peers", peers).await;
-    let spec = json!({"hostname": "peer", "subdomain": "peers", "containers": [{"name": "c", "image": "vipyard/whoami"}]});
+    let spec =
+        json!({"hostname": "peer", "subdomain": "peers", "containers": [{"name": "c", "image": "vipyard/whoami"}]});
     cluster.pod("peer-1", spec).await;
     cluster.patch("/api/v1/namespaces/default/pods/peer-1", json!({"metadata": {"labels": {"app": "peers"}}})).await;
     let client = cluster.client_pod("client", "n1").await;
-    for name in ["web", "web.default", "web.default.svc", "web.default.svc.cluster.local", "web.default.svc.cluster.local."] {
+    for name in
+        ["web", "web.default", "web.default.svc", "web.default.svc.cluster.local", "web.default.svc.cluster.local."]
+    {
         let expected = |index: usize| BTreeSet::from([vips[index].to_string()]);
         let resolves = async || (addresses(&client, "ahostsv4", name).await == expected(0)).then_some(());
         eventually(&format!("{name} resolves"), resolves).await;

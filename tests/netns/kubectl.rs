@@ -47,7 +47,10 @@ fn table(text: &str) -> Vec<Vec<&str>> {
 pub async fn objects_are_applied_shown_and_described() {
     let cluster = Cluster::start().await;
     let created = cluster.kubectl(&["apply", "-f", WEB]).await;
-    assert_eq!(created, "service/web created\npod/web-1 created\npod/web-2 created\npod/web-3 created\npod/client created\n");
+    assert_eq!(
+        created,
+        "service/web created\npod/web-1 created\npod/web-2 created\npod/web-3 created\npod/client created\n"
+    );
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", TIMEOUT]).await;
     let again = cluster.kubectl(&["apply", "-f", WEB]).await;
     assert_eq!(again, created.replace("created", "unchanged"));
@@ -55,7 +58,8 @@ pub async fn objects_are_applied_shown_and_described() {
 
     let wide = cluster.kubectl(&["get", "service,pods,endpointslices", "-o", "wide", "--no-headers"]).await;
     let wide = table(&wide);
-    let row = |name: &str| wide.iter().find(|row| row.first().is_some_and(|cell| cell.starts_with(name))).expect("a row");
+    let row =
+        |name: &str| wide.iter().find(|row| row.first().is_some_and(|cell| cell.starts_with(name))).expect("a row");
     assert_eq!(row("service/web")[1..2], ["ClusterIP"]);
     assert_eq!(row("service/web")[6], "app=web");
     assert_eq!(row("pod/web-1")[1..4], ["1/1", "Running", "0"]);
@@ -64,18 +68,26 @@ pub async fn objects_are_applied_shown_and_described() {
     assert_eq!(slice[1..3], ["IPv4", "80"]);
     assert_eq!(slice[3].split(',').count(), 3);
     let nodes = cluster.kubectl(&["get", "nodes", "--no-headers"]).await;
-    assert_eq!(table(&nodes).iter().map(|row| row[..2].to_vec()).collect::<Vec<_>>(), [["n1", "Ready"], ["n2", "Ready"], ["n3", "Ready"]]);
+    assert_eq!(
+        table(&nodes).iter().map(|row| row[..2].to_vec()).collect::<Vec<_>>(),
+        [["n1", "Ready"], ["n2", "Ready"], ["n3", "Ready"]]
+    );
 
     let vip = cluster.get(&format!("{SERVICES}/web")).await["spec"]["clusterIP"].as_str().unwrap().to_owned();
     assert_eq!(cluster.kubectl(&["get", "svc", "web", "-o", "jsonpath={.spec.clusterIP}"]).await, vip);
-    assert_eq!(cluster.kubectl(&["get", "po", "-l", "app=web", "-o", "name"]).await, "pod/web-1\npod/web-2\npod/web-3\n");
+    assert_eq!(
+        cluster.kubectl(&["get", "po", "-l", "app=web", "-o", "name"]).await,
+        "pod/web-1\npod/web-2\npod/web-3\n"
+    );
     let json: Value = serde_json::from_str(&cluster.kubectl(&["get", "pod", "web-1", "-o", "json"]).await).unwrap();
     assert_eq!((&json["kind"], &json["metadata"]["name"]), (&json!("Pod"), &json!("web-1")));
     let yaml: Value = serde_saphyr::from_str(&cluster.kubectl(&["get", "svc", "web", "-o", "yaml"]).await).unwrap();
     assert_eq!((&yaml["kind"], &yaml["spec"]["clusterIP"]), (&json!("Service"), &json!(vip)));
     let sorted = cluster.kubectl(&["get", "pods", "-A", "--sort-by=.metadata.name", "-o", "name"]).await;
     assert_eq!(sorted.lines().next(), Some("pod/client"));
-    let columns = cluster.kubectl(&["get", "svc", "web", "--no-headers", "-o", "custom-columns=N:.metadata.name,P:.spec.ports[0].port"]).await;
+    let columns = cluster
+        .kubectl(&["get", "svc", "web", "--no-headers", "-o", "custom-columns=N:.metadata.name,P:.spec.ports[0].port"])
+        .await;
     assert_eq!(table(&columns), [["web", "80"]]);
     let (code, _, err) = cluster.kubectl_with_code(&["get", "pod", "none"]).await;
     assert_eq!((code, err.as_str()), (1, "Error from server (NotFound): pods \"none\" not found\n"));
@@ -83,16 +95,31 @@ pub async fn objects_are_applied_shown_and_described() {
     assert_eq!((code, err.as_str()), (1, "error: the server doesn't have a resource type \"gadgets\"\n"));
 
     let description = cluster.kubectl(&["describe", "pod", "web-1"]).await;
-    for part in ["Node:", "Ready", "Readiness:", "http-get http://:80/healthz", "Successfully assigned default/web-1 to n"] {
+    for part in
+        ["Node:", "Ready", "Readiness:", "http-get http://:80/healthz", "Successfully assigned default/web-1 to n"]
+    {
         assert!(description.contains(part), "no {part} in\n{description}");
     }
     let description = cluster.kubectl(&["describe", "service", "web"]).await;
     assert!(description.contains(&vip), "{description}");
     let endpoints = description.lines().find(|line| line.starts_with("Endpoints:")).expect("endpoints");
     assert_eq!(endpoints.matches(":80").count(), 3, "{description}");
-    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"key": "value"}});
+    let secret =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"key": "value"}});
     cluster.kubectl(&["apply", "-f", &cluster.manifest("secret.json", &secret)]).await;
-    for kind in ["namespaces", "nodes", "pods", "services", "endpoints", "configmaps", "secrets", "serviceaccounts", "events", "endpointslices", "leases"] {
+    for kind in [
+        "namespaces",
+        "nodes",
+        "pods",
+        "services",
+        "endpoints",
+        "configmaps",
+        "secrets",
+        "serviceaccounts",
+        "events",
+        "endpointslices",
+        "leases",
+    ] {
         let (code, out, err) = cluster.kubectl_with_code(&["describe", kind, "-A"]).await;
         // kubectl itself says that Endpoints are deprecated.
         assert!(code == 0 && (err.is_empty() || kind == "endpoints"), "{kind}: {code} {err}");
@@ -129,7 +156,10 @@ pub async fn objects_are_labelled_patched_and_replaced() {
     cluster.kubectl(&["label", "service", "web", "tier=back", "--overwrite"]).await;
     cluster.kubectl(&["annotate", "service", "web", "example.com/note=a b"]).await;
     let metadata = now().await["metadata"].clone();
-    assert_eq!((&metadata["labels"]["tier"], &metadata["annotations"]["example.com/note"]), (&json!("back"), &json!("a b")));
+    assert_eq!(
+        (&metadata["labels"]["tier"], &metadata["annotations"]["example.com/note"]),
+        (&json!("back"), &json!("a b"))
+    );
     cluster.kubectl(&["label", "service", "web", "tier-"]).await;
     assert_eq!(now().await["metadata"].get("labels"), None);
 
@@ -151,7 +181,8 @@ pub async fn objects_are_labelled_patched_and_replaced() {
     assert_eq!(cluster.kubectl(&["apply", "-f", &file]).await, "service/web configured\n");
     let after = now().await;
     assert_eq!(after["spec"]["clusterIP"], before["spec"]["clusterIP"]);
-    let mut ports: Vec<i64> = after["spec"]["ports"].as_array().unwrap().iter().map(|p| p["port"].as_i64().unwrap()).collect();
+    let mut ports: Vec<i64> =
+        after["spec"]["ports"].as_array().unwrap().iter().map(|p| p["port"].as_i64().unwrap()).collect();
     ports.sort_unstable();
     assert_eq!(ports, [81, 8080]);
     assert_eq!(after["metadata"]["annotations"]["example.com/note"], "a b");
@@ -172,15 +203,21 @@ pub async fn objects_are_labelled_patched_and_replaced() {
     let (code, _, err) = cluster.kubectl_with_code(&["apply", "-f", &cluster.manifest("typo.json", &typo)]).await;
     assert!(code == 1 && err.contains("strict decoding error: unknown field \"spec.selektor\""), "{err}");
     let mut invalid = service(80);
-    invalid["spec"]["ports"][0]["port"] = 70000.into();
+    invalid["spec"]["ports"][0] = json!({"port": 70000, "targetPort": 80});
     invalid["metadata"]["name"] = "invalid".into();
-    let (code, _, err) = cluster.kubectl_with_code(&["create", "-f", &cluster.manifest("invalid.json", &invalid)]).await;
-    let text = "The Service \"invalid\" is invalid: \n* spec.ports[0].port: Invalid value: 70000: must be between 1 and 65535, inclusive";
+    let (code, _, err) =
+        cluster.kubectl_with_code(&["create", "-f", &cluster.manifest("invalid.json", &invalid)]).await;
+    let text = "The Service \"invalid\" is invalid: spec.ports[0].port: Invalid value: 70000: must be between 1 and 65535, inclusive";
     assert!(code == 1 && err.starts_with(text), "{err}");
-    let dry = cluster.manifest("dry.json", &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "dry"}}));
-    assert_eq!(cluster.kubectl(&["apply", "--dry-run=server", "-f", &dry]).await, "configmap/dry created (server dry run)\n");
+    let dry =
+        cluster.manifest("dry.json", &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "dry"}}));
+    assert_eq!(
+        cluster.kubectl(&["apply", "--dry-run=server", "-f", &dry]).await,
+        "configmap/dry created (server dry run)\n"
+    );
     assert_eq!(cluster.find("/api/v1/namespaces/default/configmaps/dry").await, None);
-    let generated = cluster.manifest("gen.json", &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "gen-"}}));
+    let generated = cluster
+        .manifest("gen.json", &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "gen-"}}));
     assert!(cluster.kubectl(&["create", "-f", &generated]).await.starts_with("configmap/gen-"));
     cluster.stop().await;
 }
@@ -215,8 +252,10 @@ impl Following {
 pub async fn waits_and_watches_end_with_what_they_wait_for() {
     let cluster = Cluster::start().await;
     let mut watch = Following::start(cluster.kubectl_command(&["get", "pods", "-w", "--no-headers"]));
-    let waiting = |name: &str| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec":
-        {"terminationGracePeriodSeconds": 1, "containers": [{"name": "c", "image": "vipyard/pause"}]}});
+    let waiting = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec":
+        {"terminationGracePeriodSeconds": 1, "containers": [{"name": "c", "image": "vipyard/pause"}]}})
+    };
     cluster.kubectl(&["apply", "-f", &cluster.manifest("pod.json", &waiting("p"))]).await;
     let out = cluster.kubectl(&["wait", "--for=condition=Ready", "pod/p", TIMEOUT]).await;
     assert_eq!(out, "pod/p condition met\n");
@@ -234,7 +273,8 @@ pub async fn waits_and_watches_end_with_what_they_wait_for() {
     assert!(code == 0 || err.contains("NotFound"), "{code} {err}");
     watch.until(&["p", "1/1", "Terminating"]).await;
 
-    let (code, _, err) = cluster.kubectl_with_code(&["wait", "--for=condition=Ready", "pod/none", "--timeout=1s"]).await;
+    let (code, _, err) =
+        cluster.kubectl_with_code(&["wait", "--for=condition=Ready", "pod/none", "--timeout=1s"]).await;
     assert!(code == 1 && err.contains("pods \"none\" not found"), "{err}");
 
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}});

@@ -79,9 +79,8 @@ pub async fn killed_cluster_comes_back_with_every_acknowledged_object() {
 
     // Four writers, each of which counts what was acknowledged, until the process is gone.
     let stop = Arc::new(AtomicBool::new(false));
-    let writers: Vec<_> = (0..4)
-        .map(|writer| tokio::spawn(write_until(cluster.client.clone(), writer, Arc::clone(&stop))))
-        .collect();
+    let writers: Vec<_> =
+        (0..4).map(|writer| tokio::spawn(write_until(cluster.client.clone(), writer, Arc::clone(&stop)))).collect();
     let busy = async || (cluster.get(CONFIG_MAPS).await["items"].as_array()?.len() > 40).then_some(());
     eventually("forty objects are written", busy).await;
     let home = cluster.kill().await;
@@ -96,7 +95,8 @@ pub async fn killed_cluster_comes_back_with_every_acknowledged_object() {
 
     let cluster = Cluster::start_in(home).await;
     let list = cluster.get(CONFIG_MAPS).await;
-    let found: BTreeSet<&str> = list["items"].as_array().unwrap().iter().map(|c| c["metadata"]["name"].as_str().unwrap()).collect();
+    let found: BTreeSet<&str> =
+        list["items"].as_array().unwrap().iter().map(|c| c["metadata"]["name"].as_str().unwrap()).collect();
     let lost: Vec<&String> = acknowledged.iter().filter(|name| !found.contains(name.as_str())).collect();
     assert!(lost.is_empty(), "of {} acknowledged objects these are lost: {lost:?}", acknowledged.len());
     let after = cluster.get(&format!("{SERVICES}/web")).await;
@@ -109,7 +109,10 @@ pub async fn killed_cluster_comes_back_with_every_acknowledged_object() {
         let now = cluster.get(&format!("{PODS}/{name}")).await;
         assert_eq!(now["metadata"]["uid"], pod["metadata"]["uid"], "{name}");
         assert_eq!(now["spec"]["nodeName"], pod["spec"]["nodeName"], "{name}");
-        assert_ne!(now["status"]["containerStatuses"][0]["containerID"], pod["status"]["containerStatuses"][0]["containerID"]);
+        assert_ne!(
+            now["status"]["containerStatuses"][0]["containerID"],
+            pod["status"]["containerStatuses"][0]["containerID"]
+        );
     }
     cluster.endpoints("web", &["web-1", "web-2", "web-3"]).await;
     let client = cluster.client_pod("client", "n1").await;

@@ -103,8 +103,7 @@ fn main() -> ExitCode {
     }
     let exact = arguments.iter().any(|a| a == "--exact");
     let threads = arguments.iter().position(|a| a == "--test-threads").and_then(|at| arguments.get(at + 1));
-    let filters: Vec<&String> =
-        arguments.iter().filter(|a| !a.starts_with('-') && Some(*a) != threads).collect();
+    let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-') && Some(*a) != threads).collect();
     let chosen = |name: &str| {
         let fits = |filter: &&&String| if exact { name == **filter } else { name.contains(filter.as_str()) };
         filters.is_empty() || filters.iter().any(|filter| fits(&filter))

@@ -84,7 +84,10 @@ pub async fn failing_container_backs_off_and_keeps_its_last_log() {
     let pod = cluster.until_pod("crash", "in back-off after a restart", waiting).await;
     assert_eq!((&last(&pod)["exitCode"], &last(&pod)["reason"]), (&json!(3), &json!("Error")));
     let message = state(&pod)["waiting"]["message"].as_str().expect("a message");
-    assert!(message.starts_with("back-off ") && message.contains("restarting failed container=c pod=crash_default"), "{message}");
+    assert!(
+        message.starts_with("back-off ") && message.contains("restarting failed container=c pod=crash_default"),
+        "{message}"
+    );
     assert_eq!(pod["status"]["phase"], "Running");
     assert_eq!(cluster.logs("crash", "previous=true").await, "out of luck\n");
     assert_eq!(cluster.logs("crash", "tailLines=1").await, "out of luck\n");
