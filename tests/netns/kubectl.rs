@@ -104,6 +104,9 @@ pub async fn objects_are_applied_shown_and_described() {
     assert!(description.contains(&vip), "{description}");
     let endpoints = description.lines().find(|line| line.starts_with("Endpoints:")).expect("endpoints");
     assert_eq!(endpoints.matches(":80").count(), 3, "{description}");
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"},
+        "spec": {"holderIdentity": "me", "leaseDurationSeconds": 15}});
+    cluster.kubectl(&["apply", "-f", &cluster.manifest("lease.json", &lease)]).await;
     let secret =
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"key": "value"}});
     cluster.kubectl(&["apply", "-f", &cluster.manifest("secret.json", &secret)]).await;
@@ -135,7 +138,12 @@ pub async fn objects_are_applied_shown_and_described() {
         };
         crate::cluster::eventually("the example's client is answered by all Pods", all).await;
     }
+    let tail = cluster.kubectl(&["logs", "web-1", "--tail=1"]).await;
+    assert_eq!(tail, "whoami: HTTP on 80, TCP on 9000, UDP on 9001\n");
+    let mut follow = Following::start(cluster.kubectl_command(&["logs", "-f", "web-1"]));
+    follow.until(&["whoami:"]).await;
     cluster.kubectl(&["delete", "-f", WEB, "--grace-period=1"]).await;
+    follow.end().await;
     assert_eq!(cluster.kubectl(&["get", "pods", "-o", "name"]).await, "");
     cluster.stop().await;
 }
@@ -246,6 +254,12 @@ impl Following {
             panic!("kubectl ended before {cells:?}");
         };
         tokio::time::timeout(LIMIT, read).await.unwrap_or_else(|_| panic!("never came: {cells:?}"));
+    }
+
+    /// Reads on to the end, which must come by itself.
+    async fn end(&mut self) {
+        let read = async { while self.lines.next_line().await.expect("text").is_some() {} };
+        tokio::time::timeout(LIMIT, read).await.expect("kubectl ends");
     }
 }
 

@@ -100,9 +100,13 @@ pub async fn restart_policy_decides_the_phase() {
     let cluster = Cluster::start().await;
     cluster.pod("done", script("exit 0", "Never")).await;
     cluster.pod("failed", script("exit 1", "Never")).await;
-    cluster.pod("killed", script("kill -9 $$", "Never")).await;
-    let first = "test -f /tmp/again && exit 0; touch /tmp/again; exit 1";
-    cluster.pod("tried", script(first, "OnFailure")).await;
+    cluster.pod("killed", script("exec sleep infinity", "Never")).await;
+    // From outside: a container's first process is immune to signals from within.
+    let pid = i32::try_from(cluster.inside("killed").await.pid).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+    // The image is the host's file system, so the second run finds what the first one left.
+    let mark = cluster.home.path("tried").display().to_string();
+    cluster.pod("tried", script(&format!("test -f {mark} && exit 0; touch {mark}; exit 1"), "OnFailure")).await;
     for (name, phase, code, reason) in
         [("done", "Succeeded", 0, "Completed"), ("failed", "Failed", 1, "Error"), ("killed", "Failed", 137, "Error")]
     {
@@ -110,9 +114,9 @@ pub async fn restart_policy_decides_the_phase() {
         let state = cluster.until_pod(name, phase, ended).await;
         assert_eq!((&state["exitCode"], &state["reason"]), (&json!(code), &json!(reason)), "{name}");
     }
-    // A container's files are its own run's: the second run does not find what the first one wrote.
-    let again = |pod: &Value| (pod["status"]["containerStatuses"][0]["restartCount"].as_i64()? >= 1).then_some(());
-    cluster.until_pod("tried", "restarted", again).await;
+    let ended = |pod: &Value| (pod["status"]["phase"] == "Succeeded").then(|| pod.clone());
+    let pod = cluster.until_pod("tried", "Succeeded", ended).await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 1);
     cluster.stop().await;
 }
 

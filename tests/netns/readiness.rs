@@ -1,8 +1,8 @@
 //! What decides whether a Pod gets packets, and when it stops to.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use http::Method;
 use serde_json::json;
@@ -39,17 +39,19 @@ pub async fn unready_pod_gets_no_new_connection_and_comes_back() {
 
 pub async fn exec_probe_decides() {
     let cluster = Cluster::start().await;
+    // The image is the host's file system.
+    let mark = cluster.home.path("ready").display().to_string();
+    let probe = json!({"periodSeconds": 1, "failureThreshold": 1, "exec": {"command": ["test", "-f", mark]}});
     let spec = json!({"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": "vipyard/host",
-        "command": ["/bin/sh", "-c", "mkdir -p /tmp/probe; exec sleep infinity"],
-        "readinessProbe": {"periodSeconds": 1, "failureThreshold": 1, "exec": {"command": ["test", "-f", "/tmp/probe/ready"]}}}]});
+        "command": ["sleep", "infinity"], "readinessProbe": probe}]});
     cluster.pod("probed", spec).await;
     cluster.until_pod("probed", "running", |pod| (pod["status"]["phase"] == "Running").then_some(())).await;
     let unready = |pod: &serde_json::Value| (pod["status"]["containerStatuses"][0]["ready"] == false).then_some(());
     cluster.until_pod("probed", "not ready at first (PS7)", unready).await;
     let inside = crate::inside::Inside::of(cluster.pid(), &cluster.pod_ip("probed").await);
-    assert_eq!(inside.sh("touch /tmp/probe/ready").await, (0, String::new()));
+    assert_eq!(inside.sh(&format!("touch {mark}")).await, (0, String::new()));
     cluster.ready("probed").await;
-    assert_eq!(inside.sh("rm /tmp/probe/ready").await, (0, String::new()));
+    assert_eq!(inside.sh(&format!("rm {mark}")).await, (0, String::new()));
     cluster.until_pod("probed", "not ready any more", unready).await;
     cluster.stop().await;
 }
@@ -71,6 +73,12 @@ async fn requests_while(remove: impl AsyncFnOnce(&Cluster)) {
     let slices = format!("{SLICES}?watch=true&labelSelector=kubernetes.io%2Fservice-name%3Dweb");
     let mut slices = cluster.watch(&slices).await;
     let stop = AtomicBool::new(false);
+    let asked = AtomicUsize::new(0);
+    let ask_on = async |times: usize| {
+        let until = asked.load(Ordering::Relaxed) + times;
+        let enough = async || (asked.load(Ordering::Relaxed) >= until).then_some(());
+        eventually("the clients go on asking", enough).await;
+    };
     let ask = || {
         let mut requests: Vec<Request> = Vec::new();
         while !stop.load(Ordering::Relaxed) {
@@ -81,6 +89,7 @@ async fn requests_while(remove: impl AsyncFnOnce(&Cluster)) {
                 value["pod"].as_str().expect("a name").to_owned()
             };
             requests.push((begun, answer.map(pod)));
+            asked.fetch_add(1, Ordering::Relaxed);
         }
         requests
     };
@@ -88,7 +97,7 @@ async fn requests_while(remove: impl AsyncFnOnce(&Cluster)) {
         let loops: Vec<_> = clients.iter().map(|client| scope.spawn(|| client.run_here(ask))).collect();
         let left = tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async {
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                ask_on(60).await;
                 remove(&cluster).await;
                 let mut left = None;
                 let mut here = true;
@@ -100,7 +109,7 @@ async fn requests_while(remove: impl AsyncFnOnce(&Cluster)) {
                     left = Some(at);
                 }
                 cluster.gone(&format!("{PODS}/web-2")).await;
-                tokio::time::sleep(Duration::from_millis(300)).await;
+                ask_on(60).await;
                 left.expect("an event")
             })
         });
