@@ -116,7 +116,7 @@ async fn misspelt_field_is_refused_when_strict_and_warned_about_otherwise() {
         let answer = world.post(&format!("{SERVICES}?{mode}"), misspelt(name)).await;
         let warnings: Vec<&str> = answer.headers.get_all("warning").iter().map(|w| w.to_str().unwrap()).collect();
         assert_eq!(warnings.len(), 2, "{warnings:?}");
-        assert!(warnings.iter().any(|w| *w == r#"299 - "unknown field \"spec.selektor\"""#), "{warnings:?}");
+        assert!(warnings.contains(&r#"299 - "unknown field \"spec.selektor\"""#), "{warnings:?}");
         assert_eq!(answer.created()["spec"].get("selektor"), None);
     }
     let silent = world.post(&format!("{SERVICES}?fieldValidation=Ignore"), misspelt("ignore")).await;

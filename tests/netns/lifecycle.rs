@@ -62,10 +62,13 @@ pub async fn terminated_cluster_exits_0_and_leaves_nothing() {
             .expect("the data directory stays")
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
-        for gone in ["pods", "kubeconfig", "dashboard.url"] {
+        for gone in ["pods", "dashboard.url"] {
             assert!(!left.contains(gone), "{left:?}");
         }
-        assert!(left.contains("vipyard.db"), "{left:?}");
+        // These are good for the next start.
+        for kept in ["vipyard.db", "pki", "kubeconfig"] {
+            assert!(left.contains(kept), "{left:?}");
+        }
     }
 }
 
@@ -102,8 +105,10 @@ pub async fn cluster_in_memory_is_forgotten() {
     assert_eq!(cluster.get("/api/v1/nodes").await["items"].as_array().unwrap().len(), 1);
     let cluster = start(cluster.stop().await).await;
     assert_eq!(cluster.find(&format!("{SERVICES}/web")).await, None);
-    assert!(!cluster.home.data().join("vipyard.db").exists());
-    cluster.stop().await;
+    let home = cluster.stop().await;
+    for gone in ["vipyard.db", "pki", "kubeconfig", "dashboard.url", "pods"] {
+        assert!(!home.data().join(gone).exists(), "{gone}");
+    }
 }
 
 pub async fn killed_cluster_comes_back_with_every_acknowledged_object() {

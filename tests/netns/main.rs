@@ -84,6 +84,7 @@ scenarios! {
     refusals::second_cluster_of_a_data_directory_is_refused,
     refusals::port_in_use_is_named_with_its_flag,
     refusals::range_of_the_host_is_named_with_the_flag_that_moves_ours,
+    refusals::kubeconfig_of_other_clusters_is_left_alone,
     refusals::bad_usage_exits_64,
     refusals::newer_database_is_left_alone,
     refusals::missing_tun_device_is_one_clear_line: unshare,

@@ -70,6 +70,17 @@ pub async fn range_of_the_host_is_named_with_the_flag_that_moves_ours() {
     drop(device);
 }
 
+pub async fn kubeconfig_of_other_clusters_is_left_alone() {
+    let home = Home::new();
+    let other = home.path("config");
+    let text = "apiVersion: v1\nkind: Config\nclusters: [{name: work, cluster: {server: 'https://work'}}]\n";
+    std::fs::write(&other, text).unwrap();
+    let (code, err) = refused_up(&home.data(), &["--kubeconfig", other.to_str().unwrap()]).await;
+    assert_eq!(code, 1);
+    assert!(one_line(&err).contains("--kubeconfig"), "{err}");
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), text);
+}
+
 pub async fn bad_usage_exits_64() {
     for (arguments, part) in [
         (&["up", "--nodse", "3"][..], "--nodse"),
