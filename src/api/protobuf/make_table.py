@@ -46,8 +46,8 @@ PACKAGES = [
     ("apimachinery", "pkg/apis/meta/v1", "meta.k8s.io/v1"),
 ]
 META = "meta.k8s.io/v1"
-# Options and answers that every group has; kinds that only a server sends are left out.
-META_KINDS = ["CreateOptions", "DeleteOptions", "PatchOptions", "Status", "UpdateOptions"]
+# Of this package's kinds, those that are sent in bodies; the other options are query parameters.
+META_KINDS = ["DeleteOptions", "Status"]
 
 # Messages whose form in JSON is their own.
 SPECIAL = {

@@ -3,12 +3,20 @@
 
 use std::path::PathBuf;
 
-use http::StatusCode;
+use axum::body::Body;
+use axum::extract::Request;
+use http::{HeaderValue, Method, StatusCode, header};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use super::decode::MESSAGE_LIMIT;
 use super::*;
+use crate::api::Api;
+use crate::api::auth::Identity;
+use crate::config::{Network, StoreConfig};
+use crate::store::Store;
 
 /// Bodies that kubectl 1.32 sent, each with the object that it meant; see README.md there.
 fn captures() -> Vec<(String, Vec<u8>, Value)> {
@@ -83,6 +91,48 @@ fn bodies_of_kubectl_decode_to_the_json_it_prints() {
         without_nulls(&mut expected);
         assert_eq!(object(&body).unwrap(), expected, "{name}");
     }
+}
+
+async fn send(api: &Api, method: Method, path: &str, body: Vec<u8>) -> (StatusCode, Value) {
+    let mut request = Request::new(Body::from(body));
+    *request.method_mut() = method;
+    *request.uri_mut() = path.parse().unwrap();
+    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    request
+        .headers_mut()
+        .insert(header::ACCEPT, HeaderValue::from_static("application/vnd.kubernetes.protobuf,application/json"));
+    request.extensions_mut().insert(Identity::system("test"));
+    let response = api.router().oneshot(request).await.unwrap();
+    let code = response.status();
+    let answer = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    (code, serde_json::from_slice(&answer).unwrap())
+}
+
+#[tokio::test]
+async fn objects_are_made_and_deleted_by_protobuf_and_answered_in_json() {
+    let store = Store::open(&StoreConfig::in_memory()).await.unwrap();
+    let api = Api::new(store, Network::default(), CancellationToken::new());
+    let captured = |name: &str| captures().into_iter().find(|(of, ..)| of == name).unwrap().1;
+
+    let (code, made) = send(&api, Method::POST, "/api/v1/namespaces", captured("namespace")).await;
+    assert_eq!((code, &made["metadata"]["name"]), (StatusCode::CREATED, &json!("foo")));
+
+    let services = "/api/v1/namespaces/foo/services?fieldValidation=Strict";
+    let (code, made) = send(&api, Method::POST, services, captured("service-node-port")).await;
+    assert_eq!(code, StatusCode::CREATED, "{made}");
+    let port = json!([{"name": "80-8080", "protocol": "TCP", "port": 80, "targetPort": 8080, "nodePort": 30080}]);
+    assert_eq!(made["spec"]["ports"], port);
+
+    let (code, refused) = send(&api, Method::POST, services, captured("namespace")).await;
+    assert_eq!((code, &refused["reason"]), (StatusCode::BAD_REQUEST, &json!("BadRequest")));
+
+    let service = "/api/v1/namespaces/foo/services/n";
+    let options = |uid: &str| body("v1", "DeleteOptions", &b(2, b(1, uid)));
+    let (code, refused) = send(&api, Method::DELETE, service, options("another")).await;
+    assert_eq!((code, &refused["reason"]), (StatusCode::CONFLICT, &json!("Conflict")));
+    let uid = made["metadata"]["uid"].as_str().unwrap();
+    let (code, _) = send(&api, Method::DELETE, service, options(uid)).await;
+    assert_eq!(code, StatusCode::OK);
 }
 
 /// Encoders write fields that are no pointers in Go even when they are zero, and pointers only when set.
