@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::client::Client;
-use crate::cluster::{CONFIG_MAPS, Cluster, Home, PODS, SERVICES, VIPYARD, eventually, vipyard};
+use crate::cluster::{CONFIG_MAPS, Cluster, Home, PODS, SERVICES, VIPYARD, eventually, is_ready, vipyard};
 use crate::processes::{self, Process};
 use crate::services::vips;
 
@@ -147,14 +147,12 @@ pub async fn killed_cluster_comes_back_with_every_acknowledged_object() {
     // The same Pods run anew, and are reached by the same address.
     for pod in &pods {
         let name = pod["metadata"]["name"].as_str().unwrap();
-        cluster.ready(name).await;
-        let now = cluster.get(&format!("{PODS}/{name}")).await;
+        let container = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].clone();
+        // The status of the dead process's containers is seen until the nodes have written theirs.
+        let anew = |now: &Value| (is_ready(now) && container(now) != container(pod)).then(|| now.clone());
+        let now = cluster.until_pod(name, "ready in a container of the new process", anew).await;
         assert_eq!(now["metadata"]["uid"], pod["metadata"]["uid"], "{name}");
         assert_eq!(now["spec"]["nodeName"], pod["spec"]["nodeName"], "{name}");
-        assert_ne!(
-            now["status"]["containerStatuses"][0]["containerID"],
-            pod["status"]["containerStatuses"][0]["containerID"]
-        );
     }
     cluster.endpoints("web", &["web-1", "web-2", "web-3"]).await;
     let client = cluster.client_pod("client", "n1").await;
