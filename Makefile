@@ -20,7 +20,7 @@ test: apt-test tools web lint rust-test netns-test web-test browser-test ## Run 
 
 bench: apt-bench web release ## Measure the figures that README names
 	$(PYTHON) benches/figures.py --binary target/release/vipyard
-	$(CARGO) bench --bench dataplane
+	$(CARGO) bench --bench dataplane -- --seconds 1 --rounds 9
 
 lint: ## rustfmt and clippy
 	$(CARGO) fmt --check

@@ -23,7 +23,8 @@ pub fn start() {
             Err(e) => (problems(), Some(e)),
         },
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     tracing_subscriber::registry().with(lines).with(filter).init();
     if let Some(e) = mistake {
         tracing::warn!(variable = VARIABLE, error = %e, "not a filter, ignored: write a level, or TARGET=LEVEL,...");

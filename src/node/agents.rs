@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
 use super::container;
@@ -100,6 +101,8 @@ struct Inner {
     node_ports: Vec<PortId>,
     workers: Mutex<HashMap<String, mpsc::UnboundedSender<News>>>,
     tracker: TaskTracker,
+    /// Open until the Pods of an earlier run are known; empty when the API tells how they are now.
+    adopting: TaskTracker,
     tasks: Mutex<JoinSet<()>>,
     registered: watch::Receiver<usize>,
 }
@@ -151,6 +154,7 @@ impl Agents {
                 node_ports,
                 workers: Mutex::default(),
                 tracker: TaskTracker::new(),
+                adopting: TaskTracker::new(),
                 tasks: Mutex::default(),
                 registered,
             }),
@@ -165,11 +169,13 @@ impl Agents {
         Ok(agents)
     }
 
-    /// Waits until all nodes are Ready in the API.
+    /// Waits until all nodes are Ready in the API, and until the status of Pods from an earlier run, whose processes are
+    /// gone, tells of the present one.
     pub async fn ready(&self) {
         let all = self.inner.nodes.len();
         // An error means that registration was stopped: then nobody is served by waiting.
         let _ = self.inner.registered.clone().wait_for(|count| *count >= all).await;
+        self.inner.adopting.wait().await;
     }
 
     /// The log of a container, in pieces. Following, it goes on until the container's end.
@@ -266,20 +272,21 @@ impl Inner {
                     if let Some(old) = old.filter(|old| old.uid() != new.uid()) {
                         self.gone(&old);
                     }
-                    self.applied(new);
+                    self.applied(new, None);
                 }
                 (Change::Deleted(pod), Some(early)) => early.retain(|known| known.uid() != pod.uid()),
                 (Change::Deleted(pod), None) => self.gone(&pod),
                 (Change::Synced, _) => {
                     let mut pods = early.take().unwrap_or_default();
                     pods.sort_by_key(|pod| pod.status.as_ref().is_none_or(|status| status.pod_ip.is_none()));
-                    pods.into_iter().for_each(|pod| self.applied(pod));
+                    pods.into_iter().for_each(|pod| self.applied(pod, Some(self.adopting.token())));
+                    self.adopting.close();
                 }
             }
         }
     }
 
-    fn applied(&self, pod: Arc<Pod>) {
+    fn applied(&self, pod: Arc<Pod>, adopting: Option<TaskTrackerToken>) {
         let name = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
         let (Some(node), Some(uid)) = (self.nodes.get(name), pod.uid()) else { return };
         let mut workers = self.workers.lock();
@@ -291,7 +298,7 @@ impl Inner {
         self.shared.registry.add(&ObjectKey::of(&*pod), &uid, containers.map(|container| container.name.as_str()));
         let (sender, queue) = mpsc::unbounded_channel();
         workers.insert(uid, sender.clone());
-        self.tracker.spawn(Worker::new(Arc::clone(node), pod, sender, queue).run());
+        self.tracker.spawn(Worker::new(Arc::clone(node), pod, sender, queue).run(adopting));
     }
 
     fn gone(&self, pod: &Pod) {

@@ -27,6 +27,7 @@ use kube::ResourceExt;
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info, warn};
 
 use super::container::{self, StartError, termination_message};
@@ -158,11 +159,13 @@ impl Worker {
         }
     }
 
-    /// Lives until the object is gone, or vipyard stops, and nothing of the Pod is left.
-    pub async fn run(mut self) {
+    /// Lives until the object is gone, or vipyard stops, and nothing of the Pod is left. `adopting` is dropped when what
+    /// an earlier run left in the object's status has been replaced.
+    pub async fn run(mut self, mut adopting: Option<TaskTrackerToken>) {
         loop {
             self.advance().await;
             self.publish().await;
+            drop(adopting.take());
             if (self.gone || self.shutdown) && !self.slots.iter().any(Slot::is_running) {
                 break;
             }

@@ -148,9 +148,12 @@ pub async fn killed_cluster_comes_back_with_every_acknowledged_object() {
     for pod in &pods {
         let name = pod["metadata"]["name"].as_str().unwrap();
         let container = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].clone();
-        // The status of the dead process's containers is seen until the nodes have written theirs.
-        let anew = |now: &Value| (is_ready(now) && container(now) != container(pod)).then(|| now.clone());
-        let now = cluster.until_pod(name, "ready in a container of the new process", anew).await;
+        // Ready means that nothing of the dead process's containers is told any more.
+        let first = cluster.get(&format!("{PODS}/{name}")).await;
+        assert_ne!(container(&first), container(pod), "{name}");
+        let now = cluster
+            .until_pod(name, "ready in a container of the new process", |now| is_ready(now).then(|| now.clone()))
+            .await;
         assert_eq!(now["metadata"]["uid"], pod["metadata"]["uid"], "{name}");
         assert_eq!(now["spec"]["nodeName"], pod["spec"]["nodeName"], "{name}");
     }
