@@ -96,7 +96,7 @@ async fn show(running: &Running) -> Result<()> {
         println!("  {:<8} {:<12} on {}", pod.name_any(), pod_ip(pod), node_of(pod));
     }
 
-    println!("\nPod {CLIENT:?} asks http://{SERVICE}:");
+    println!("\nPod {CLIENT:?} asks http://{SERVICE} and http://{SERVICE}.{NAMESPACE}.svc.cluster.local in turn:");
     let mut answers = Box::pin(answers(&client).await?);
     let seen = collect(&mut answers, |_| true).await?;
     let nodes: BTreeSet<&str> = seen.iter().map(|answer| answer.node.as_str()).collect();

@@ -2,6 +2,7 @@
 
 mod detach;
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -156,43 +157,49 @@ pub(super) fn start(
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
         let mut signals = Signals::listen().context("cannot listen for signals")?;
-        let starting = app::build(config);
         let running = tokio::select! {
-            running = starting => running?,
-            signal = signals.next() => return Err(anyhow!("stopped by {signal} while starting").into()),
+            running = app::build(config) => running?,
+            // What was started ends with the values that are dropped.
+            _ = signals.next() => return Ok(()),
         };
-        let ready = running.readiness.wait(|waiting| {
-            if std::io::stderr().is_terminal() {
-                let parts: Vec<&str> = waiting.iter().copied().collect();
-                eprint!("\r\x1b[Kwaiting for {}", parts.join(", "));
-            }
-        });
-        let stopped = tokio::select! {
-            () = ready => None,
-            signal = signals.next() => Some(signal),
+        let work = async {
+            await_ready(&running).await;
+            running.set_ready();
+            then(&running, started).await
         };
-        if std::io::stderr().is_terminal() {
-            eprint!("\r\x1b[K");
-        }
-        let result = match stopped {
-            Some(signal) => Err(anyhow!("stopped by {signal} while starting")),
-            None => {
-                running.set_ready();
-                let done = tokio::select! {
-                    done = then(&running, started) => done,
-                    signal = signals.next() => Err(anyhow!("stopped by {signal}")),
-                };
-                if done.is_ok() && !end {
-                    signals.next().await;
-                }
-                done
+        let done = tokio::select! {
+            done = work => Some(done),
+            _ = signals.next() => None,
+        };
+        let result = match done {
+            Some(Ok(())) if !end => {
+                signals.next().await;
+                Ok(())
             }
+            Some(result) => result,
+            // Asked to end before its time: that is no failure.
+            None => Ok(()),
         };
         if signals.until_second(running.shutdown(DRAIN)).await.is_err() {
             eprintln!("vipyard: not waiting any longer");
         }
         result.map_err(Failure::Failed)
     })
+}
+
+/// Waits until every part is ready; a person sees what is still awaited.
+async fn await_ready(running: &Running) {
+    let person = std::io::stderr().is_terminal();
+    let progress = |waiting: &BTreeSet<&str>| {
+        if person {
+            let parts: Vec<&str> = waiting.iter().copied().collect();
+            eprint!("\r\x1b[Kwaiting for {}", parts.join(", "));
+        }
+    };
+    running.readiness.wait(progress).await;
+    if person {
+        eprint!("\r\x1b[K");
+    }
 }
 
 fn print_ready(running: &Running, started: Instant) {
