@@ -181,6 +181,7 @@ impl Api {
             let op = if gone { Op::Delete { expect, encode } } else { Op::Update { expect, encode } };
             match self.store().commit(key.clone(), op).await {
                 Ok(entry) => {
+                    self.committed(info);
                     meta_mut(&mut object).insert("resourceVersion".into(), entry.revision.to_string().into());
                     if gone {
                         target.kind.release(&self.inner.ctx, object.clone());

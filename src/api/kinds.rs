@@ -31,9 +31,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::watch;
 
 use super::alloc::{Allocators, Reservation};
 use super::causes::Causes;
+use super::custom::definition::DefinitionKind;
 use super::names::NameRule;
 use super::schema::Schema;
 use super::schema::builtin::{self, Definitions};
@@ -56,6 +58,10 @@ pub struct Info {
     pub status: bool,
     /// Whether `metadata.generation` counts the changes of `spec`.
     pub generation: bool,
+    /// Whether a CustomResourceDefinition brought the kind.
+    pub custom: bool,
+    /// Whether the kind's objects define kinds.
+    pub defines_kinds: bool,
     /// Whether a PUT to a name that is not there creates it.
     pub create_on_update: bool,
     /// Whether a DELETE answers with the deleted object rather than with a Status.
@@ -79,6 +85,8 @@ impl Info {
         namespaced: true,
         status: false,
         generation: false,
+        custom: false,
+        defines_kinds: false,
         create_on_update: false,
         returns_deleted: false,
         name_rule: NameRule::Subdomain,
@@ -97,7 +105,7 @@ impl Info {
 }
 
 /// A column of `kubectl get`; those with a priority above 0 are shown with `-o wide`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Column {
     pub name: &'static str,
     pub kind: &'static str,
@@ -114,7 +122,7 @@ pub(super) const fn wide(name: &'static str, description: &'static str) -> Colum
     Column { name, kind: "string", format: "", priority: 1, description }
 }
 
-pub(super) const NAME: Column = Column {
+pub(in crate::api) const NAME: Column = Column {
     name: "Name",
     kind: "string",
     format: "name",
@@ -327,6 +335,24 @@ impl<K: Kind> Strategy for Typed<K> {
 /// All served kinds, by group, version and plural name. Custom resources come and go.
 pub struct Registry {
     served: ArcSwap<Served>,
+    /// So many kinds are always served; those after them are custom.
+    built_in: usize,
+    resources: watch::Sender<Resources>,
+}
+
+/// Kinds as clients name them; `true` if their objects live in namespaces.
+pub type Resources = Vec<(kube::core::ApiResource, bool)>;
+
+fn resources_of(kinds: &[Arc<dyn Strategy>]) -> Resources {
+    let resource = |info: &Info| {
+        let gvk = kube::core::GroupVersionKind::gvk(info.group, info.version, info.kind);
+        (kube::core::ApiResource::from_gvk_with_plural(&gvk, info.plural), info.namespaced)
+    };
+    let mut resources: Resources = kinds.iter().map(|kind| resource(kind.info())).collect();
+    // Every version of a kind shows the same objects: one is enough.
+    let mut seen = std::collections::HashSet::new();
+    resources.retain(|(resource, _)| seen.insert((resource.group.clone(), resource.plural.clone())));
+    resources
 }
 
 /// The kinds at one time.
@@ -358,8 +384,11 @@ impl Default for Registry {
             Typed::<event::Kind>::boxed(),
             Typed::<endpoint_slice::Kind>::boxed(),
             Typed::<lease::Kind>::boxed(),
+            Arc::new(DefinitionKind::default()),
         ];
-        Self { served: ArcSwap::from_pointee(Served::new(0, kinds)) }
+        let built_in = kinds.len();
+        let (resources, _) = watch::channel(resources_of(&kinds));
+        Self { served: ArcSwap::from_pointee(Served::new(0, kinds)), built_in, resources }
     }
 }
 
@@ -393,12 +422,17 @@ impl Registry {
         self.served.load().kinds.iter().any(|kind| kind.info().group == group && kind.info().version == version)
     }
 
-    /// The kinds as clients name them.
-    pub fn resources(&self) -> Vec<(kube::core::ApiResource, bool)> {
-        let resource = |info: &Info| {
-            let gvk = kube::core::GroupVersionKind::gvk(info.group, info.version, info.kind);
-            (kube::core::ApiResource::from_gvk_with_plural(&gvk, info.plural), info.namespaced)
-        };
-        self.served.load().kinds.iter().map(|kind| resource(kind.info())).collect()
+    /// Serves these custom kinds, and no others.
+    pub(super) fn set_custom(&self, custom: Vec<Arc<dyn Strategy>>) {
+        let served = self.served.load();
+        let mut kinds = served.kinds[..self.built_in].to_vec();
+        kinds.extend(custom);
+        self.resources.send_replace(resources_of(&kinds));
+        self.served.store(Arc::new(Served::new(served.epoch + 1, kinds)));
+    }
+
+    /// The kinds as clients name them, now and after each change.
+    pub fn resources(&self) -> watch::Receiver<Resources> {
+        self.resources.subscribe()
     }
 }

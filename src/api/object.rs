@@ -65,6 +65,23 @@ pub fn type_prefix(info: &Info) -> String {
     format!("{{\"apiVersion\":\"{}\",\"kind\":\"{}\",", info.api_version(), info.kind)
 }
 
+/// An encoded object after its `apiVersion` and `kind`.
+pub fn without_type(encoded: &[u8]) -> &[u8] {
+    // `{"apiVersion":"...","kind":"...",`: two names and two values, none with quotes inside.
+    const QUOTES: usize = 8;
+    let last = encoded.iter().enumerate().filter(|(_, byte)| **byte == b'"').nth(QUOTES - 1);
+    last.map_or(&[], |(at, _)| &encoded[at + 2..])
+}
+
+/// An encoded object in the version that `info` is about: objects of custom kinds are stored as they were written.
+pub fn in_version(info: &Info, encoded: &Bytes) -> Bytes {
+    let prefix = type_prefix(info);
+    if !info.custom || encoded.starts_with(prefix.as_bytes()) {
+        return encoded.clone();
+    }
+    [prefix.as_bytes(), without_type(encoded)].concat().into()
+}
+
 pub fn with_type_first(info: &Info, mut object: Value) -> String {
     if let Some(fields) = object.as_object_mut() {
         fields.remove("apiVersion");
@@ -169,6 +186,16 @@ mod tests {
         let back: Value = serde_json::from_str(text).unwrap();
         assert_eq!(back["metadata"]["resourceVersion"], "42");
         assert_eq!(back["metadata"]["labels"]["resourceVersion"], "x");
+    }
+
+    #[test]
+    fn objects_are_shown_in_another_version() {
+        let old = Info { group: "example.com", version: "v1", kind: "W", custom: true, ..Info::DEFAULT };
+        let new = Info { version: "v2", ..old.clone() };
+        let object = json!({"metadata": {"name": "a"}, "spec": {"x": 1}});
+        let stored = encode(&old, object.clone())(7);
+        assert_eq!(in_version(&old, &stored), stored);
+        assert_eq!(in_version(&new, &stored), encode(&new, object)(7));
     }
 
     #[test]
