@@ -21,8 +21,10 @@ fn subresources(info: &Info) -> Vec<(&'static str, &'static str, &'static [&'sta
     match info.plural {
         "pods" => {
             all.push(("binding", "Binding", &["create"]));
+            all.push(("ephemeralcontainers", "Pod", &["get", "patch", "update"]));
             all.push(("eviction", "Eviction", &["create"]));
             all.push(("log", "Pod", &["get"]));
+            all.push(("resize", "Pod", &["get", "patch", "update"]));
         }
         "namespaces" => all.push(("finalize", "Namespace", &["update"])),
         _ => {}

@@ -3,20 +3,38 @@
 //! Verbs work on JSON values and know nothing of kinds; a [`Kind`] works on its typed object. [`Typed`] stands between
 //! and is where JSON is checked against the type: a wrong type is refused with its path, unknown fields fall away.
 
+mod checks;
 mod config_map;
+mod controller_revision;
+mod daemon_set;
+mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod ingress;
+mod ingress_class;
+mod ip_address;
+mod job;
 mod lease;
 mod namespace;
+mod network_policy;
 mod node;
 mod pod;
 mod pod_columns;
+mod pod_disruption_budget;
+mod pod_spec;
+mod priority_class;
+mod quantity;
+mod rbac;
+mod replica_set;
 mod secret;
 mod service;
 mod service_account;
 mod service_addresses;
+mod service_cidr;
 mod service_validation;
+mod stateful_set;
+mod template;
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
@@ -24,7 +42,8 @@ use std::sync::Arc;
 
 use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::ServiceSpec;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::networking::v1::IPAddress;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -36,6 +55,12 @@ use super::names::NameRule;
 use super::status::ApiError;
 use crate::config::Network;
 use crate::store::Store;
+
+pub use checks::{scaled_up, selects};
+
+/// Group and name of PodDisruptionBudgets, which evictions ask.
+pub(super) const BUDGETS_GROUP: &str = "policy";
+pub(super) const BUDGETS: &str = "poddisruptionbudgets";
 
 /// What is fixed about a kind.
 #[derive(Clone, Debug)]
@@ -50,6 +75,8 @@ pub struct Info {
     pub namespaced: bool,
     /// Whether the kind has a `status` subresource, so that a write to the object leaves its status alone.
     pub status: bool,
+    /// Whether the kind has a `scale` subresource over `spec.replicas`.
+    pub scale: bool,
     /// Whether `metadata.generation` counts the changes of `spec`.
     pub generation: bool,
     /// Whether a PUT to a name that is not there creates it.
@@ -57,6 +84,10 @@ pub struct Info {
     /// Whether a DELETE answers with the deleted object rather than with a Status.
     pub returns_deleted: bool,
     pub name_rule: NameRule,
+    /// Times that are null when unset rather than left out, as they are no pointers in Go: of the object itself,
+    pub times: &'static [&'static str],
+    /// and of each of its conditions.
+    pub condition_times: &'static [&'static str],
     /// Field selectors beyond the two of metadata.
     pub fields: &'static [&'static str],
     pub columns: &'static [Column],
@@ -74,16 +105,32 @@ impl Info {
         categories: &[],
         namespaced: true,
         status: false,
+        scale: false,
         generation: false,
         create_on_update: false,
         returns_deleted: false,
         name_rule: NameRule::Subdomain,
+        times: &[],
+        condition_times: &[],
         fields: &[],
         columns: &[NAME, AGE],
     };
 
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    fn show_unset_times(&self, object: &mut Value) {
+        let show = |value: &mut Value, times: &[&str]| {
+            let Some(fields) = value.as_object_mut() else { return };
+            for time in times {
+                fields.entry(*time).or_insert(Value::Null);
+            }
+        };
+        show(object, self.times);
+        for condition in object.pointer_mut("/status/conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+            show(condition, self.condition_times);
+        }
     }
 
     /// The name of the resource in the store: `services`, `endpointslices.discovery.k8s.io`.
@@ -104,6 +151,10 @@ pub struct Column {
 
 pub(super) const fn column(name: &'static str, description: &'static str) -> Column {
     Column { name, kind: "string", format: "", priority: 0, description }
+}
+
+pub(super) const fn integer(name: &'static str, description: &'static str) -> Column {
+    Column { kind: "integer", ..column(name, description) }
 }
 
 pub(super) const fn wide(name: &'static str, description: &'static str) -> Column {
@@ -139,6 +190,10 @@ pub enum Part {
     Status,
     /// `finalize` of a Namespace.
     Finalize,
+    /// `ephemeralcontainers` of a Pod.
+    EphemeralContainers,
+    /// `resize` of a Pod.
+    Resize,
 }
 
 /// The rules of one kind. Every method has a default that does nothing.
@@ -217,16 +272,14 @@ impl<K: Kind> Typed<K> {
     }
 
     fn decode(&self, mut value: Value) -> Result<K::Object, ApiError> {
-        super::object::quantities_as_text(&mut value);
+        let refused = |why: String| {
+            let Info { kind, version, .. } = self.info;
+            ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
+        };
+        quantity::normalize(&mut value).map_err(|e| refused(e.into()))?;
         serde_path_to_error::deserialize(value).map_err(|e| {
             let path = e.path().to_string();
-            ApiError::bad_request(format!(
-                "{} in version {:?} cannot be handled as a {}: {path}: cannot unmarshal: {}",
-                self.info.kind,
-                self.info.version,
-                self.info.kind,
-                e.into_inner()
-            ))
+            refused(format!("{path}: cannot unmarshal: {}", e.into_inner()))
         })
     }
 
@@ -243,6 +296,7 @@ impl<K: Kind> Typed<K> {
         }
         let mut value = serde_json::to_value(object).map_err(ApiError::internal)?;
         super::object::prune(&mut value);
+        self.info.show_unset_times(&mut value);
         Ok(Admitted { value, reservation })
     }
 }
@@ -321,15 +375,42 @@ impl Default for Registry {
             Typed::<event::Kind>::boxed(),
             Typed::<endpoint_slice::Kind>::boxed(),
             Typed::<lease::Kind>::boxed(),
+            Typed::<deployment::Kind>::boxed(),
+            Typed::<replica_set::Kind>::boxed(),
+            Typed::<stateful_set::Kind>::boxed(),
+            Typed::<daemon_set::Kind>::boxed(),
+            Typed::<controller_revision::Kind>::boxed(),
+            Typed::<job::Kind>::boxed(),
+            Typed::<network_policy::Kind>::boxed(),
+            Typed::<ingress::Kind>::boxed(),
+            Typed::<ingress_class::Kind>::boxed(),
+            Typed::<service_cidr::Kind>::boxed(),
+            Typed::<ip_address::Kind>::boxed(),
+            Typed::<pod_disruption_budget::Kind>::boxed(),
+            Typed::<rbac::RoleKind>::boxed(),
+            Typed::<rbac::RoleBindingKind>::boxed(),
+            Typed::<rbac::ClusterRoleKind>::boxed(),
+            Typed::<rbac::ClusterRoleBindingKind>::boxed(),
+            Typed::<priority_class::Kind>::boxed(),
         ];
         let by_path = kinds.iter().enumerate().map(|(i, kind)| (path_of(kind.info()), i)).collect();
         Self { kinds, by_path }
     }
 }
 
+/// A selector in the form that list requests take.
+pub(super) fn selector_text(selector: &LabelSelector) -> String {
+    if checks::is_empty(selector) { String::new() } else { checks::format_selector(Some(selector)) }
+}
+
 /// What a stored Service holds of the allocators.
 pub(super) fn held_by(spec: &ServiceSpec) -> Vec<super::alloc::Item> {
     service_addresses::held(spec)
+}
+
+/// What a stored IPAddress keeps from Services.
+pub(super) fn kept_by(address: &IPAddress) -> Option<super::alloc::Item> {
+    ip_address::held(address)
 }
 
 fn path_of(info: &Info) -> (&'static str, &'static str, &'static str) {

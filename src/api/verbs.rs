@@ -247,8 +247,10 @@ impl Api {
                     meta_mut(&mut new).insert("annotations".into(), annotations);
                 }
             }
-            Part::Main if info.status => new["status"] = old["status"].clone(),
-            Part::Main | Part::Finalize => {}
+            Part::Main | Part::EphemeralContainers | Part::Resize if info.status => {
+                new["status"] = old["status"].clone();
+            }
+            _ => {}
         }
         let mut causes = Causes::default();
         check_metadata(info, &new, &mut causes);
