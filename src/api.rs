@@ -82,6 +82,9 @@ impl Api {
                 allocators.restore(kinds::held_by(&spec));
             }
         }
+        for entry in store.list(&Scope::all("ipaddresses.networking.k8s.io")).items {
+            allocators.restore(serde_json::from_slice(&entry.value).ok().and_then(|address| kinds::kept_by(&address)));
+        }
         let inner = Inner {
             registry: Registry::default(),
             ctx: Context { network, allocators, store },

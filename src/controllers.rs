@@ -18,6 +18,9 @@
 //! | `scheduler` | nodes for Pods | PD6, DP4 |
 //! | `custom_resources` | definitions that are being deleted: their objects go first | |
 //! | `garbage` | dependents of deleted owners | ES19 |
+//! | `disruption` | status of PodDisruptionBudgets | |
+//! | `ip_addresses` | an IPAddress for each Service address | SC5-SC7 |
+//! | `service_cidrs` | ServiceCIDRs: the cluster's own, readiness, deletion | SC1, SC3, SC4 |
 //! | `bootstrap` | system namespaces, `default/kubernetes`, `kube-system/kube-dns` | K1, K2, EM7 |
 //!
 //! What a controller decides stands in a pure function in a file of its own (`*_plan`, `slice_packing`, `placement`,
@@ -25,11 +28,14 @@
 
 mod bootstrap;
 mod custom_resources;
+mod disruption;
+mod disruption_plan;
 mod endpoint_model;
 mod endpoints;
 mod endpoints_plan;
 mod garbage;
 mod garbage_graph;
+mod ip_addresses;
 mod mirror_plan;
 mod mirroring;
 mod namespace_deletion;
@@ -39,6 +45,7 @@ mod placement_affinity;
 mod queue;
 mod runner;
 mod scheduler;
+mod service_cidrs;
 mod service_pods;
 mod slice_book;
 mod slice_packing;
@@ -143,6 +150,9 @@ impl Controllers {
 
         scheduler::Scheduler::start(&client, &cluster, tasks);
         namespaces::NamespaceController::start(&client, &cluster, root_ca_pem, tasks);
+        disruption::DisruptionController::start(&client, &cluster, tasks);
+        service_cidrs::ServiceCidrController::start(&client, &cluster, &network, tasks);
+        ip_addresses::IpAddressController::start(&client, &cluster, tasks);
         bootstrap::SystemObjects::start(&client, &cluster, &network, tasks);
 
         let emptied = Arc::new(queue::Queue::new());

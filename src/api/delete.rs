@@ -169,8 +169,9 @@ impl Api {
             let grace = grace_period(info, &object, options.grace);
             mark(info, &mut object, grace, Timestamp::now());
             let gone = !is_held(info, &object);
-            if gone {
-                // The last state that watchers see is the one before the delete.
+            if gone && info.kind != "Pod" {
+                // The last state that watchers see is the one before the delete. Only Pods have a grace period, and
+                // show how long it was, also when it was none.
                 object = before.clone();
             }
             if options.dry_run || (!gone && object == before) {

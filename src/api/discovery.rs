@@ -23,8 +23,10 @@ pub(super) fn subresources(info: &Info) -> Vec<(&'static str, &'static str, &'st
     match info.plural {
         "pods" => {
             all.push(("binding", "Binding", &["create"]));
+            all.push(("ephemeralcontainers", "Pod", &["get", "patch", "update"]));
             all.push(("eviction", "Eviction", &["create"]));
             all.push(("log", "Pod", &["get"]));
+            all.push(("resize", "Pod", &["get", "patch", "update"]));
         }
         "namespaces" => all.push(("finalize", "Namespace", &["update"])),
         _ => {}

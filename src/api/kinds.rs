@@ -3,20 +3,38 @@
 //! Verbs work on JSON values and know nothing of kinds; a [`Kind`] works on its typed object. [`Typed`] stands between
 //! and is where JSON is checked against the type: a wrong type is refused with its path, unknown fields fall away.
 
+mod checks;
 mod config_map;
+mod controller_revision;
+mod daemon_set;
+mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod ingress;
+mod ingress_class;
+mod ip_address;
+mod job;
 mod lease;
 mod namespace;
+mod network_policy;
 mod node;
 mod pod;
 mod pod_columns;
+mod pod_disruption_budget;
+mod pod_spec;
+mod priority_class;
+mod quantity;
+mod rbac;
+mod replica_set;
 mod secret;
 mod service;
 mod service_account;
 mod service_addresses;
+mod service_cidr;
 mod service_validation;
+mod stateful_set;
+mod template;
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
@@ -25,7 +43,8 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::ServiceSpec;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::networking::v1::IPAddress;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -43,6 +62,12 @@ use super::status::ApiError;
 use crate::config::Network;
 use crate::store::Store;
 
+pub use checks::{scaled_up, selects};
+
+/// Group and name of PodDisruptionBudgets, which evictions ask.
+pub(super) const BUDGETS_GROUP: &str = "policy";
+pub(super) const BUDGETS: &str = "poddisruptionbudgets";
+
 /// What is fixed about a kind.
 #[derive(Clone, Debug)]
 pub struct Info {
@@ -56,6 +81,8 @@ pub struct Info {
     pub namespaced: bool,
     /// Whether the kind has a `status` subresource, so that a write to the object leaves its status alone.
     pub status: bool,
+    /// Whether the kind has a `scale` subresource over `spec.replicas`.
+    pub scale: bool,
     /// Whether `metadata.generation` counts the changes of `spec`.
     pub generation: bool,
     /// Whether a CustomResourceDefinition brought the kind.
@@ -67,6 +94,10 @@ pub struct Info {
     /// Whether a DELETE answers with the deleted object rather than with a Status.
     pub returns_deleted: bool,
     pub name_rule: NameRule,
+    /// Times that are null when unset rather than left out, as they are no pointers in Go: of the object itself,
+    pub times: &'static [&'static str],
+    /// and of each of its conditions.
+    pub condition_times: &'static [&'static str],
     /// Field selectors beyond the two of metadata.
     pub fields: &'static [&'static str],
     pub columns: &'static [Column],
@@ -84,18 +115,34 @@ impl Info {
         categories: &[],
         namespaced: true,
         status: false,
+        scale: false,
         generation: false,
         custom: false,
         defines_kinds: false,
         create_on_update: false,
         returns_deleted: false,
         name_rule: NameRule::Subdomain,
+        times: &[],
+        condition_times: &[],
         fields: &[],
         columns: &[NAME, AGE],
     };
 
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    fn show_unset_times(&self, object: &mut Value) {
+        let show = |value: &mut Value, times: &[&str]| {
+            let Some(fields) = value.as_object_mut() else { return };
+            for time in times {
+                fields.entry(*time).or_insert(Value::Null);
+            }
+        };
+        show(object, self.times);
+        for condition in object.pointer_mut("/status/conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+            show(condition, self.condition_times);
+        }
     }
 
     /// The name of the resource in the store: `services`, `endpointslices.discovery.k8s.io`.
@@ -116,6 +163,10 @@ pub struct Column {
 
 pub(super) const fn column(name: &'static str, description: &'static str) -> Column {
     Column { name, kind: "string", format: "", priority: 0, description }
+}
+
+pub(super) const fn integer(name: &'static str, description: &'static str) -> Column {
+    Column { kind: "integer", ..column(name, description) }
 }
 
 pub(super) const fn wide(name: &'static str, description: &'static str) -> Column {
@@ -151,6 +202,10 @@ pub enum Part {
     Status,
     /// `finalize` of a Namespace.
     Finalize,
+    /// `ephemeralcontainers` of a Pod.
+    EphemeralContainers,
+    /// `resize` of a Pod.
+    Resize,
 }
 
 /// The rules of one kind. Every method has a default that does nothing.
@@ -236,16 +291,14 @@ impl<K: Kind> Typed<K> {
     }
 
     fn decode(&self, mut value: Value) -> Result<K::Object, ApiError> {
-        super::object::quantities_as_text(&mut value);
+        let refused = |why: String| {
+            let Info { kind, version, .. } = self.info;
+            ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
+        };
+        quantity::normalize(&mut value).map_err(|e| refused(e.into()))?;
         serde_path_to_error::deserialize(value).map_err(|e| {
             let path = e.path().to_string();
-            ApiError::bad_request(format!(
-                "{} in version {:?} cannot be handled as a {}: {path}: cannot unmarshal: {}",
-                self.info.kind,
-                self.info.version,
-                self.info.kind,
-                e.into_inner()
-            ))
+            refused(format!("{path}: cannot unmarshal: {}", e.into_inner()))
         })
     }
 
@@ -254,9 +307,10 @@ impl<K: Kind> Typed<K> {
         serde_json::from_value(value).map_err(ApiError::internal)
     }
 
-    fn encode(object: &K::Object) -> Result<Value, ApiError> {
+    fn encode(&self, object: &K::Object) -> Result<Value, ApiError> {
         let mut value = serde_json::to_value(object).map_err(ApiError::internal)?;
         super::object::prune(&mut value);
+        self.info.show_unset_times(&mut value);
         Ok(value)
     }
 
@@ -272,7 +326,7 @@ impl<K: Kind> Typed<K> {
             let about = super::status::About { group: self.info.group, resource: self.info.kind, name };
             return Err(ApiError::invalid(about, &causes.0));
         }
-        Ok(Admitted { value: Self::encode(object)?, declared, reservation })
+        Ok(Admitted { value: self.encode(object)?, declared, reservation })
     }
 }
 
@@ -284,7 +338,7 @@ impl<K: Kind> Strategy for Typed<K> {
     fn create(&self, ctx: &Context, object: Value, mut causes: Causes) -> Result<Admitted, ApiError> {
         let mut object = self.decode(object)?;
         K::default(&mut object);
-        let declared = Self::encode(&object)?;
+        let declared = self.encode(&object)?;
         K::create(ctx, &mut object, &mut causes)?;
         let reservation =
             if causes.is_empty() { K::reserve(ctx, &mut object, None, &mut causes)? } else { Reservation::none() };
@@ -302,7 +356,7 @@ impl<K: Kind> Strategy for Typed<K> {
         let mut new = self.decode(new)?;
         let old = Self::stored(old)?;
         K::default(&mut new);
-        let declared = Self::encode(&new)?;
+        let declared = self.encode(&new)?;
         K::update(ctx, &mut new, &old, part, &mut causes);
         let reserve = causes.is_empty() && part == Part::Main;
         let reservation =
@@ -384,6 +438,23 @@ impl Default for Registry {
             Typed::<event::Kind>::boxed(),
             Typed::<endpoint_slice::Kind>::boxed(),
             Typed::<lease::Kind>::boxed(),
+            Typed::<deployment::Kind>::boxed(),
+            Typed::<replica_set::Kind>::boxed(),
+            Typed::<stateful_set::Kind>::boxed(),
+            Typed::<daemon_set::Kind>::boxed(),
+            Typed::<controller_revision::Kind>::boxed(),
+            Typed::<job::Kind>::boxed(),
+            Typed::<network_policy::Kind>::boxed(),
+            Typed::<ingress::Kind>::boxed(),
+            Typed::<ingress_class::Kind>::boxed(),
+            Typed::<service_cidr::Kind>::boxed(),
+            Typed::<ip_address::Kind>::boxed(),
+            Typed::<pod_disruption_budget::Kind>::boxed(),
+            Typed::<rbac::RoleKind>::boxed(),
+            Typed::<rbac::RoleBindingKind>::boxed(),
+            Typed::<rbac::ClusterRoleKind>::boxed(),
+            Typed::<rbac::ClusterRoleBindingKind>::boxed(),
+            Typed::<priority_class::Kind>::boxed(),
             Arc::new(DefinitionKind::default()),
         ];
         let built_in = kinds.len();
@@ -392,9 +463,19 @@ impl Default for Registry {
     }
 }
 
+/// A selector in the form that list requests take.
+pub(super) fn selector_text(selector: &LabelSelector) -> String {
+    if checks::is_empty(selector) { String::new() } else { checks::format_selector(Some(selector)) }
+}
+
 /// What a stored Service holds of the allocators.
 pub(super) fn held_by(spec: &ServiceSpec) -> Vec<super::alloc::Item> {
     service_addresses::held(spec)
+}
+
+/// What a stored IPAddress keeps from Services.
+pub(super) fn kept_by(address: &IPAddress) -> Option<super::alloc::Item> {
+    ip_address::held(address)
 }
 
 fn path_of(info: &Info) -> (&'static str, &'static str, &'static str) {

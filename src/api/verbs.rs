@@ -244,7 +244,6 @@ impl Api {
             )));
         }
         meta_mut(&mut config).insert("name".into(), target.name().into());
-        object::quantities_as_text(&mut config);
         let schema = target.kind.schema();
         let (manager, now) = (call.manager(), object::now_text());
         let api_version = target.kind.info().api_version();
@@ -346,8 +345,10 @@ impl Api {
                     meta_mut(&mut new).insert("annotations".into(), annotations);
                 }
             }
-            Part::Main if info.status => new["status"] = old["status"].clone(),
-            Part::Main | Part::Finalize => {}
+            Part::Main | Part::EphemeralContainers | Part::Resize if info.status => {
+                new["status"] = old["status"].clone();
+            }
+            _ => {}
         }
         let mut causes = Causes::default();
         check_metadata(info, &new, &mut causes);
@@ -443,6 +444,8 @@ fn writer<'a>(call: &'a Call, part: Part, manager: &'a str, api_version: &'a str
         Part::Main => "",
         Part::Status => "status",
         Part::Finalize => "finalize",
+        Part::EphemeralContainers => "ephemeralcontainers",
+        Part::Resize => "resize",
     };
     Writer { manager, api_version, subresource, now, has_status: call.target.kind.info().status }
 }
