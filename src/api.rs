@@ -20,11 +20,13 @@ mod patch;
 pub mod pki;
 mod protobuf;
 mod request;
+mod reviews;
 mod selector;
 pub mod serve;
 mod status;
 mod subresources;
 mod table;
+pub mod tokens;
 mod verbs;
 mod watch;
 
@@ -45,6 +47,8 @@ use alloc::Allocators;
 use auth::Identity;
 use kinds::{Context, Registry};
 use logs::LogSource;
+use tokens::TokenKey;
+use tokens::discovery::{CONFIGURATION_PATH, KEYS_PATH};
 
 pub use status::ApiError;
 
@@ -60,6 +64,10 @@ pub struct Api {
 struct Inner {
     registry: Registry,
     ctx: Context,
+    /// Signs and verifies the tokens of ServiceAccounts.
+    token_key: TokenKey,
+    /// Who issues them: the API as Pods know it.
+    issuer: String,
     /// Where container logs come from: the node agents, once they run.
     logs: std::sync::OnceLock<Arc<dyn LogSource>>,
     /// Ends watches when the server stops, so that connections close cleanly.
@@ -68,7 +76,8 @@ struct Inner {
 }
 
 impl Api {
-    pub fn new(store: Store, network: Network, stopping: CancellationToken) -> Self {
+    /// `token_key` has signed the tokens of earlier runs, too, if these are to be worth something.
+    pub fn new(store: Store, network: Network, token_key: TokenKey, stopping: CancellationToken) -> Self {
         let allocators = Arc::new(Allocators::new(&network));
         for entry in store.list(&Scope::all("services")).items {
             #[derive(serde::Deserialize)]
@@ -81,6 +90,8 @@ impl Api {
         }
         let inner = Inner {
             registry: Registry::default(),
+            token_key,
+            issuer: format!("https://kubernetes.default.svc.{}", network.domain),
             ctx: Context { network, allocators, store },
             logs: std::sync::OnceLock::new(),
             stopping,
@@ -129,11 +140,13 @@ impl Api {
             .route("/openapi/v3", get(openapi::index))
             .route("/openapi/v3/{*path}", get(openapi::document))
             .route("/version", get(discovery::version))
-            .layer(axum::middleware::from_fn(auth::require))
+            .route(CONFIGURATION_PATH, get(tokens::discovery::configuration))
+            .route(KEYS_PATH, get(tokens::discovery::keys))
+            .fallback(|| async { discovery::page_not_found() })
+            .layer(axum::middleware::from_fn_with_state(self.clone(), auth::require))
             .route("/healthz", get(|| async { "ok" }))
             .route("/livez", get(|| async { "ok" }))
             .route("/readyz", get(readyz))
-            .fallback(auth::not_found)
             .with_state(self.clone())
     }
 }

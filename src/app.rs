@@ -96,13 +96,14 @@ pub async fn build(config: Config) -> Result<Running> {
     let stopping = CancellationToken::new();
     let connections = TaskTracker::new();
     let mut tasks = JoinSet::new();
-    let api = Api::new(store, config.network.clone(), stopping.clone());
+    let pki_dir = config.store.path.is_some().then(|| config.data_dir.join("pki"));
+    let token_key = pki::token_key(pki_dir.as_deref())?;
+    let api = Api::new(store, config.network.clone(), token_key, stopping.clone());
 
     let router = Router::start(RouterConfig::new(config.network.clone())).context("cannot start the packet router")?;
     let control_plane = control_plane::attach(&config.network, &*router)?;
 
     // The API, on the host and inside the cluster.
-    let pki_dir = config.store.path.is_some().then(|| config.data_dir.join("pki"));
     let authority = Authority::open(pki_dir.as_deref())?;
     let server = authority.server(&api_addresses(&config, addresses.api), &api_names(&config))?;
     let tls = serve::acceptor(&authority, &server)?;
