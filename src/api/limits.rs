@@ -61,7 +61,7 @@ fn is_long_running(method: &Method, uri: &Uri) -> bool {
 fn subresource(path: &str) -> Option<&str> {
     let mut segments = path.split('/').skip(1);
     match segments.next()? {
-        "api" => segments.nth(0)?,
+        "api" => segments.next()?,
         "apis" => segments.nth(1)?,
         _ => return None,
     };
