@@ -7,10 +7,12 @@
 pub mod alloc;
 pub mod auth;
 pub mod causes;
+mod compression;
 mod custom;
 mod delete;
 mod discovery;
 pub mod kinds;
+mod limits;
 mod list;
 pub mod logs;
 mod managed;
@@ -22,12 +24,14 @@ mod patch;
 pub mod pki;
 mod protobuf;
 mod request;
+mod reviews;
 pub mod schema;
 mod selector;
 pub mod serve;
 mod status;
 mod subresources;
 mod table;
+pub mod tokens;
 mod verbs;
 mod watch;
 
@@ -48,6 +52,8 @@ use alloc::Allocators;
 use auth::Identity;
 use kinds::{Context, Registry};
 use logs::LogSource;
+use tokens::TokenKey;
+use tokens::discovery::{CONFIGURATION_PATH, KEYS_PATH};
 
 pub use status::ApiError;
 
@@ -63,15 +69,22 @@ pub struct Api {
 struct Inner {
     registry: Registry,
     ctx: Context,
+    /// Signs and verifies the tokens of ServiceAccounts.
+    token_key: TokenKey,
+    /// Who issues them: the API as Pods know it.
+    issuer: String,
     /// Where container logs come from: the node agents, once they run.
     logs: std::sync::OnceLock<Arc<dyn LogSource>>,
+    /// One for each request from outside that is worked on.
+    in_flight: tokio::sync::Semaphore,
     /// Ends watches when the server stops, so that connections close cleanly.
     stopping: CancellationToken,
     ready: std::sync::atomic::AtomicBool,
 }
 
 impl Api {
-    pub fn new(store: Store, network: Network, stopping: CancellationToken) -> Self {
+    /// `token_key` has signed the tokens of earlier runs, too, if these are to be worth something.
+    pub fn new(store: Store, network: Network, token_key: TokenKey, stopping: CancellationToken) -> Self {
         let allocators = Arc::new(Allocators::new(&network));
         for entry in store.list(&Scope::all("services")).items {
             #[derive(serde::Deserialize)]
@@ -87,8 +100,11 @@ impl Api {
         }
         let inner = Inner {
             registry: Registry::default(),
+            token_key,
+            issuer: format!("https://kubernetes.default.svc.{}", network.domain),
             ctx: Context { network, allocators, store },
             logs: std::sync::OnceLock::new(),
+            in_flight: tokio::sync::Semaphore::new(limits::IN_FLIGHT),
             stopping,
             ready: std::sync::atomic::AtomicBool::new(false),
         };
@@ -136,6 +152,11 @@ impl Api {
         kube::Client::new(service, "default")
     }
 
+    /// What is served to the outside: [`Self::router`] with bounds on requests.
+    pub fn public_router(&self) -> Router {
+        self.router().layer(axum::middleware::from_fn_with_state(self.clone(), limits::bound))
+    }
+
     /// Everything that is served. Requests without an [`Identity`] among their extensions get 401, health checks aside.
     pub fn router(&self) -> Router {
         Router::new()
@@ -150,11 +171,13 @@ impl Api {
             .route("/openapi/v3", get(openapi::index))
             .route("/openapi/v3/{*path}", get(openapi::document))
             .route("/version", get(discovery::version))
-            .layer(axum::middleware::from_fn(auth::require))
+            .route(CONFIGURATION_PATH, get(tokens::discovery::configuration))
+            .route(KEYS_PATH, get(tokens::discovery::keys))
+            .fallback(|| async { discovery::page_not_found() })
+            .layer(axum::middleware::from_fn_with_state(self.clone(), auth::require))
             .route("/healthz", get(|| async { "ok" }))
             .route("/livez", get(|| async { "ok" }))
             .route("/readyz", get(readyz))
-            .fallback(auth::not_found)
             .with_state(self.clone())
     }
 }

@@ -22,7 +22,7 @@ use crate::api::auth::Identity;
 use crate::api::pki::{self, Authority};
 use crate::api::{Api, serve};
 use crate::cluster::Cluster;
-use crate::config::{CLUSTER_API_PORT, Config, DNS_PORT};
+use crate::config::{CLUSTER_API_PORT, Config, DNS_PORT, PKI_FOLDER};
 use crate::controllers::{self, Controllers, ControllersConfig};
 use crate::dashboard::{self, DashboardConfig};
 use crate::dns::{Dns, ForwardConfig, ServerConfig, Zone};
@@ -96,20 +96,21 @@ pub async fn build(config: Config) -> Result<Running> {
     let stopping = CancellationToken::new();
     let connections = TaskTracker::new();
     let mut tasks = JoinSet::new();
-    let api = Api::new(store, config.network.clone(), stopping.clone());
+    let pki_dir = config.store.path.is_some().then(|| config.data_dir.join(PKI_FOLDER));
+    let token_key = pki::token_key(pki_dir.as_deref())?;
+    let api = Api::new(store, config.network.clone(), token_key, stopping.clone());
 
     let router = Router::start(RouterConfig::new(config.network.clone())).context("cannot start the packet router")?;
     let control_plane = control_plane::attach(&config.network, &*router)?;
 
     // The API, on the host and inside the cluster.
-    let pki_dir = config.store.path.is_some().then(|| config.data_dir.join("pki"));
     let authority = Authority::open(pki_dir.as_deref())?;
     let server = authority.server(&api_addresses(&config, addresses.api), &api_names(&config))?;
     let tls = serve::acceptor(&authority, &server)?;
     let inside = control_plane.listeners(CLUSTER_API_PORT)?.into_iter().map(TcpListener::from_std);
     let inside = inside.collect::<std::io::Result<Vec<_>>>()?;
     for listener in std::iter::once(api_listener).chain(inside) {
-        tasks.spawn(serve::serve(listener, tls.clone(), api.router(), stopping.clone(), connections.clone()));
+        tasks.spawn(serve::serve(listener, tls.clone(), api.public_router(), stopping.clone(), connections.clone()));
     }
     let admin = authority.client("vipyard-admin", &["system:masters"])?;
     let kubeconfig = kubeconfig_path(&config.data_dir);

@@ -35,7 +35,7 @@
 //!
 //! | Where | What |
 //! |---|---|
-//! | `--api-listen`, 127.0.0.1:6443 | API over TLS, client certificates from the cluster's own CA |
+//! | `--api-listen`, 127.0.0.1:6443 | API over TLS, client certificates from the cluster's own CA or ServiceAccounts' tokens |
 //! | `--ui-listen`, 127.0.0.1:8080 | dashboard, plain HTTP with a token that becomes a cookie |
 //! | 10.245.0.1:6443 and its IPv6 twin | API, in the control plane's namespace, behind `default/kubernetes` |
 //! | 10.245.0.1:53, UDP and TCP, and its IPv6 twin | DNS, in the control plane's namespace, behind `kube-system/kube-dns` |

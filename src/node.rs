@@ -29,6 +29,7 @@ mod sandbox;
 mod slot;
 mod status;
 mod sync;
+mod volumes;
 
 pub use agents::{Agents, AgentsConfig, ExecError, LogError, NodeError};
 pub use context::{EventSink, Timings};

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::kinds::{Info, Strategy};
-use super::{Api, KUBERNETES_VERSION};
+use super::{Api, KUBERNETES_VERSION, reviews};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -29,9 +29,18 @@ pub(super) fn subresources(info: &Info) -> Vec<(&'static str, &'static str, &'st
             all.push(("resize", "Pod", &["get", "patch", "update"]));
         }
         "namespaces" => all.push(("finalize", "Namespace", &["update"])),
+        "serviceaccounts" => all.push(("token", "TokenRequest", &["create"])),
         _ => {}
     }
     all
+}
+
+/// Group and version of what a subresource takes and gives: those of its kind, but for a few that many kinds share.
+fn group_of(info: &Info, subresource_kind: &str) -> (&'static str, &'static str) {
+    match subresource_kind {
+        "TokenRequest" => ("authentication.k8s.io", "v1"),
+        _ => (info.group, info.version),
+    }
 }
 
 pub(super) async fn version() -> Json<Value> {
@@ -66,6 +75,11 @@ fn groups_of(api: &Api) -> Vec<(&'static str, &'static str)> {
             groups.push((info.group, info.version));
         }
     }
+    for info in reviews::all() {
+        if !groups.contains(&(info.group, info.version)) {
+            groups.push((info.group, info.version));
+        }
+    }
     groups
 }
 
@@ -81,7 +95,9 @@ fn aggregated(api: &Api, core: bool) -> Response {
         .into_iter()
         .map(|(group, version)| {
             let kinds = kinds_at(api, group, version);
-            let resources: Vec<Value> = kinds.iter().map(|kind| aggregated_resource(kind.info())).collect();
+            let reviews = reviews::of(group, version).map(aggregated_review);
+            let resources: Vec<Value> =
+                kinds.iter().map(|kind| aggregated_resource(kind.info())).chain(reviews).collect();
             let metadata = if group.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
             json!({"metadata": metadata, "versions": [{"version": version, "freshness": "Current", "resources": resources}]})
         })
@@ -106,12 +122,24 @@ fn aggregated_resource(info: &Info) -> Value {
     }
     let subresources: Vec<Value> = subresources(info)
         .into_iter()
-        .map(|(name, response, verbs)| json!({"subresource": name, "responseKind": kind(response), "verbs": verbs}))
+        .map(|(name, response, verbs)| {
+            let (group, version) = group_of(info, response);
+            let response = json!({"group": group, "version": version, "kind": response});
+            json!({"subresource": name, "responseKind": response, "verbs": verbs})
+        })
         .collect();
     if !subresources.is_empty() {
         resource["subresources"] = subresources.into();
     }
     resource
+}
+
+fn aggregated_review(info: &reviews::Info) -> Value {
+    json!({
+        "resource": info.plural, "responseKind": {"group": info.group, "version": info.version, "kind": info.kind},
+        "scope": if info.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": info.singular,
+        "verbs": reviews::VERBS,
+    })
 }
 
 pub(super) async fn core_versions(State(api): State<Api>, headers: HeaderMap) -> Response {
@@ -160,10 +188,14 @@ pub(super) async fn resources(State(api): State<Api>, Path((group, version)): Pa
 
 fn resource_list(api: &Api, group: &str, version: &str) -> Response {
     let kinds = kinds_at(api, group, version);
-    if kinds.is_empty() {
+    if kinds.is_empty() && reviews::of(group, version).next().is_none() {
         return page_not_found();
     }
-    let mut resources = Vec::new();
+    let reviews = reviews::of(group, version).map(|info| {
+        json!({"name": info.plural, "singularName": info.singular, "namespaced": info.namespaced, "kind": info.kind,
+            "verbs": reviews::VERBS})
+    });
+    let mut resources: Vec<Value> = reviews.collect();
     for info in kinds.iter().map(|kind| kind.info()) {
         let mut resource = json!({"name": info.plural, "singularName": info.singular, "namespaced": info.namespaced,
             "kind": info.kind, "verbs": VERBS});
@@ -175,8 +207,14 @@ fn resource_list(api: &Api, group: &str, version: &str) -> Response {
         }
         resources.push(resource);
         for (name, kind, verbs) in subresources(info) {
-            resources.push(json!({"name": format!("{}/{name}", info.plural), "singularName": "",
-                "namespaced": info.namespaced, "kind": kind, "verbs": verbs}));
+            let mut resource = json!({"name": format!("{}/{name}", info.plural), "singularName": "",
+                "namespaced": info.namespaced, "kind": kind, "verbs": verbs});
+            let (group, version) = group_of(info, kind);
+            if (group, version) != (info.group, info.version) {
+                resource["group"] = group.into();
+                resource["version"] = version.into();
+            }
+            resources.push(resource);
         }
     }
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };

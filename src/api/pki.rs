@@ -16,8 +16,14 @@ use rcgen::{
 };
 use serde_json::json;
 
+use super::tokens::TokenKey;
+
 const CA_CERT: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
+/// The key that ServiceAccounts' tokens are signed with.
+const TOKEN_KEY: &str = "sa.key";
+/// The files in the folder of keys that make the cluster itself for its clients; everything else is made from them.
+pub const IDENTITY: [&str; 3] = [CA_CERT, CA_KEY, TOKEN_KEY];
 /// The name of cluster, user and context in a kubeconfig of ours.
 pub const CONTEXT: &str = "vipyard";
 const CA_YEARS: i64 = 10;
@@ -28,6 +34,8 @@ pub enum PkiError {
     File { path: String, source: io::Error },
     #[error("the CA in {path} cannot be used ({source}): remove it to have a new one made")]
     BadCa { path: String, source: rcgen::Error },
+    #[error("the key of tokens in {path} cannot be used ({reason}): remove it to have a new one made")]
+    BadTokenKey { path: String, reason: String },
     #[error("certificate cannot be made: {0}")]
     Certificate(#[from] rcgen::Error),
 }
@@ -50,10 +58,6 @@ impl Authority {
     pub fn open(dir: Option<&Path>) -> Result<Self, PkiError> {
         let Some(dir) = dir else { return Ok(Self::from_parts(make_ca()?)?) };
         let (cert, key) = (dir.join(CA_CERT), dir.join(CA_KEY));
-        let io_error = |path: &Path| {
-            let path = path.display().to_string();
-            move |source| PkiError::File { path, source }
-        };
         if key.exists() && cert.exists() {
             let cert_pem = fs::read_to_string(&cert).map_err(io_error(&cert))?;
             let key_pem = fs::read_to_string(&key).map_err(io_error(&key))?;
@@ -61,7 +65,7 @@ impl Authority {
             return Self::from_parts(CertifiedKey { cert_pem, key_pem })
                 .map_err(|source| PkiError::BadCa { path, source });
         }
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error(dir))?;
+        make_folder(dir)?;
         let made = make_ca()?;
         write_private(&key, &made.key_pem).map_err(io_error(&key))?;
         write_private(&cert, &made.cert_pem).map_err(io_error(&cert))?;
@@ -101,6 +105,38 @@ impl Authority {
         let cert = params.signed_by(&key, &self.issuer)?;
         Ok(CertifiedKey { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
     }
+}
+
+/// The key of ServiceAccounts' tokens in the folder `dir`, made there if it is missing; one for this run only when there
+/// is no folder.
+pub fn token_key(dir: Option<&Path>) -> Result<TokenKey, PkiError> {
+    let usable = |pair: &KeyPair, path: &Path| {
+        TokenKey::new(pair)
+            .map_err(|e| PkiError::BadTokenKey { path: path.display().to_string(), reason: e.to_string() })
+    };
+    let Some(dir) = dir else { return usable(&KeyPair::generate()?, Path::new(TOKEN_KEY)) };
+    let path = dir.join(TOKEN_KEY);
+    let pair = match fs::read_to_string(&path) {
+        Ok(pem) => KeyPair::from_pem(&pem)
+            .map_err(|e| PkiError::BadTokenKey { path: path.display().to_string(), reason: e.to_string() })?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            make_folder(dir)?;
+            let pair = KeyPair::generate()?;
+            write_private(&path, &pair.serialize_pem()).map_err(io_error(&path))?;
+            pair
+        }
+        Err(e) => return Err(io_error(&path)(e)),
+    };
+    usable(&pair, &path)
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> PkiError {
+    let path = path.display().to_string();
+    move |source| PkiError::File { path, source }
+}
+
+fn make_folder(dir: &Path) -> Result<(), PkiError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error(dir))
 }
 
 fn name(common_name: &str, organizations: &[&str]) -> DistinguishedName {
@@ -163,13 +199,17 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn the_ca_is_made_once_and_private() {
+    fn the_keys_are_made_once_and_private() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("pki");
         let first = Authority::open(Some(&dir)).unwrap();
         let second = Authority::open(Some(&dir)).unwrap();
         assert_eq!(first.cert_pem(), second.cert_pem());
-        for file in [CA_CERT, CA_KEY] {
+        token_key(Some(&dir)).unwrap();
+        let key = fs::read(dir.join(TOKEN_KEY)).unwrap();
+        token_key(Some(&dir)).unwrap();
+        assert_eq!(fs::read(dir.join(TOKEN_KEY)).unwrap(), key);
+        for file in [CA_CERT, CA_KEY, TOKEN_KEY] {
             assert_eq!(fs::metadata(dir.join(file)).unwrap().permissions().mode() & 0o777, 0o600);
         }
     }

@@ -7,10 +7,12 @@ use axum::body::Bytes;
 use axum::extract::Request;
 use axum::response::Response;
 use http::{HeaderMap, Method, header};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Api;
 use super::auth::Identity;
+use super::compression;
 use super::kinds::Strategy;
 use super::negotiate::Form;
 use super::patch;
@@ -94,7 +96,7 @@ impl Target {
 pub(super) struct Params(HashMap<String, String>);
 
 impl Params {
-    fn parse(query: &str) -> Self {
+    pub fn parse(query: &str) -> Self {
         let mut params = HashMap::new();
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             params.entry(key.into_owned()).or_insert_with(|| value.into_owned());
@@ -186,59 +188,81 @@ impl Call {
 
     /// The body as an object: JSON, YAML or protobuf.
     pub fn object(&self) -> Result<Value, ApiError> {
-        let media = patch::media_type(self.content_type());
-        let value: Value = match media {
-            "" | "application/json" => serde_json::from_slice(&self.body)
-                .map_err(|e| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?,
-            "application/yaml" | patch::APPLY => {
-                let text = std::str::from_utf8(&self.body)
-                    .map_err(|e| ApiError::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?;
-                serde_saphyr::from_str(text)
-                    .map_err(|e| ApiError::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?
-            }
-            protobuf::MEDIA_TYPE => protobuf::decode(&self.body)?,
-            other => {
-                return Err(ApiError::unsupported_media_type(format!(
-                    "the body of the request was in an unknown format - accepted media types include: \
-                     application/json, application/yaml, {} (got {other:?})",
-                    protobuf::MEDIA_TYPE
-                )));
-            }
-        };
-        if value.is_object() {
-            Ok(value)
-        } else {
-            Err(ApiError::bad_request("couldn't get version/kind; json parse error: expected an object"))
-        }
+        parse_object(self.content_type(), &self.body)
     }
 
     /// The body as an object of the target's kind; its type must be the one that the path names.
     pub fn typed_object(&self) -> Result<Value, ApiError> {
         let object = self.object()?;
         let info = self.target.kind.info();
-        let field = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
-        let (version, kind) = (field("apiVersion"), field("kind"));
-        if kind.is_empty() {
-            return Err(ApiError::bad_request(format!("Object 'Kind' is missing in '{}'", shortened(&self.body))));
-        }
-        if version.is_empty() {
-            return Err(ApiError::bad_request(format!(
-                "Object 'apiVersion' is missing in '{}'",
-                shortened(&self.body)
-            )));
-        }
-        if version != info.api_version() || kind != info.kind {
-            return Err(ApiError::bad_request(format!(
-                "the object in the body is a {kind} in version {version:?}, but {} in version {:?} is served here: \
-                 converting ({version}.{kind}) to ({}.{}): unknown conversion",
-                info.kind,
-                info.api_version(),
-                info.api_version(),
-                info.kind
-            )));
-        }
+        expect_type(&object, &self.body, &info.api_version(), info.kind)?;
         Ok(object)
     }
+}
+
+fn parse_object(content_type: &str, body: &[u8]) -> Result<Value, ApiError> {
+    let value: Value = match patch::media_type(content_type) {
+        "" | "application/json" => serde_json::from_slice(body)
+            .map_err(|e| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?,
+        "application/yaml" | patch::APPLY => {
+            let text = std::str::from_utf8(body)
+                .map_err(|e| ApiError::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?;
+            serde_saphyr::from_str(text)
+                .map_err(|e| ApiError::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?
+        }
+        protobuf::MEDIA_TYPE => protobuf::decode(body)?,
+        other => {
+            return Err(ApiError::unsupported_media_type(format!(
+                "the body of the request was in an unknown format - accepted media types include: \
+                 application/json, application/yaml, {} (got {other:?})",
+                protobuf::MEDIA_TYPE
+            )));
+        }
+    };
+    if value.is_object() {
+        Ok(value)
+    } else {
+        Err(ApiError::bad_request("couldn't get version/kind; json parse error: expected an object"))
+    }
+}
+
+/// Refuses an object of another type than `kind` in `api_version`.
+fn expect_type(object: &Value, body: &[u8], api_version: &str, kind: &str) -> Result<(), ApiError> {
+    let field = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
+    let (found_version, found_kind) = (field("apiVersion"), field("kind"));
+    if found_kind.is_empty() {
+        return Err(ApiError::bad_request(format!("Object 'Kind' is missing in '{}'", shortened(body))));
+    }
+    if found_version.is_empty() {
+        return Err(ApiError::bad_request(format!("Object 'apiVersion' is missing in '{}'", shortened(body))));
+    }
+    if found_version != api_version || found_kind != kind {
+        return Err(ApiError::bad_request(format!(
+            "the object in the body is a {found_kind} in version {found_version:?}, but {kind} in version \
+             {api_version:?} is served here: converting ({found_version}.{found_kind}) to ({api_version}.{kind}): \
+             unknown conversion"
+        )));
+    }
+    Ok(())
+}
+
+/// A body as an object of a type that is not among the stored kinds.
+pub(super) fn decode_object<T: DeserializeOwned>(
+    content_type: &str,
+    body: &[u8],
+    api_version: &str,
+    kind: &str,
+) -> Result<T, ApiError> {
+    let object = parse_object(content_type, body)?;
+    expect_type(&object, body, api_version, kind)?;
+    serde_path_to_error::deserialize(object).map_err(|e| {
+        let version = api_version.rsplit('/').next().unwrap_or_default();
+        ApiError::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {kind}: {}: {}",
+            e.path(),
+            e.inner()
+        ))
+    })
 }
 
 fn shortened(body: &[u8]) -> String {
@@ -254,8 +278,7 @@ impl Api {
         request: Request,
     ) -> Result<Response, ApiError> {
         if !self.registry().serves(group, version) {
-            use axum::response::IntoResponse;
-            return Ok((http::StatusCode::NOT_FOUND, "404 page not found\n").into_response());
+            return self.review(group, version, rest, request).await;
         }
         let target = Target::parse(self, group, version, rest)?;
         let (parts, body) = request.into_parts();
@@ -275,10 +298,10 @@ impl Api {
         let on_object = call.target.name.is_some();
         match (call.method.as_str(), on_object) {
             ("GET", false) if call.params.flag("watch") => self.watch(&call),
-            ("GET", false) => self.list(&call).await,
+            ("GET", false) => Ok(compression::negotiated(&call.headers, self.list(&call).await?).await),
             ("POST", false) => self.create(&call).await,
             ("DELETE", false) => self.delete_collection(&call).await,
-            ("GET", true) => self.get(&call),
+            ("GET", true) => Ok(compression::negotiated(&call.headers, self.get(&call)?).await),
             ("PUT", true) => self.replace(&call, super::kinds::Part::Main).await,
             ("PATCH", true) => self.patch(&call, super::kinds::Part::Main).await,
             ("DELETE", true) => self.delete(&call).await,

@@ -40,11 +40,11 @@ impl Api {
             ("pods", "binding", "POST") => self.bind(&call).await,
             ("pods", "eviction", "POST") => self.evict(call).await,
             ("pods", "log", "GET") => self.pod_log(&call).await,
+            ("serviceaccounts", "token", "POST") => self.request_token(&call),
             (_, "status", _) if info.status => Err(ApiError::method_not_allowed()),
             ("namespaces", "finalize", _)
-            | ("pods", "binding" | "ephemeralcontainers" | "eviction" | "log" | "resize", _) => {
-                Err(ApiError::method_not_allowed())
-            }
+            | ("pods", "binding" | "ephemeralcontainers" | "eviction" | "log" | "resize", _)
+            | ("serviceaccounts", "token", _) => Err(ApiError::method_not_allowed()),
             _ => Err(ApiError::no_such_resource()),
         }
     }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::api::Api;
 use crate::api::auth::Identity;
+use crate::api::pki::token_key;
 use crate::config::StoreConfig;
 use crate::store::Store;
 
@@ -30,7 +31,7 @@ impl World {
     async fn start() -> Self {
         let store = Store::open(&StoreConfig::in_memory()).await.unwrap();
         let network = Network::default();
-        let api = Api::new(store, network.clone(), CancellationToken::new());
+        let api = Api::new(store, network.clone(), token_key(None).unwrap(), CancellationToken::new());
         let client = api.client(Identity::system("test"));
         bootstrap(client.clone(), &network).await.unwrap();
 
@@ -489,7 +490,7 @@ async fn bootstrap_after_a_change_of_the_address_plan_moves_the_system_services(
     let world = World::start().await;
     // As the API server of the next start would do, give the address plan to a new API over the same objects.
     let moved = Network { service_v4: "10.97.0.0/16".parse().unwrap(), ..Network::default() };
-    let api = Api::new(world.api.store().clone(), moved.clone(), CancellationToken::new());
+    let api = Api::new(world.api.store().clone(), moved.clone(), token_key(None).unwrap(), CancellationToken::new());
     drop(world._tasks);
     bootstrap(api.client(Identity::system("test")), &moved).await.unwrap();
     let client = api.client(Identity::system("test"));

@@ -6,12 +6,13 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::api::Api as ApiServer;
 use crate::api::auth::Identity;
+use crate::api::pki::token_key;
 use crate::config::{Network, StoreConfig};
 use crate::store::Store;
 
 async fn client() -> Client {
     let store = Store::open(&StoreConfig::in_memory()).await.unwrap();
-    let api = ApiServer::new(store, Network::default(), CancellationToken::new());
+    let api = ApiServer::new(store, Network::default(), token_key(None).unwrap(), CancellationToken::new());
     let client = api.client(Identity::system("test"));
     let mut namespace = k8s_openapi::api::core::v1::Namespace::default();
     for name in ["default", "x"] {

@@ -20,6 +20,7 @@ use super::init;
 use super::logs::Log;
 use super::registry::Inside;
 use super::sandbox::Sandbox;
+use super::volumes::Volumes;
 use crate::images::{self, Image};
 use crate::sys::process::{Child, Launch, Place, Spawner};
 
@@ -58,6 +59,7 @@ pub async fn start(
     node: &NodeContext,
     pod: &Pod,
     sandbox: &Sandbox,
+    volumes: &Volumes,
     container: &Container,
     image: Image,
     run: u32,
@@ -66,15 +68,17 @@ pub async fn start(
     let (argv, builtin) = command(container, image, &env)?;
     let files = Files::create(sandbox, container, run).map_err(|e| StartError::Create(format!("log files: {e}")))?;
     let cwd = PathBuf::from(container.working_dir.as_deref().filter(|d| !d.is_empty()).unwrap_or("/"));
-    let mut mounts = sandbox.mounts();
+    // Volumes come first: a file of the Pod may lie inside a folder that one of them makes.
+    let mut binds = volumes.binds(container).map_err(|e| StartError::Create(e.to_string()))?;
+    binds.extend(sandbox.binds());
     let termination = container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
-    mounts.push((files.termination_log.clone(), termination.into()));
+    binds.push(init::Bind { source: files.termination_log.clone(), target: termination.into(), read_only: false });
     let spec = init::Spec {
         argv,
         builtin,
         env,
         cwd: cwd.clone(),
-        mounts: Some(init::Mounts { files: mounts, scratch: files.scratch }),
+        mounts: Some(init::Mounts { binds, scratch: files.scratch }),
     };
 
     let internal = |e: io::Error| StartError::Create(e.to_string());

@@ -190,7 +190,7 @@ fn text(bytes: &ByteString) -> String {
 }
 
 /// Rule EV5.
-fn field_value(path: &str, sources: &Sources<'_>) -> Result<String, EnvError> {
+pub fn field_value(path: &str, sources: &Sources<'_>) -> Result<String, EnvError> {
     let pod = sources.pod;
     let spec = pod.spec.as_ref();
     let of_map = |map: &BTreeMap<String, String>, key: &str| map.get(key).cloned().unwrap_or_default();
@@ -216,7 +216,7 @@ fn field_value(path: &str, sources: &Sources<'_>) -> Result<String, EnvError> {
 }
 
 /// The container's own request or limit, in units of `divisor`, rounded up. Without one it is the whole machine's.
-fn resource_value(resource: &str, divisor: Option<&str>, container: &Container) -> String {
+pub fn resource_value(resource: &str, divisor: Option<&str>, container: &Container) -> String {
     let (list, name) = resource.split_once('.').unwrap_or(("limits", resource));
     let resources = container.resources.as_ref();
     let quantities = resources.and_then(|r| if list == "requests" { r.requests.as_ref() } else { r.limits.as_ref() });

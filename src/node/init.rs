@@ -5,29 +5,29 @@
 //! program must not: enter the Pod's namespaces, mount, resolve paths. Then it executes the container's program in its
 //! own place. What goes wrong is written to a pipe that closes by itself when the program takes over.
 
+mod mounts;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
 use rustix::thread::{ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces};
 use serde::{Deserialize, Serialize};
 
 use crate::sys::process::{hide_descriptors, reader_gone, take_inherited};
+
+pub use mounts::{Bind, Mounts};
 
 /// The name of the hidden subcommand.
 pub const SUBCOMMAND: &str = "container-init";
 
 /// The exit code of a container whose program could not be started, as container runtimes report it.
 pub const START_ERROR: i32 = 128;
-
-/// Device nodes of the host that every container has; a missing one is left out.
-const DEVICES: [&str; 9] = ["null", "zero", "full", "random", "urandom", "tty", "net/tun", "fuse", "kvm"];
 
 /// What the process is to become.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -40,15 +40,6 @@ pub struct Spec {
     pub cwd: PathBuf,
     /// A new container, or, if absent, one more process in a running one.
     pub mounts: Option<Mounts>,
-}
-
-/// The mounts of a new container.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Mounts {
-    /// Files of the host and the places where the container sees them.
-    pub files: Vec<(PathBuf, PathBuf)>,
-    /// An empty folder of the host where the container keeps layers of its own.
-    pub scratch: PathBuf,
 }
 
 /// The way of the hidden subcommand: `container-init SPEC REPORT NAMESPACE[,NAMESPACE..]`, all numbers of inherited
@@ -104,7 +95,7 @@ fn prepare(spec: &Spec, namespaces: &[OwnedFd]) -> Result<(), String> {
             for namespace in namespaces {
                 move_into_link_name_space(namespace.as_fd(), None).map_err(|e| format!("enter namespace: {e}"))?;
             }
-            set_up_mounts(mounts)?;
+            mounts::set_up(mounts)?;
         }
         None => {
             use ThreadNameSpaceType as T;
@@ -119,112 +110,6 @@ fn prepare(spec: &Spec, namespaces: &[OwnedFd]) -> Result<(), String> {
     let _ = rustix::process::setrlimit(rustix::process::Resource::Core, no_core);
     std::env::set_current_dir(&spec.cwd)
         .map_err(|e| format!("chdir to cwd ({:?}) failed: {}", spec.cwd.display().to_string(), plain(&e)))
-}
-
-fn set_up_mounts(mounts: &Mounts) -> Result<(), String> {
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(|e| format!("make mounts private: {e}"))?;
-    set_up_dev().map_err(|e| format!("set up /dev: {e}"))?;
-    // Inside some containers the kernel forbids a new /proc. The old one shows the processes of the outside, under
-    // their outside numbers: confusing for `ps`, harmless for everything else.
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    let _ = rustix::mount::mount("proc", "/proc", "proc", flags, None);
-    for (source, target) in &mounts.files {
-        bind_file(source, target, &mounts.scratch).map_err(|e| format!("mount {}: {e}", target.display()))?;
-    }
-    Ok(())
-}
-
-/// A /dev of the container's own: the host's harmless device nodes, an own /dev/shm and terminals.
-fn set_up_dev() -> io::Result<()> {
-    let nodes: Vec<(&str, OwnedFd)> = DEVICES
-        .iter()
-        .filter_map(|name| {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            Some((*name, rustix::mount::open_tree(rustix::fs::CWD, format!("/dev/{name}"), flags).ok()?))
-        })
-        .collect();
-    let quiet = MountFlags::NOSUID | MountFlags::NOEXEC;
-    rustix::mount::mount("tmpfs", "/dev", "tmpfs", MountFlags::NOSUID, Some(c"mode=755,size=65536k"))?;
-    for (name, node) in &nodes {
-        let path = Path::new("/dev").join(name);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        fs::write(&path, "")?;
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        rustix::mount::move_mount(node, c"", rustix::fs::CWD, &path, flags)?;
-    }
-    for (link, target) in
-        [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx")]
-    {
-        symlink(target, Path::new("/dev").join(link))?;
-    }
-    fs::create_dir("/dev/shm")?;
-    rustix::mount::mount("shm", "/dev/shm", "tmpfs", quiet | MountFlags::NODEV, Some(c"mode=1777,size=65536k"))?;
-    fs::create_dir("/dev/pts")?;
-    // Terminals are for programs that open one; a kernel without devpts in user namespaces takes nothing else away.
-    let _ = rustix::mount::mount("devpts", "/dev/pts", "devpts", quiet, Some(c"newinstance,ptmxmode=0666,mode=0620"));
-    Ok(())
-}
-
-/// Shows `source` at `target`. A symlink is followed: the file that it names is covered. A missing file is made in a
-/// layer of the container's own, never on the host.
-fn bind_file(source: &Path, target: &Path, scratch: &Path) -> io::Result<()> {
-    let place = match fs::canonicalize(target) {
-        Ok(path) => path,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => make_place(target, scratch)?,
-        Err(e) => return Err(e),
-    };
-    Ok(rustix::mount::mount_bind(source, &place)?)
-}
-
-/// Makes an empty file where a path leads to that does not exist.
-fn make_place(target: &Path, scratch: &Path) -> io::Result<PathBuf> {
-    let target = follow_dangling(target);
-    let existing = target.ancestors().skip(1).find(|path| path.is_dir()).unwrap_or(Path::new("/"));
-    let existing = fs::canonicalize(existing)?;
-    if !existing.starts_with("/dev") {
-        overlay(&existing, scratch)?;
-    }
-    if let Some(parent) = target.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    fs::write(&target, "")?;
-    Ok(target)
-}
-
-/// Where a symlink to nowhere points to, through as many links as the kernel would follow.
-fn follow_dangling(path: &Path) -> PathBuf {
-    let mut path = path.to_owned();
-    for _ in 0..40 {
-        match fs::read_link(&path) {
-            Ok(next) => path = path.parent().unwrap_or(Path::new("/")).join(next),
-            Err(_) => break,
-        }
-    }
-    path
-}
-
-/// Puts a writable layer over a folder of the host, seen by this container alone.
-fn overlay(folder: &Path, scratch: &Path) -> io::Result<()> {
-    if folder == Path::new("/") {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "no such folder on the host, and / can't get one"));
-    }
-    rustix::mount::mount("tmpfs", scratch, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, None)?;
-    let (upper, work) = (scratch.join("upper"), scratch.join("work"));
-    fs::create_dir(&upper)?;
-    fs::create_dir(&work)?;
-    fs::set_permissions(&upper, fs::metadata(folder)?.permissions())?;
-    let options = |extra: &str| {
-        let layers = format!("lowerdir={},upperdir={},workdir={}", folder.display(), upper.display(), work.display());
-        std::ffi::CString::new(layers + extra).map_err(io::Error::other)
-    };
-    let mount = |options: &std::ffi::CStr| {
-        rustix::mount::mount("overlay", folder, "overlay", MountFlags::NOSUID | MountFlags::NODEV, Some(options))
-    };
-    // In a user namespace, overlayfs may keep its notes in user attributes only.
-    Ok(mount(&options(",userxattr")?).or_else(|_| mount(&options("").unwrap_or_default()))?)
 }
 
 /// Becomes the program; what comes back is the error, worded as a container runtime does.
@@ -289,12 +174,5 @@ mod tests {
         );
         assert_eq!(look_up("/etc/passwd", "").unwrap_err(), r#"exec: "/etc/passwd": permission denied"#);
         assert_eq!(look_up("/etc", "").unwrap_err(), r#"exec: "/etc": is a directory"#);
-    }
-
-    #[test]
-    fn dangling_links_are_followed_to_where_the_file_is_missing() {
-        let folder = tempfile::tempdir().unwrap();
-        symlink("../run/resolve.conf", folder.path().join("link")).unwrap();
-        assert_eq!(follow_dangling(&folder.path().join("link")), folder.path().join("../run/resolve.conf"));
     }
 }

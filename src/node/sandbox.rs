@@ -10,6 +10,7 @@ use kube::ResourceExt;
 
 use super::context::NodeContext;
 use super::hosts::{Names, host_network_hosts, names, pod_hosts};
+use super::init::Bind;
 use super::netif;
 use super::resolv::{ClusterDns, pod_resolv_conf};
 use crate::config::DualAddr;
@@ -102,11 +103,12 @@ impl Sandbox {
     }
 
     /// The files that a container sees in place of the host's.
-    pub fn mounts(&self) -> Vec<(PathBuf, PathBuf)> {
-        ["hosts", "resolv.conf", "hostname"]
-            .iter()
-            .map(|name| (self.dir.join("etc").join(name), Path::new("/etc").join(name)))
-            .collect()
+    pub fn binds(&self) -> impl Iterator<Item = Bind> {
+        ["hosts", "resolv.conf", "hostname"].iter().map(|name| Bind {
+            source: self.dir.join("etc").join(name),
+            target: Path::new("/etc").join(name),
+            read_only: false,
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The life of one Pod: a task with a queue of news, a state and a loop that drives the state on.
 //!
 //! ```text
-//!            sandbox made                     nothing runs, nothing will
+//!        sandbox and volumes made             nothing runs, nothing will
 //! Starting ───────────────▶ Running ─────────────────────────────────────▶ Ended
 //!     │                        │                                             ▲ ▲
 //!     │                        │ deletionTimestamp, or vipyard stops         │ │
@@ -37,6 +37,7 @@ use super::probe::{self, Kind, Report, Target};
 use super::sandbox::Sandbox;
 use super::slot::{Active, Slot, Stop, slots};
 use super::status::{Phase, PodView, Role, pod_status};
+use super::volumes::Volumes;
 use crate::cluster::ObjectKey;
 use crate::config::DualAddr;
 use crate::images::Image;
@@ -93,6 +94,8 @@ pub struct Worker {
     sender: mpsc::UnboundedSender<News>,
     stage: Stage,
     sandbox: Option<Sandbox>,
+    /// None until all of them are there.
+    volumes: Option<Volumes>,
     /// The address of an earlier run, until the sandbox takes it.
     claimed: Option<DualAddr>,
     pod_ips: Vec<String>,
@@ -144,6 +147,7 @@ impl Worker {
             sender,
             stage: if over || dying { Stage::Ended } else { Stage::Starting },
             sandbox: None,
+            volumes: None,
             claimed,
             pod_ips: Vec::new(),
             slots,
@@ -181,6 +185,8 @@ impl Worker {
                 self.take(news);
             }
         }
+        // Nothing writes into the Pod's folder any more.
+        self.volumes = None;
         if let Some(sandbox) = self.sandbox.take() {
             sandbox.destroy(&self.node);
         }
@@ -324,7 +330,7 @@ impl Worker {
     /// Does what the state asks for now.
     async fn advance(&mut self) {
         if self.stage == Stage::Starting && self.retry.is_due() {
-            self.make_sandbox().await;
+            self.prepare().await;
         }
         if self.stage == Stage::Running {
             self.start_due().await;
@@ -339,11 +345,31 @@ impl Worker {
         }
     }
 
-    async fn make_sandbox(&mut self) {
+    /// Makes what containers need to start: the sandbox, then the volumes.
+    async fn prepare(&mut self) {
         if self.gone || self.shutdown {
             self.end();
             return;
         }
+        if self.sandbox.is_none() {
+            self.make_sandbox().await;
+        }
+        let Some(sandbox) = &self.sandbox else { return };
+        match Volumes::set_up(&self.node, &self.pod, &sandbox.dir, &sandbox.pod_ips).await {
+            Ok(volumes) => {
+                self.volumes = Some(volumes);
+                self.retry.succeeded(&self.node.shared.timings.retry);
+                self.stage = Stage::Running;
+            }
+            Err(e) => {
+                warn!(pod = %self.key, error = %e, "volume not set up");
+                self.event("Warning", "FailedMount", &e.to_string());
+                self.retry.failed();
+            }
+        }
+    }
+
+    async fn make_sandbox(&mut self) {
         let (node, pod, uid) = (Arc::clone(&self.node), Arc::clone(&self.pod), self.uid.clone());
         let claimed = self.claimed.take();
         let made = tokio::task::spawn_blocking(move || Sandbox::create(&node, &pod, &uid, claimed)).await;
@@ -354,8 +380,6 @@ impl Worker {
                 }
                 self.pod_ips.clone_from(&sandbox.pod_ips);
                 self.sandbox = Some(sandbox);
-                self.retry.succeeded(&self.node.shared.timings.retry);
-                self.stage = Stage::Running;
             }
             Ok(Err(e)) => {
                 warn!(pod = %self.key, error = %e, "sandbox not made");
@@ -383,7 +407,7 @@ impl Worker {
     }
 
     async fn start(&mut self, index: usize) {
-        let Some(sandbox) = &self.sandbox else { return };
+        let (Some(sandbox), Some(volumes)) = (&self.sandbox, &self.volumes) else { return };
         let slot = &mut self.slots[index];
         let reference = slot.view.image.clone();
         let Some(image) = Image::find(&reference) else {
@@ -394,7 +418,7 @@ impl Worker {
         slot.begin_run();
         slot.view.image_id = format!("vipyard://{}", reference.rsplit('/').next().unwrap_or_default());
         let run = slot.run;
-        let result = container::start(&self.node, &self.pod, sandbox, &container, image, run).await;
+        let result = container::start(&self.node, &self.pod, sandbox, volumes, &container, image, run).await;
         let (now, at) = (Instant::now(), Timestamp::now());
         let pulled = format!("Container image {reference:?} already present on machine and can be accessed by the pod");
         match result {
@@ -602,6 +626,7 @@ impl Worker {
     /// Nothing runs and nothing will: the network and the address are given back.
     fn end(&mut self) {
         self.stage = Stage::Ended;
+        self.volumes = None;
         if let Some(sandbox) = self.sandbox.take() {
             sandbox.destroy(&self.node);
         }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use vipyard::api::Api;
 use vipyard::api::auth::Identity;
+use vipyard::api::pki::token_key;
 use vipyard::cluster::Cluster;
 use vipyard::config::{Network, StoreConfig};
 use vipyard::controllers::{Controllers, ControllersConfig, bootstrap};
@@ -47,7 +48,7 @@ impl World {
 
     pub async fn on(store: &StoreConfig, network: Network) -> Self {
         let store = Store::open(store).await.expect("the store opens");
-        let api = Api::new(store, network.clone(), CancellationToken::new());
+        let api = Api::new(store, network.clone(), token_key(None).expect("a key"), CancellationToken::new());
         bootstrap(api.client(Identity::system("test")), &network).await.expect("the system's objects are made");
         let router = api.router();
         Self { api, router, tasks: JoinSet::new() }
@@ -281,19 +282,20 @@ pub struct Watch {
 impl Watch {
     /// The next event; `None` at the end of the stream.
     pub async fn next(&mut self) -> Option<Value> {
-        timeout(LIMIT, async {
-            loop {
-                if let Some((line, rest)) = self.buffer.split_once('\n') {
-                    let event = serde_json::from_str(line).expect("one JSON document per line");
-                    self.buffer = rest.to_owned();
-                    return Some(event);
-                }
-                let part = self.data.next().await?;
-                self.buffer.push_str(std::str::from_utf8(&part).expect("text"));
+        timeout(LIMIT, self.next_whenever()).await.expect("an event in time")
+    }
+
+    /// As [`Self::next`], for as long as it takes.
+    pub async fn next_whenever(&mut self) -> Option<Value> {
+        loop {
+            if let Some((line, rest)) = self.buffer.split_once('\n') {
+                let event = serde_json::from_str(line).expect("one JSON document per line");
+                self.buffer = rest.to_owned();
+                return Some(event);
             }
-        })
-        .await
-        .expect("an event in time")
+            let part = self.data.next().await?;
+            self.buffer.push_str(std::str::from_utf8(&part).expect("text"));
+        }
     }
 
     /// The next event's type and its object's name.

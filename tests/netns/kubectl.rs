@@ -20,12 +20,12 @@ impl Cluster {
     }
 
     /// Exit code, standard output, standard error.
-    async fn kubectl_with_code(&self, arguments: &[&str]) -> (i32, String, String) {
+    pub async fn kubectl_with_code(&self, arguments: &[&str]) -> (i32, String, String) {
         run(self.kubectl_command(arguments)).await
     }
 
     /// The output of a command that must succeed without a warning.
-    async fn kubectl(&self, arguments: &[&str]) -> String {
+    pub async fn kubectl(&self, arguments: &[&str]) -> String {
         let (code, out, err) = self.kubectl_with_code(arguments).await;
         assert_eq!((code, err.as_str()), (0, ""), "kubectl {arguments:?}\n{out}");
         out

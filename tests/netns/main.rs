@@ -7,6 +7,7 @@
 //! Where the kernel forbids this, or a program is missing that a scenario is about, the scenario is ignored and the
 //! reason is printed.
 
+mod access;
 mod client;
 mod cluster;
 mod dns;
@@ -70,6 +71,10 @@ scenarios! {
     dns::names_of_services_and_pods_resolve,
     dns::headless_service_resolves_to_its_ready_pods: dig,
     pods::api_answers_inside_the_cluster,
+    access::pod_reaches_the_api_with_its_token_and_ca: curl,
+    access::token_in_a_pod_is_read_only_and_for_this_pod,
+    access::backup_of_a_running_cluster_becomes_the_same_cluster,
+    access::kubectl_asks_who_it_is_and_makes_tokens: kubectl,
     pods::services_are_in_the_environment_ev1_ev3,
     pods::restart_policy_decides_the_phase,
     pods::unknown_image_says_what_to_do_and_breaks_nothing_else,

@@ -31,6 +31,10 @@ pub fn kubectl() -> Result<(), String> {
     installed("kubectl")
 }
 
+pub fn curl() -> Result<(), String> {
+    installed("curl")
+}
+
 pub fn dig() -> Result<(), String> {
     installed("dig")
 }

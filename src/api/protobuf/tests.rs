@@ -19,6 +19,7 @@ use super::decode::MESSAGE_LIMIT;
 use super::*;
 use crate::api::Api;
 use crate::api::auth::Identity;
+use crate::api::pki::token_key;
 use crate::config::{Network, StoreConfig};
 use crate::store::Store;
 
@@ -115,7 +116,7 @@ async fn send(api: &Api, method: Method, path: &str, body: Vec<u8>) -> (StatusCo
 #[tokio::test]
 async fn objects_are_made_and_deleted_by_protobuf_and_answered_in_json() {
     let store = Store::open(&StoreConfig::in_memory()).await.unwrap();
-    let api = Api::new(store, Network::default(), CancellationToken::new());
+    let api = Api::new(store, Network::default(), token_key(None).unwrap(), CancellationToken::new());
     let captured = |name: &str| captures().into_iter().find(|(of, ..)| of == name).unwrap().1;
 
     let (code, made) = send(&api, Method::POST, "/api/v1/namespaces", captured("namespace")).await;
