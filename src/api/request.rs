@@ -175,21 +175,18 @@ impl Call {
         }
     }
 
-    /// The body as an object of the target's kind; its type must be the one that the path names.
+    /// The body as an object of the target's kind. A type that it leaves out is the one that the path names, as in the
+    /// reference's decoder; another type is refused.
     pub fn typed_object(&self) -> Result<Value, ApiError> {
-        let object = self.object()?;
+        let mut object = self.object()?;
         let info = self.target.kind.info();
+        for (field, default) in [("apiVersion", info.api_version()), ("kind", info.kind.to_owned())] {
+            if object.get(field).and_then(Value::as_str).unwrap_or_default().is_empty() {
+                object[field] = default.into();
+            }
+        }
         let field = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
         let (version, kind) = (field("apiVersion"), field("kind"));
-        if kind.is_empty() {
-            return Err(ApiError::bad_request(format!("Object 'Kind' is missing in '{}'", shortened(&self.body))));
-        }
-        if version.is_empty() {
-            return Err(ApiError::bad_request(format!(
-                "Object 'apiVersion' is missing in '{}'",
-                shortened(&self.body)
-            )));
-        }
         if version != info.api_version() || kind != info.kind {
             return Err(ApiError::bad_request(format!(
                 "the object in the body is a {kind} in version {version:?}, but {} in version {:?} is served here: \
@@ -202,10 +199,6 @@ impl Call {
         }
         Ok(object)
     }
-}
-
-fn shortened(body: &[u8]) -> String {
-    String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned()
 }
 
 impl Api {
