@@ -12,6 +12,7 @@ mod discovery;
 pub mod kinds;
 mod list;
 pub mod logs;
+mod managed;
 mod names;
 mod negotiate;
 mod object;
@@ -20,6 +21,7 @@ mod patch;
 pub mod pki;
 mod protobuf;
 mod request;
+pub mod schema;
 mod selector;
 pub mod serve;
 mod status;
@@ -126,6 +128,7 @@ impl Api {
             .route("/apis/{group}/{version}", get(discovery::resources))
             .route("/api/{version}/{*rest}", any(core_resource))
             .route("/apis/{group}/{version}/{*rest}", any(group_resource))
+            .route("/openapi/v2", get(openapi::document_v2))
             .route("/openapi/v3", get(openapi::index))
             .route("/openapi/v3/{*path}", get(openapi::document))
             .route("/version", get(discovery::version))

@@ -32,6 +32,10 @@ impl Causes {
         self.push(field, "FieldValueForbidden", format!("Forbidden: {detail}"));
     }
 
+    pub fn too_long(&mut self, field: impl Into<String>, limit: usize) {
+        self.push(field, "FieldValueTooLong", format!("Too long: may not be more than {limit} bytes"));
+    }
+
     /// `value` is none of `supported`, which are listed in the order given.
     pub fn unsupported(&mut self, field: impl Into<String>, value: impl Into<Value>, supported: &[&str]) {
         let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();

@@ -1,19 +1,21 @@
 //! What is served, as clients discover it: plain and aggregated.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::kinds::Info;
+use super::kinds::{Info, Strategy};
 use super::{Api, KUBERNETES_VERSION};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 /// `(name, kind, verbs)` of the subresources of a kind.
-fn subresources(info: &Info) -> Vec<(&'static str, &'static str, &'static [&'static str])> {
+pub(super) fn subresources(info: &Info) -> Vec<(&'static str, &'static str, &'static [&'static str])> {
     let mut all: Vec<(&str, &str, &[&str])> = Vec::new();
     if info.status {
         all.push(("status", info.kind, &["get", "patch", "update"]));
@@ -56,7 +58,8 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
 
 fn groups_of(api: &Api) -> Vec<(&'static str, &'static str)> {
     let mut groups = Vec::new();
-    for info in api.registry().iter() {
+    for kind in api.registry().kinds() {
+        let info = kind.info();
         if !info.group.is_empty() && !groups.contains(&(info.group, info.version)) {
             groups.push((info.group, info.version));
         }
@@ -64,13 +67,19 @@ fn groups_of(api: &Api) -> Vec<(&'static str, &'static str)> {
     groups
 }
 
+fn kinds_at(api: &Api, group: &str, version: &str) -> Vec<Arc<dyn Strategy>> {
+    let mut kinds = api.registry().kinds();
+    kinds.retain(|kind| kind.info().group == group && kind.info().version == version);
+    kinds
+}
+
 fn aggregated(api: &Api, core: bool) -> Response {
     let gvs = if core { vec![("", "v1")] } else { groups_of(api) };
     let items: Vec<Value> = gvs
         .into_iter()
         .map(|(group, version)| {
-            let kinds = api.registry().iter().filter(|info| info.group == group && info.version == version);
-            let resources: Vec<Value> = kinds.map(aggregated_resource).collect();
+            let kinds = kinds_at(api, group, version);
+            let resources: Vec<Value> = kinds.iter().map(|kind| aggregated_resource(kind.info())).collect();
             let metadata = if group.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
             json!({"metadata": metadata, "versions": [{"version": version, "freshness": "Current", "resources": resources}]})
         })
@@ -148,11 +157,12 @@ pub(super) async fn resources(State(api): State<Api>, Path((group, version)): Pa
 }
 
 fn resource_list(api: &Api, group: &str, version: &str) -> Response {
-    if !api.registry().serves(group, version) {
+    let kinds = kinds_at(api, group, version);
+    if kinds.is_empty() {
         return page_not_found();
     }
     let mut resources = Vec::new();
-    for info in api.registry().iter().filter(|info| info.group == group && info.version == version) {
+    for info in kinds.iter().map(|kind| kind.info()) {
         let mut resource = json!({"name": info.plural, "singularName": info.singular, "namespaced": info.namespaced,
             "kind": info.kind, "verbs": VERBS});
         if !info.short_names.is_empty() {

@@ -20,12 +20,14 @@ mod service_validation;
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::ServiceSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -33,6 +35,8 @@ use serde_json::Value;
 use super::alloc::{Allocators, Reservation};
 use super::causes::Causes;
 use super::names::NameRule;
+use super::schema::Schema;
+use super::schema::builtin::{self, Definitions};
 use super::status::ApiError;
 use crate::config::Network;
 use crate::store::Store;
@@ -143,7 +147,7 @@ pub enum Part {
 
 /// The rules of one kind. Every method has a default that does nothing.
 pub trait Kind: Send + Sync + 'static {
-    type Object: Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Send;
+    type Object: Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + JsonSchema + Send;
     const INFO: Info;
 
     /// Fills in what a client left out; also run on updates.
@@ -191,6 +195,9 @@ pub(super) fn age_cell<T: Metadata<Ty = ObjectMeta>>(object: &T, now: Timestamp)
 #[derive(Debug)]
 pub struct Admitted {
     pub value: Value,
+    /// The object as the client declared it, with defaults, before rules gave it addresses and the like: what its
+    /// writer owns.
+    pub declared: Value,
     pub reservation: Reservation,
 }
 
@@ -201,19 +208,23 @@ pub trait Strategy: Send + Sync {
     fn create(&self, ctx: &Context, object: Value, causes: Causes) -> Result<Admitted, ApiError>;
     fn update(&self, ctx: &Context, new: Value, old: Value, part: Part, causes: Causes) -> Result<Admitted, ApiError>;
     fn release(&self, ctx: &Context, object: Value);
-    /// The paths of fields that the kind does not have.
-    fn unknown_fields(&self, object: &Value) -> Result<Vec<String>, ApiError>;
+    /// The structure of the kind's objects.
+    fn schema(&self) -> &Schema;
+    /// Adds the kind's type to a description of the API, and returns its name there.
+    fn define(&self, definitions: &mut Definitions) -> String;
     fn cells(&self, object: &[u8], now: Timestamp) -> Vec<Value>;
 }
 
 struct Typed<K> {
     info: Info,
+    /// Made when it is first needed: most clusters never see most kinds.
+    schema: OnceLock<Schema>,
     kind: PhantomData<fn(K)>,
 }
 
 impl<K: Kind> Typed<K> {
     fn boxed() -> Arc<dyn Strategy> {
-        Arc::new(Self { info: K::INFO, kind: PhantomData })
+        Arc::new(Self { info: K::INFO, schema: OnceLock::new(), kind: PhantomData })
     }
 
     fn decode(&self, mut value: Value) -> Result<K::Object, ApiError> {
@@ -235,15 +246,25 @@ impl<K: Kind> Typed<K> {
         serde_json::from_value(value).map_err(ApiError::internal)
     }
 
-    fn finish(&self, object: &K::Object, reservation: Reservation, causes: Causes) -> Result<Admitted, ApiError> {
+    fn encode(object: &K::Object) -> Result<Value, ApiError> {
+        let mut value = serde_json::to_value(object).map_err(ApiError::internal)?;
+        super::object::prune(&mut value);
+        Ok(value)
+    }
+
+    fn finish(
+        &self,
+        object: &K::Object,
+        declared: Value,
+        reservation: Reservation,
+        causes: Causes,
+    ) -> Result<Admitted, ApiError> {
         if !causes.is_empty() {
             let name = object.metadata().name.as_deref().unwrap_or_default();
             let about = super::status::About { group: self.info.group, resource: self.info.kind, name };
             return Err(ApiError::invalid(about, &causes.0));
         }
-        let mut value = serde_json::to_value(object).map_err(ApiError::internal)?;
-        super::object::prune(&mut value);
-        Ok(Admitted { value, reservation })
+        Ok(Admitted { value: Self::encode(object)?, declared, reservation })
     }
 }
 
@@ -255,10 +276,11 @@ impl<K: Kind> Strategy for Typed<K> {
     fn create(&self, ctx: &Context, object: Value, mut causes: Causes) -> Result<Admitted, ApiError> {
         let mut object = self.decode(object)?;
         K::default(&mut object);
+        let declared = Self::encode(&object)?;
         K::create(ctx, &mut object, &mut causes)?;
         let reservation =
             if causes.is_empty() { K::reserve(ctx, &mut object, None, &mut causes)? } else { Reservation::none() };
-        self.finish(&object, reservation, causes)
+        self.finish(&object, declared, reservation, causes)
     }
 
     fn update(
@@ -272,11 +294,12 @@ impl<K: Kind> Strategy for Typed<K> {
         let mut new = self.decode(new)?;
         let old = Self::stored(old)?;
         K::default(&mut new);
+        let declared = Self::encode(&new)?;
         K::update(ctx, &mut new, &old, part, &mut causes);
         let reserve = causes.is_empty() && part == Part::Main;
         let reservation =
             if reserve { K::reserve(ctx, &mut new, Some(&old), &mut causes)? } else { Reservation::none() };
-        self.finish(&new, reservation, causes)
+        self.finish(&new, declared, reservation, causes)
     }
 
     fn release(&self, ctx: &Context, object: Value) {
@@ -285,12 +308,12 @@ impl<K: Kind> Strategy for Typed<K> {
         }
     }
 
-    fn unknown_fields(&self, object: &Value) -> Result<Vec<String>, ApiError> {
-        let typed = self.decode(object.clone())?;
-        let known = serde_json::to_value(&typed).map_err(ApiError::internal)?;
-        let mut unknown = Vec::new();
-        super::object::difference("", object, &known, &mut unknown);
-        Ok(unknown)
+    fn schema(&self) -> &Schema {
+        self.schema.get_or_init(builtin::schema::<K::Object>)
+    }
+
+    fn define(&self, definitions: &mut Definitions) -> String {
+        definitions.add::<K::Object>()
     }
 
     fn cells(&self, object: &[u8], now: Timestamp) -> Vec<Value> {
@@ -301,10 +324,24 @@ impl<K: Kind> Strategy for Typed<K> {
     }
 }
 
-/// All served kinds, by group, version and plural name.
+/// All served kinds, by group, version and plural name. Custom resources come and go.
 pub struct Registry {
+    served: ArcSwap<Served>,
+}
+
+/// The kinds at one time.
+struct Served {
+    /// Counts the changes, so that what is derived from the kinds knows when it is out of date.
+    epoch: u64,
     kinds: Vec<Arc<dyn Strategy>>,
     by_path: HashMap<(&'static str, &'static str, &'static str), usize>,
+}
+
+impl Served {
+    fn new(epoch: u64, kinds: Vec<Arc<dyn Strategy>>) -> Self {
+        let by_path = kinds.iter().enumerate().map(|(i, kind)| (path_of(kind.info()), i)).collect();
+        Self { epoch, kinds, by_path }
+    }
 }
 
 impl Default for Registry {
@@ -322,8 +359,7 @@ impl Default for Registry {
             Typed::<endpoint_slice::Kind>::boxed(),
             Typed::<lease::Kind>::boxed(),
         ];
-        let by_path = kinds.iter().enumerate().map(|(i, kind)| (path_of(kind.info()), i)).collect();
-        Self { kinds, by_path }
+        Self { served: ArcSwap::from_pointee(Served::new(0, kinds)) }
     }
 }
 
@@ -337,26 +373,32 @@ fn path_of(info: &Info) -> (&'static str, &'static str, &'static str) {
 }
 
 impl Registry {
-    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<dyn Strategy>> {
-        self.by_path.get(&(group, version, plural)).map(|&i| &self.kinds[i])
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<dyn Strategy>> {
+        let served = self.served.load();
+        served.by_path.get(&(group, version, plural)).map(|&i| Arc::clone(&served.kinds[i]))
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Info> {
-        self.kinds.iter().map(|kind| kind.info())
+    /// All kinds, in the order in which they are shown.
+    pub fn kinds(&self) -> Vec<Arc<dyn Strategy>> {
+        self.served.load().kinds.clone()
+    }
+
+    /// Grows with each change of the kinds.
+    pub fn epoch(&self) -> u64 {
+        self.served.load().epoch
     }
 
     /// Whether anything is served at this group and version.
     pub fn serves(&self, group: &str, version: &str) -> bool {
-        self.iter().any(|info| info.group == group && info.version == version)
+        self.served.load().kinds.iter().any(|kind| kind.info().group == group && kind.info().version == version)
     }
 
     /// The kinds as clients name them.
     pub fn resources(&self) -> Vec<(kube::core::ApiResource, bool)> {
-        self.iter()
-            .map(|info| {
-                let gvk = kube::core::GroupVersionKind::gvk(info.group, info.version, info.kind);
-                (kube::core::ApiResource::from_gvk_with_plural(&gvk, info.plural), info.namespaced)
-            })
-            .collect()
+        let resource = |info: &Info| {
+            let gvk = kube::core::GroupVersionKind::gvk(info.group, info.version, info.kind);
+            (kube::core::ApiResource::from_gvk_with_plural(&gvk, info.plural), info.namespaced)
+        };
+        self.served.load().kinds.iter().map(|kind| resource(kind.info())).collect()
     }
 }

@@ -132,28 +132,6 @@ pub fn prune(value: &mut Value) {
     });
 }
 
-/// Collects the paths that `given` has and `known` has not.
-pub fn difference(path: &str, given: &Value, known: &Value, unknown: &mut Vec<String>) {
-    match (given, known) {
-        (Value::Object(given), Value::Object(known)) => {
-            for (key, value) in given {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                match known.get(key) {
-                    Some(known) => difference(&path, value, known, unknown),
-                    None if value.is_null() => {}
-                    None => unknown.push(path),
-                }
-            }
-        }
-        (Value::Array(given), Value::Array(known)) => {
-            for (i, (given, known)) in given.iter().zip(known).enumerate() {
-                difference(&format!("{path}[{i}]"), given, known, unknown);
-            }
-        }
-        _ => {}
-    }
-}
-
 /// Quantities may be written as numbers (`cpu: 1`); the types have them as text.
 pub fn quantities_as_text(value: &mut Value) {
     const QUANTITIES: &[&str] = &["limits", "requests", "capacity", "allocatable", "hard", "used"];

@@ -1,57 +1,53 @@
-//! Patches: JSON merge patch (RFC 7386), JSON patch (RFC 6902) and strategic merge patch.
+//! Patches: JSON merge patch (RFC 7386), JSON patch (RFC 6902) and strategic merge patch. Server-side apply, which comes
+//! as a PATCH too, is in [`super::managed`].
 
 mod strategic;
 
 use serde_json::Value;
 
-use super::kinds::Info;
+use super::schema::Schema;
 use super::status::ApiError;
 
-/// What a PATCH body is, by its content type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PatchType {
-    Json,
-    Merge,
-    Strategic,
+/// The content type of a server-side apply.
+pub const APPLY: &str = "application/apply-patch+yaml";
+
+/// The media type of a content type, without its parameters.
+pub fn media_type(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
 }
 
-const ACCEPTED: &str =
-    "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+/// A patch that changes an object as it is, whoever owns its fields.
+pub enum Patch {
+    Json(json_patch::Patch),
+    Merge(Value),
+    Strategic(Value),
+}
 
-impl PatchType {
-    pub fn of(content_type: &str) -> Result<Self, ApiError> {
-        match content_type.split(';').next().unwrap_or_default().trim() {
-            "application/json-patch+json" => Ok(Self::Json),
-            "application/merge-patch+json" => Ok(Self::Merge),
-            "application/strategic-merge-patch+json" => Ok(Self::Strategic),
-            _ => Err(ApiError::unsupported_media_type(format!(
-                "the body of the request was in an unknown format - accepted media types include: {ACCEPTED}"
-            ))),
+impl Patch {
+    /// Reads a body; what it is says its content type.
+    pub fn parse(content_type: &str, body: &[u8]) -> Result<Self, ApiError> {
+        match media_type(content_type) {
+            "application/json-patch+json" => serde_json::from_slice(body)
+                .map(Self::Json)
+                .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}"))),
+            "application/merge-patch+json" => decode(body).map(Self::Merge),
+            "application/strategic-merge-patch+json" => decode(body).map(Self::Strategic),
+            _ => Err(ApiError::unsupported_media_type("415: Unsupported Media Type")),
         }
     }
-}
 
-/// `current` with `patch` applied.
-pub fn apply(kind: PatchType, info: &Info, current: &Value, patch: &[u8]) -> Result<Value, ApiError> {
-    let mut result = current.clone();
-    match kind {
-        PatchType::Json => {
-            let operations: json_patch::Patch = serde_json::from_slice(patch)
-                .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
-            json_patch::patch(&mut result, &operations).map_err(|_| {
+    /// `current` with the patch applied.
+    pub fn apply(&self, schema: &Schema, current: &Value) -> Result<Value, ApiError> {
+        let mut result = current.clone();
+        match self {
+            Self::Json(operations) => json_patch::patch(&mut result, operations).map_err(|_| {
                 ApiError::unprocessable("the server rejected our request due to an error in our request")
-            })?;
+            })?,
+            Self::Merge(patch) => json_patch::merge(&mut result, patch),
+            Self::Strategic(patch) => strategic::merge(Some(schema.root()), &mut result, patch.clone())?,
         }
-        PatchType::Merge => {
-            let patch: Value = decode(patch)?;
-            json_patch::merge(&mut result, &patch);
-        }
-        PatchType::Strategic => {
-            let patch: Value = decode(patch)?;
-            strategic::merge(info.kind, &mut result, patch)?;
-        }
+        Ok(result)
     }
-    Ok(result)
 }
 
 fn decode(patch: &[u8]) -> Result<Value, ApiError> {

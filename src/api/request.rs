@@ -10,8 +10,10 @@ use http::{HeaderMap, Method, header};
 use serde_json::Value;
 
 use super::Api;
+use super::auth::Identity;
 use super::kinds::Strategy;
 use super::negotiate::Form;
+use super::patch;
 use super::protobuf;
 use super::status::{About, ApiError};
 use crate::store::{Key, Scope};
@@ -46,7 +48,7 @@ impl Target {
             return Err(ApiError::no_such_resource());
         }
         Ok(Self {
-            kind: Arc::clone(kind),
+            kind,
             namespace: namespace.map(str::to_owned),
             name: name.map(str::to_owned),
             subresource: subresource.map(str::to_owned),
@@ -138,22 +140,57 @@ pub(super) struct Call {
     pub target: Target,
     pub params: Params,
     pub headers: HeaderMap,
+    pub identity: Option<Identity>,
     pub form: Form,
     pub body: Bytes,
 }
+
+/// The longest name of a field manager.
+const MANAGER_LIMIT: usize = 128;
 
 impl Call {
     pub fn content_type(&self) -> &str {
         self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
+    /// Whose fields a write's are: the `fieldManager` parameter, else the program that asks, else the user.
+    pub fn manager(&self) -> String {
+        let parameter = self.params.get("fieldManager");
+        let agent = || self.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let program = || agent().split('/').next().filter(|program| !program.is_empty());
+        let user = || self.identity.as_ref().map(|identity| identity.user.trim_start_matches("system:"));
+        let given = Some(parameter).filter(|name| !name.is_empty());
+        let name = given.or_else(program).or_else(user).unwrap_or("unknown");
+        name.chars().take(MANAGER_LIMIT).collect()
+    }
+
+    /// Checks the `fieldManager` parameter of a write whose options are of the given kind.
+    pub fn check_manager(&self, options_kind: &str, required: bool) -> Result<(), ApiError> {
+        let name = self.params.get("fieldManager");
+        let mut causes = super::causes::Causes::default();
+        if name.is_empty() && required {
+            causes.required("fieldManager", "is required for apply patch");
+        }
+        if name.len() > MANAGER_LIMIT {
+            causes.too_long("fieldManager", MANAGER_LIMIT);
+        }
+        if name.chars().any(char::is_control) {
+            causes.invalid("fieldManager", name, "should only contain printable characters");
+        }
+        if causes.is_empty() {
+            return Ok(());
+        }
+        let about = About { group: "meta.k8s.io", resource: options_kind, name: "" };
+        Err(ApiError::invalid(about, &causes.0))
+    }
+
     /// The body as an object: JSON, YAML or protobuf.
     pub fn object(&self) -> Result<Value, ApiError> {
-        let media = self.content_type().split(';').next().unwrap_or_default().trim();
+        let media = patch::media_type(self.content_type());
         let value: Value = match media {
             "" | "application/json" => serde_json::from_slice(&self.body)
                 .map_err(|e| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?,
-            "application/yaml" => {
+            "application/yaml" | patch::APPLY => {
                 let text = std::str::from_utf8(&self.body)
                     .map_err(|e| ApiError::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?;
                 serde_saphyr::from_str(text)
@@ -219,7 +256,8 @@ impl Api {
         let log = target.subresource.as_deref() == Some("log");
         let form = if log { Form::Json } else { Form::negotiate(&parts.headers)? };
         let body = axum::body::to_bytes(body, BODY_LIMIT).await.map_err(|_| ApiError::too_large(BODY_LIMIT))?;
-        let call = Call { method: parts.method, target, params, headers: parts.headers, form, body };
+        let identity = parts.extensions.get::<Identity>().cloned();
+        let call = Call { method: parts.method, target, params, headers: parts.headers, identity, form, body };
         self.dispatch(call).await
     }
 

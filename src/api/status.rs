@@ -99,6 +99,11 @@ impl ApiError {
         )
     }
 
+    /// Others own what a server-side apply changes: a cause per field.
+    pub fn apply_conflict(message: String, causes: &[Cause]) -> Self {
+        Self::new(StatusCode::CONFLICT, "Conflict", message).with(json!({"causes": cause_list(causes)}))
+    }
+
     pub fn forbidden(about: About<'_>, why: impl std::fmt::Display) -> Self {
         let message = format!("{} {:?} is forbidden: {why}", about.qualified(), about.name);
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message).with(about.details())
@@ -112,10 +117,7 @@ impl ApiError {
             many => format!("[{}]", many.join(", ")),
         };
         let mut details = about.details();
-        details["causes"] = causes
-            .iter()
-            .map(|cause| json!({"reason": cause.reason, "message": cause.message, "field": cause.field}))
-            .collect();
+        details["causes"] = cause_list(causes);
         let message = format!("{} {:?} is invalid: {text}", about.qualified(), about.name);
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).with(details)
     }
@@ -178,6 +180,11 @@ impl ApiError {
         }
         status
     }
+}
+
+fn cause_list(causes: &[Cause]) -> Value {
+    let causes = causes.iter();
+    causes.map(|cause| json!({"reason": cause.reason, "message": cause.message, "field": cause.field})).collect()
 }
 
 impl IntoResponse for ApiError {

@@ -7,14 +7,29 @@ use serde_json::Value;
 
 use super::causes::Causes;
 use super::kinds::{Admitted, Info, Part};
+use super::managed::{self, Managers, Writer};
 use super::negotiate::Form;
 use super::object::{self, meta, meta_mut, meta_str};
-use super::patch::{self, PatchType};
+use super::patch::{self, Patch};
 use super::request::{Call, Target};
 use super::status::{About, ApiError, bytes_response, json_response};
 use super::table::{self, IncludeObject};
-use super::{Api, names};
+use super::{Api, names, schema};
 use crate::store::{CommitError, Entry, Key, Op};
+
+/// What a write makes of an object.
+struct Change {
+    object: Value,
+    /// Who owns what afterwards, where the change says so; else whoever writes owns what it changes.
+    managers: Option<Managers>,
+    warnings: Vec<String>,
+}
+
+impl Change {
+    fn of(object: Value) -> Self {
+        Self { object, managers: None, warnings: Vec::new() }
+    }
+}
 
 /// How often a write without a resourceVersion is tried again when others write at the same time.
 const ATTEMPTS: usize = 32;
@@ -42,14 +57,15 @@ impl Api {
 
     pub(super) async fn create(&self, call: &Call) -> Result<Response, ApiError> {
         let dry_run = call.params.dry_run("CreateOptions")?;
+        call.check_manager("CreateOptions", false)?;
         let object = call.typed_object()?;
         let warnings = self.check_fields(call, &object)?;
-        let response = self.create_object(call, object, dry_run).await?;
-        Ok(with_warnings(response, warnings))
+        self.create_object(call, Change { object, managers: None, warnings }, dry_run).await
     }
 
-    async fn create_object(&self, call: &Call, mut object: Value, dry_run: bool) -> Result<Response, ApiError> {
+    async fn create_object(&self, call: &Call, change: Change, dry_run: bool) -> Result<Response, ApiError> {
         let (target, info) = (&call.target, call.target.kind.info());
+        let Change { mut object, managers, warnings } = change;
         if !meta_str(&object, "resourceVersion").is_empty() && call.method == http::Method::POST {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
@@ -63,19 +79,14 @@ impl Api {
         }
         let mut causes = Causes::default();
         check_metadata(info, &object, &mut causes);
+        let now = object::now_text();
         let metadata = meta_mut(&mut object);
-        for field in [
-            "resourceVersion",
-            "deletionTimestamp",
-            "deletionGracePeriodSeconds",
-            "selfLink",
-            "generation",
-            "managedFields",
-        ] {
+        for field in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
             metadata.remove(field);
         }
+        let sent = metadata.remove("managedFields");
         metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
-        metadata.insert("creationTimestamp".into(), object::now_text().into());
+        metadata.insert("creationTimestamp".into(), now.as_str().into());
         if info.generation {
             metadata.insert("generation".into(), 1.into());
         }
@@ -87,9 +98,12 @@ impl Api {
         if let Some(existing) = self.store().get(&key) {
             return Err(already_exists(target, &existing, &name));
         }
-        let Admitted { value, reservation } = target.kind.create(&self.inner.ctx, object, causes)?;
+        let Admitted { mut value, declared, reservation } = target.kind.create(&self.inner.ctx, object, causes)?;
+        let managers = managers.unwrap_or_else(|| owners(call, Part::Main, &Value::Null, declared, sent, &now));
+        managers.write_to(&mut value);
         if dry_run {
-            return Ok(bytes_response(StatusCode::CREATED, object::with_type_first(info, value)));
+            let response = bytes_response(StatusCode::CREATED, object::with_type_first(info, value));
+            return Ok(with_warnings(response, warnings));
         }
         let encode = object::encode(info, value);
         let entry = self.store().commit(key, Op::Create { encode }).await.map_err(|e| match e {
@@ -97,7 +111,7 @@ impl Api {
             other => commit_failed(target, &name, &other),
         })?;
         reservation.commit();
-        self.entry_response(call, StatusCode::CREATED, &entry)
+        Ok(with_warnings(self.entry_response(call, StatusCode::CREATED, &entry)?, warnings))
     }
 
     /// Objects are made only in namespaces that exist and are not being deleted.
@@ -122,36 +136,42 @@ impl Api {
 
     /// Unknown fields: refused with `fieldValidation=Strict`, warned about with `Warn` (the default), else ignored.
     fn check_fields(&self, call: &Call, object: &Value) -> Result<Vec<String>, ApiError> {
-        let mode = call.params.get("fieldValidation");
-        if mode == "Ignore" {
+        let mode = FieldValidation::of(call)?;
+        if mode == FieldValidation::Ignore {
             return Ok(Vec::new());
         }
-        let info = call.target.kind.info();
-        let unknown: Vec<String> = call
-            .target
-            .kind
-            .unknown_fields(object)?
-            .into_iter()
-            .map(|path| format!("unknown field {path:?}"))
-            .collect();
-        match mode {
-            "" | "Warn" => Ok(unknown),
-            "Strict" if unknown.is_empty() => Ok(unknown),
-            "Strict" => Err(ApiError::bad_request(format!(
-                "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
-                info.kind,
-                info.version,
-                info.kind,
-                unknown.join(", ")
-            ))),
-            other => {
-                Err(ApiError::bad_request(format!("fieldValidation must be Ignore, Warn or Strict, not {other:?}")))
-            }
+        let unknown = unknown_fields(call, object);
+        if mode == FieldValidation::Warn || unknown.is_empty() {
+            return Ok(unknown);
         }
+        let info = call.target.kind.info();
+        Err(ApiError::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
+            info.kind,
+            info.version,
+            info.kind,
+            unknown.join(", ")
+        )))
+    }
+
+    /// The same for what a patch makes of an object; what was unknown before is not the patch's doing.
+    fn check_patched(&self, call: &Call, old: &Value, new: &Value) -> Result<Vec<String>, ApiError> {
+        let mode = FieldValidation::of(call)?;
+        if mode == FieldValidation::Ignore {
+            return Ok(Vec::new());
+        }
+        let before = unknown_fields(call, old);
+        let unknown: Vec<String> =
+            unknown_fields(call, new).into_iter().filter(|path| !before.contains(path)).collect();
+        if mode == FieldValidation::Warn || unknown.is_empty() {
+            return Ok(unknown);
+        }
+        Err(invalid_patch(&call.body, &format!("strict decoding error: {}", unknown.join(", "))))
     }
 
     pub(super) async fn replace(&self, call: &Call, part: Part) -> Result<Response, ApiError> {
         let dry_run = call.params.dry_run("UpdateOptions")?;
+        call.check_manager("UpdateOptions", false)?;
         let target = &call.target;
         let mut object = call.typed_object()?;
         let warnings = self.check_fields(call, &object)?;
@@ -166,17 +186,79 @@ impl Api {
         }
         check_namespace(target, &object)?;
         if part == Part::Main && target.kind.info().create_on_update && self.store().get(&target.key()).is_none() {
-            return Ok(with_warnings(self.create_object(call, object, dry_run).await?, warnings));
+            return self.create_object(call, Change { object, managers: None, warnings }, dry_run).await;
         }
-        let response = self.modify(call, part, dry_run, |_| Ok(object.clone())).await?;
-        Ok(with_warnings(response, warnings))
+        let change = |_: &Value| Ok(Change { warnings: warnings.clone(), ..Change::of(object.clone()) });
+        self.modify(call, part, dry_run, change).await
     }
 
     pub(super) async fn patch(&self, call: &Call, part: Part) -> Result<Response, ApiError> {
+        if patch::media_type(call.content_type()) == patch::APPLY {
+            return self.apply(call, part).await;
+        }
         let dry_run = call.params.dry_run("PatchOptions")?;
-        let kind = PatchType::of(call.content_type())?;
-        let info = call.target.kind.info();
-        self.modify(call, part, dry_run, |current| patch::apply(kind, info, current, &call.body)).await
+        call.check_manager("PatchOptions", false)?;
+        let patch = Patch::parse(call.content_type(), &call.body)?;
+        let schema = call.target.kind.schema();
+        let change = |current: &Value| {
+            let object = patch.apply(schema, current)?;
+            let warnings = self.check_patched(call, current, &object)?;
+            Ok(Change { warnings, ..Change::of(object) })
+        };
+        self.modify(call, part, dry_run, change).await.map_err(|e| match e.code {
+            // What the patch makes of the object is not of the object's type.
+            StatusCode::BAD_REQUEST if !e.message.starts_with("error decoding patch") => {
+                invalid_patch(&call.body, &e.message)
+            }
+            _ => e,
+        })
+    }
+
+    /// Server-side apply: makes the object, or merges into it what the applier wants to own.
+    async fn apply(&self, call: &Call, part: Part) -> Result<Response, ApiError> {
+        let dry_run = call.params.dry_run("PatchOptions")?;
+        call.check_manager("PatchOptions", true)?;
+        let (target, force) = (&call.target, call.params.flag("force"));
+        let mut config = call.typed_object()?;
+        if meta(&config, "managedFields").is_some() {
+            return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+        }
+        check_namespace(target, &config)?;
+        let name = meta_str(&config, "name").to_owned();
+        if !name.is_empty() && name != target.name() {
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                target.name()
+            )));
+        }
+        meta_mut(&mut config).insert("name".into(), target.name().into());
+        object::quantities_as_text(&mut config);
+        let schema = target.kind.schema();
+        let (manager, now) = (call.manager(), object::now_text());
+        let api_version = target.kind.info().api_version();
+        let writer = writer(call, part, &manager, &api_version, &now);
+        if part == Part::Main && self.store().get(&target.key()).is_none() {
+            for (field, what) in [("uid", "uid mismatch"), ("resourceVersion", "resourceVersion mismatch")] {
+                let asked = meta_str(&config, field);
+                if !asked.is_empty() {
+                    let why = format!(
+                        "{what}: the provided object specified {field} {asked}, and no existing object was found"
+                    );
+                    return Err(ApiError::conflict(target.about(target.name()), why));
+                }
+            }
+            let applied = managed::apply(schema, &Value::Null, &config, &writer, force)?;
+            let change = Change { managers: Some(applied.managers), ..Change::of(applied.object) };
+            match self.create_object(call, change, dry_run).await {
+                Err(e) if e.reason == "AlreadyExists" => {}
+                done => return done,
+            }
+        }
+        let change = |current: &Value| {
+            let applied = managed::apply(schema, current, &config, &writer, force)?;
+            Ok(Change { managers: Some(applied.managers), ..Change::of(applied.object) })
+        };
+        self.modify(call, part, dry_run, change).await
     }
 
     /// Reads, changes and writes an object, again and again until nobody was faster.
@@ -185,24 +267,28 @@ impl Api {
         call: &Call,
         part: Part,
         dry_run: bool,
-        change: impl Fn(&Value) -> Result<Value, ApiError>,
+        change: impl Fn(&Value) -> Result<Change, ApiError>,
     ) -> Result<Response, ApiError> {
         let (target, info) = (&call.target, call.target.kind.info());
         for _ in 0..ATTEMPTS {
             let entry = self.store().get(&target.key()).ok_or_else(|| target.not_found())?;
             let old: Value = serde_json::from_slice(&entry.value).map_err(ApiError::internal)?;
-            let new = change(&old)?;
+            let Change { object: mut new, managers, warnings } = change(&old)?;
             let asked = meta_str(&new, "resourceVersion");
             let conditional = !asked.is_empty() && asked != meta_str(&old, "resourceVersion");
             if conditional {
                 return Err(ApiError::modified(target.about(target.name())));
             }
-            let Admitted { value, reservation } = self.admit_change(target, part, new, &old)?;
+            let sent = meta_mut(&mut new).remove("managedFields");
+            let Admitted { mut value, declared, reservation } = self.admit_change(target, part, new, &old)?;
+            let managers = managers.unwrap_or_else(|| owners(call, part, &old, declared, sent, &object::now_text()));
+            managers.write_to(&mut value);
             if same_but_type(&value, &old) {
-                return self.entry_response(call, StatusCode::OK, &entry);
+                return Ok(with_warnings(self.entry_response(call, StatusCode::OK, &entry)?, warnings));
             }
             if dry_run {
-                return Ok(bytes_response(StatusCode::OK, object::with_type_first(info, value)));
+                let response = bytes_response(StatusCode::OK, object::with_type_first(info, value));
+                return Ok(with_warnings(response, warnings));
             }
             let finished = object::is_deleting(&value) && !super::delete::is_held(info, &value);
             let expect = entry.revision;
@@ -214,7 +300,7 @@ impl Api {
                     if finished {
                         target.kind.release(&self.inner.ctx, value);
                     }
-                    return self.entry_response(call, StatusCode::OK, &entry);
+                    return Ok(with_warnings(self.entry_response(call, StatusCode::OK, &entry)?, warnings));
                 }
                 Err(CommitError::Conflict(_)) if call.method == http::Method::PUT && !asked_nothing(call) => {
                     return Err(ApiError::modified(target.about(target.name())));
@@ -273,7 +359,6 @@ impl Api {
             };
         }
         metadata.remove("selfLink");
-        metadata.remove("managedFields");
         let mut admitted = target.kind.update(&self.inner.ctx, new, old.clone(), part, causes)?;
         if info.generation && !same_desire(&admitted.value, old) {
             let next = meta(old, "generation").and_then(Value::as_i64).unwrap_or(0) + 1;
@@ -299,11 +384,62 @@ fn same_desire(a: &Value, b: &Value) -> bool {
 }
 
 fn same_fields(a: &Value, b: &Value, except: &[&str]) -> bool {
-    let fields = |value: &Value| -> Vec<(String, Value)> {
-        let fields = value.as_object().into_iter().flatten();
-        fields.filter(|(key, _)| !except.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
+    fn kept<'a>(value: &'a Value, except: &'a [&str]) -> impl Iterator<Item = (&'a String, &'a Value)> {
+        value.as_object().into_iter().flatten().filter(|(key, _)| !except.contains(&key.as_str()))
+    }
+    kept(a, except).eq(kept(b, except))
+}
+
+/// How unknown fields are met.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FieldValidation {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+impl FieldValidation {
+    fn of(call: &Call) -> Result<Self, ApiError> {
+        match call.params.get("fieldValidation") {
+            "Ignore" => Ok(Self::Ignore),
+            "" | "Warn" => Ok(Self::Warn),
+            "Strict" => Ok(Self::Strict),
+            other => {
+                Err(ApiError::bad_request(format!("fieldValidation must be Ignore, Warn or Strict, not {other:?}")))
+            }
+        }
+    }
+}
+
+fn unknown_fields(call: &Call, object: &Value) -> Vec<String> {
+    let found = schema::unknown_fields(call.target.kind.schema().root(), object);
+    found.into_iter().map(|path| format!("unknown field {path:?}")).collect()
+}
+
+/// A patch whose result cannot be.
+fn invalid_patch(patch: &[u8], why: &str) -> ApiError {
+    let mut causes = Causes::default();
+    causes.invalid("patch", String::from_utf8_lossy(patch).into_owned(), why);
+    ApiError::invalid(About { group: "", resource: "", name: "" }, &causes.0)
+}
+
+fn writer<'a>(call: &'a Call, part: Part, manager: &'a str, api_version: &'a str, now: &'a str) -> Writer<'a> {
+    let subresource = match part {
+        Part::Main => "",
+        Part::Status => "status",
+        Part::Finalize => "finalize",
     };
-    fields(a) == fields(b)
+    Writer { manager, api_version, subresource, now, has_status: call.target.kind.info().status }
+}
+
+/// Who owns what after a write that is no apply. `sent` is what the client says of it.
+fn owners(call: &Call, part: Part, old: &Value, mut declared: Value, sent: Option<Value>, now: &str) -> Managers {
+    if let Some(sent) = sent {
+        meta_mut(&mut declared).insert("managedFields".into(), sent);
+    }
+    let (manager, api_version) = (call.manager(), call.target.kind.info().api_version());
+    let writer = writer(call, part, &manager, &api_version, now);
+    Managers::after_update(call.target.kind.schema(), old, &declared, &writer)
 }
 
 fn check_namespace(target: &Target, object: &Value) -> Result<(), ApiError> {
@@ -335,12 +471,7 @@ fn check_metadata(info: &Info, object: &Value, causes: &mut Causes) {
     }
     const ANNOTATION_LIMIT: usize = 256 * 1024;
     if annotations.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > ANNOTATION_LIMIT {
-        let message = format!("Too long: may not be more than {ANNOTATION_LIMIT} bytes");
-        causes.0.push(super::status::Cause {
-            field: "metadata.annotations".into(),
-            reason: "FieldValueTooLong",
-            message,
-        });
+        causes.too_long("metadata.annotations", ANNOTATION_LIMIT);
     }
     for (i, owner) in meta(object, "ownerReferences").and_then(Value::as_array).into_iter().flatten().enumerate() {
         for field in ["apiVersion", "kind", "name", "uid"] {

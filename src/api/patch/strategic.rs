@@ -1,10 +1,9 @@
-//! Strategic merge patch: lists whose elements have a key are merged by it.
-//!
-//! Which lists those are is a fact of the published OpenAPI document (`x-kubernetes-patch-merge-key`); the table below
-//! has the ones of the served kinds, by the kind they occur in where one name means two things.
+//! Strategic merge patch: lists whose elements have a key are merged by it, as the schema says
+//! (`x-kubernetes-patch-strategy` and `x-kubernetes-patch-merge-key`).
 
 use serde_json::{Map, Value};
 
+use crate::api::schema::{ListPatch, Type};
 use crate::api::status::ApiError;
 
 const DIRECTIVE: &str = "$patch";
@@ -12,55 +11,16 @@ const DELETE_FROM_LIST: &str = "$deleteFromPrimitiveList/";
 const SET_ORDER: &str = "$setElementOrder/";
 const RETAIN_KEYS: &str = "$retainKeys";
 
-/// How a list merges.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ListRule {
-    /// Elements with the same value of this field are one element.
-    ByKey(&'static str),
-    /// A set of plain values.
-    Set,
-    /// The new list takes the place of the old.
-    Replace,
-}
-
-/// The rule of the list in `field`, inside an object found in the field `parent`, in an object of `kind`.
-fn rule(kind: &str, parent: &str, field: &str) -> ListRule {
-    match field {
-        "containers"
-        | "initContainers"
-        | "ephemeralContainers"
-        | "env"
-        | "volumes"
-        | "imagePullSecrets"
-        | "resourceClaims" => ListRule::ByKey("name"),
-        "schedulingGates" => ListRule::ByKey("name"),
-        "secrets" if kind == "ServiceAccount" => ListRule::ByKey("name"),
-        "ports" if kind == "Service" && parent == "spec" => ListRule::ByKey("port"),
-        "ports" if ["containers", "initContainers", "ephemeralContainers"].contains(&parent) => {
-            ListRule::ByKey("containerPort")
-        }
-        "volumeMounts" => ListRule::ByKey("mountPath"),
-        "volumeDevices" => ListRule::ByKey("devicePath"),
-        "hostAliases" | "podIPs" | "hostIPs" => ListRule::ByKey("ip"),
-        "topologySpreadConstraints" => ListRule::ByKey("topologyKey"),
-        "conditions" => ListRule::ByKey("type"),
-        "addresses" if kind == "Node" => ListRule::ByKey("type"),
-        "taints" if kind == "Node" => ListRule::ByKey("key"),
-        "ownerReferences" => ListRule::ByKey("uid"),
-        "finalizers" | "podCIDRs" => ListRule::Set,
-        _ => ListRule::Replace,
-    }
-}
-
-pub(super) fn merge(kind: &str, object: &mut Value, patch: Value) -> Result<(), ApiError> {
-    merge_object(kind, "", object, patch)
+/// Merges `patch` into `object`, which is of the type `of`; without a type, lists are replaced.
+pub(super) fn merge(of: Option<Type<'_>>, object: &mut Value, patch: Value) -> Result<(), ApiError> {
+    merge_object(of, object, patch)
 }
 
 fn bad(message: String) -> ApiError {
     ApiError::bad_request(message)
 }
 
-fn merge_object(kind: &str, parent: &str, object: &mut Value, patch: Value) -> Result<(), ApiError> {
+fn merge_object(of: Option<Type<'_>>, object: &mut Value, patch: Value) -> Result<(), ApiError> {
     let Value::Object(mut patch) = patch else {
         *object = patch;
         return Ok(());
@@ -86,60 +46,75 @@ fn merge_object(kind: &str, parent: &str, object: &mut Value, patch: Value) -> R
     if let Some(Value::Array(keep)) = patch.remove(RETAIN_KEYS) {
         fields.retain(|key, _| keep.iter().any(|kept| kept.as_str() == Some(key)));
     }
-    let mut orders = Vec::new();
+    let mut orders = Map::new();
+    patch.retain(|key, value| match key.strip_prefix(SET_ORDER) {
+        Some(field) => {
+            orders.insert(field.to_owned(), value.take());
+            false
+        }
+        None => true,
+    });
     for (key, value) in patch {
+        let inner = of.and_then(|of| of.field(&key));
         if let Some(field) = key.strip_prefix(DELETE_FROM_LIST) {
             let gone = value.as_array().cloned().unwrap_or_default();
             if let Some(Value::Array(items)) = fields.get_mut(field) {
                 items.retain(|item| !gone.contains(item));
             }
-        } else if let Some(field) = key.strip_prefix(SET_ORDER) {
-            orders.push((field.to_owned(), value));
         } else if value.is_null() {
             fields.remove(&key);
         } else if value.is_object() {
-            merge_object(kind, &key, fields.entry(key.clone()).or_insert(Value::Null), value)?;
+            merge_object(inner, fields.entry(key).or_insert(Value::Null), value)?;
         } else if let Value::Array(items) = value {
-            merge_list(
-                kind,
-                parent,
-                &key,
-                fields.entry(key.clone()).or_insert_with(|| Value::Array(Vec::new())),
-                items,
-            )?;
+            let order = orders.remove(&key);
+            let list = fields.entry(key).or_insert_with(|| Value::Array(Vec::new()));
+            merge_list(inner, list, items, order.as_ref().and_then(Value::as_array))?;
         } else {
             fields.insert(key, value);
         }
     }
     for (field, order) in orders {
-        let rule = rule(kind, parent, &field);
+        let rule = of.and_then(|of| of.field(&field)).map_or(&ListPatch::Replace, Type::patch);
         if let (Some(Value::Array(items)), Value::Array(order)) = (fields.get_mut(&field), order) {
-            set_order(rule, items, &order);
+            let before = items.clone();
+            arrange(rule, items, &order, &before);
         }
     }
     Ok(())
 }
 
-fn merge_list(kind: &str, parent: &str, field: &str, list: &mut Value, patch: Vec<Value>) -> Result<(), ApiError> {
+fn merge_list(
+    of: Option<Type<'_>>,
+    list: &mut Value,
+    patch: Vec<Value>,
+    order: Option<&Vec<Value>>,
+) -> Result<(), ApiError> {
     if !list.is_array() {
         *list = Value::Array(Vec::new());
     }
     let Some(items) = list.as_array_mut() else { return Ok(()) };
-    match rule(kind, parent, field) {
-        ListRule::Replace => *items = patch,
-        ListRule::Set => {
+    let rule = of.map_or(&ListPatch::Replace, Type::patch);
+    let before = items.clone();
+    let said = patch.clone();
+    match rule {
+        ListPatch::Replace => {
+            *items = patch;
+            return Ok(());
+        }
+        ListPatch::Set => {
             for value in patch {
                 if !items.contains(&value) {
                     items.push(value);
                 }
             }
         }
-        ListRule::ByKey(merge_key) => {
+        ListPatch::ByKey(merge_key) => {
             let replace = |item: &Value| item.get(DIRECTIVE).is_some_and(|directive| directive == "replace");
             if patch.iter().any(|item| replace(item) && item.as_object().is_some_and(|o| o.len() == 1)) {
                 *items = patch.into_iter().filter(|item| !replace(item)).collect();
                 return Ok(());
             }
+            let inner = of.and_then(Type::item);
             for mut element in patch {
                 let Some(key) = element.get(merge_key).cloned() else {
                     return Err(bad(format!("map: {element} does not contain declared merge key: {merge_key}")));
@@ -151,31 +126,44 @@ fn merge_list(kind: &str, parent: &str, field: &str, list: &mut Value, patch: Ve
                         items.remove(i);
                     }
                     (Some("delete"), None) => {}
-                    (_, Some(i)) => merge_object(kind, field, &mut items[i], element)?,
+                    (_, Some(i)) => merge_object(inner, &mut items[i], element)?,
                     (_, None) => {
                         if let Some(fields) = element.as_object_mut() {
                             fields.remove(DIRECTIVE);
                         }
                         let mut made = Value::Null;
-                        merge_object(kind, field, &mut made, element)?;
+                        merge_object(inner, &mut made, element)?;
                         items.push(made);
                     }
                 }
             }
         }
     }
+    arrange(rule, items, order.unwrap_or(&said), &before);
     Ok(())
 }
 
-/// Puts the elements that `order` names into that order; others keep their place relative to the front.
-fn set_order(rule: ListRule, items: &mut [Value], order: &[Value]) {
-    let place = |item: &Value| {
-        order.iter().position(|wanted| match rule {
-            ListRule::ByKey(key) => wanted.get(key) == item.get(key),
-            _ => wanted == item,
-        })
+/// Puts the elements that `wanted` names into its order. Others keep theirs, and come before one that is named only
+/// where they did so `before`.
+fn arrange(rule: &ListPatch, items: &mut Vec<Value>, wanted: &[Value], before: &[Value]) {
+    let same = |a: &Value, b: &Value| match rule {
+        ListPatch::ByKey(key) => a.get(key) == b.get(key),
+        _ => a == b,
     };
-    items.sort_by_key(|item| place(item).map_or(0, |i| i + 1));
+    let place = |list: &[Value], item: &Value| list.iter().position(|other| same(other, item));
+    let (mut named, others): (Vec<Value>, Vec<Value>) =
+        std::mem::take(items).into_iter().partition(|item| place(wanted, item).is_some());
+    named.sort_by_key(|item| place(wanted, item));
+    let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
+    while let (Some(next), Some(other)) = (named.peek(), others.peek()) {
+        let other_first = match (place(before, other), place(before, next)) {
+            (Some(other), Some(next)) => other < next,
+            _ => false,
+        };
+        items.extend(if other_first { others.next() } else { named.next() });
+    }
+    items.extend(named);
+    items.extend(others);
 }
 
 #[cfg(test)]
@@ -183,8 +171,13 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn merged(kind: &str, mut object: Value, patch: Value) -> Value {
-        merge(kind, &mut object, patch).unwrap();
+    use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+    use schemars::JsonSchema;
+
+    use crate::api::schema::builtin;
+
+    fn merged<T: JsonSchema>(mut object: Value, patch: Value) -> Value {
+        merge(Some(builtin::schema::<T>().root()), &mut object, patch).unwrap();
         object
     }
 
@@ -193,7 +186,7 @@ mod tests {
         let pod = json!({"spec": {"containers": [{"name": "a", "image": "x", "ports": [{"containerPort": 80}]}, {"name": "b"}]}});
         let patch = json!({"spec": {"containers": [{"name": "a", "image": "y"}, {"name": "b", "$patch": "delete"}, {"name": "c"}]}});
         let expected = json!({"spec": {"containers": [{"name": "a", "image": "y", "ports": [{"containerPort": 80}]}, {"name": "c"}]}});
-        assert_eq!(merged("Pod", pod, patch), expected);
+        assert_eq!(merged::<Pod>(pod, patch), expected);
     }
 
     #[test]
@@ -201,26 +194,38 @@ mod tests {
         let service = json!({"spec": {"ports": [{"port": 80, "name": "a"}, {"port": 81, "name": "b"}]}});
         let patch = json!({"spec": {"$setElementOrder/ports": [{"port": 81}, {"port": 80}], "ports": [{"port": 80, "name": "z"}]}});
         let expected = json!({"spec": {"ports": [{"port": 81, "name": "b"}, {"port": 80, "name": "z"}]}});
-        assert_eq!(merged("Service", service, patch), expected);
+        assert_eq!(merged::<Service>(service, patch), expected);
+    }
+
+    #[test]
+    fn a_new_element_comes_before_those_that_the_patch_does_not_name() {
+        let pod = json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}});
+        let patch = json!({"spec": {"containers": [{"name": "b", "image": "x"}, {"name": "new"}]}});
+        let expected = json!({"spec": {"containers": [{"name": "a"}, {"name": "b", "image": "x"}, {"name": "new"}]}});
+        assert_eq!(merged::<Pod>(pod.clone(), patch), expected);
+        let patch = json!({"spec": {"containers": [{"name": "new"}]}});
+        let expected = json!({"spec": {"containers": [{"name": "new"}, {"name": "a"}, {"name": "b"}]}});
+        assert_eq!(merged::<Pod>(pod, patch), expected);
     }
 
     #[test]
     fn null_removes_and_replace_replaces() {
         let object = json!({"metadata": {"labels": {"a": "1", "b": "2"}}, "data": {"x": "1"}});
         let patch = json!({"metadata": {"labels": {"a": null}}, "data": {"$patch": "replace", "y": "2"}});
-        assert_eq!(merged("ConfigMap", object, patch), json!({"metadata": {"labels": {"b": "2"}}, "data": {"y": "2"}}));
+        assert_eq!(merged::<ConfigMap>(object, patch), json!({"metadata": {"labels": {"b": "2"}}, "data": {"y": "2"}}));
     }
 
     #[test]
     fn finalizers_are_a_set() {
         let object = json!({"metadata": {"finalizers": ["a", "b"]}});
         let patch = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"], "finalizers": ["c"]}});
-        assert_eq!(merged("Pod", object, patch), json!({"metadata": {"finalizers": ["b", "c"]}}));
+        assert_eq!(merged::<Pod>(object, patch), json!({"metadata": {"finalizers": ["c", "b"]}}));
     }
 
     #[test]
     fn an_element_without_its_key_is_refused() {
-        let mut object = json!({});
-        assert!(merge("Pod", &mut object, json!({"spec": {"containers": [{"image": "x"}]}})).is_err());
+        let (schema, mut object) = (builtin::schema::<Pod>(), json!({}));
+        let patch = json!({"spec": {"containers": [{"image": "x"}]}});
+        assert!(merge(Some(schema.root()), &mut object, patch).is_err());
     }
 }
