@@ -90,6 +90,11 @@ impl Info {
         if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
     }
 
+    /// Namespaces go one by one only.
+    pub fn deletes_collections(&self) -> bool {
+        self.kind != "Namespace"
+    }
+
     /// The name of the resource in the store: `services`, `endpointslices.discovery.k8s.io`.
     pub fn resource(&self) -> String {
         if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }

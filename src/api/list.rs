@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Api;
+use super::causes::Causes;
 use super::kinds::Info;
 use super::negotiate::Form;
 use super::object::{Labelled, type_prefix};
 use super::request::Call;
 use super::selector::{FieldSelector, LabelSelector};
-use super::status::{ApiError, bytes_response, json_response};
+use super::status::{About, ApiError, bytes_response, json_response};
 use super::table::{self, IncludeObject};
 use crate::store::{Entry, Listing, ReadError, Scope};
 
@@ -98,6 +99,31 @@ pub(super) fn read_failed(error: ReadError) -> ApiError {
     }
 }
 
+/// The rules of `ValidateListOptions` for a list that is no watch.
+fn check_match(call: &Call, matching: &str) -> Result<(), ApiError> {
+    const FIELD: &str = "resourceVersionMatch";
+    let mut causes = Causes::default();
+    if !matching.is_empty() {
+        if call.params.get("resourceVersion").is_empty() {
+            causes.forbidden(FIELD, "resourceVersionMatch is forbidden unless resourceVersion is provided");
+        }
+        if !call.params.get("continue").is_empty() {
+            causes.forbidden(FIELD, "resourceVersionMatch is forbidden when continue is provided");
+        }
+        causes.one_of(FIELD, Some(&matching.to_owned()), &["Exact", "NotOlderThan", ""]);
+        if matching == "Exact" && call.params.get("resourceVersion") == "0" {
+            causes.forbidden(FIELD, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+        }
+    }
+    if !call.params.get("sendInitialEvents").is_empty() {
+        causes.forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
+    }
+    if causes.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::invalid(About { group: "meta.k8s.io", resource: "ListOptions", name: "" }, &causes.0))
+}
+
 impl Api {
     /// The objects that a request selects, now.
     pub(super) fn select(&self, call: &Call) -> Result<Listing, ApiError> {
@@ -146,27 +172,15 @@ impl Api {
     async fn listing(&self, call: &Call, selection: &Selection, after: Option<&Continue>) -> Result<Listing, ApiError> {
         let revision = parse_revision(call.params.get("resourceVersion"))?;
         let matching = call.params.get("resourceVersionMatch");
+        check_match(call, matching)?;
         if let Some(after) = after {
+            if revision.is_some_and(|revision| revision > 0) {
+                return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+            }
             return self.store().list_at(&selection.scope, after.rv).await.map_err(read_failed);
         }
-        match (revision, matching) {
-            (None, "") | (Some(_), "" | "NotOlderThan") => {}
-            (Some(revision), "Exact") if revision > 0 => {
-                return self.store().list_at(&selection.scope, revision).await.map_err(read_failed);
-            }
-            (None, _) => {
-                return Err(ApiError::bad_request(
-                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
-                ));
-            }
-            (_, "Exact") => {
-                return Err(ApiError::bad_request("resourceVersionMatch Exact is forbidden for resourceVersion \"0\""));
-            }
-            (_, other) => {
-                return Err(ApiError::bad_request(format!(
-                    "resourceVersionMatch must be Exact or NotOlderThan, not {other:?}"
-                )));
-            }
+        if let (Some(revision), "Exact") = (revision, matching) {
+            return self.store().list_at(&selection.scope, revision).await.map_err(read_failed);
         }
         let listing = self.store().list(&selection.scope);
         match revision {

@@ -23,6 +23,8 @@ use super::status::{ApiError, bytes_response};
 
 /// What clients that want OpenAPI v2 as protobuf ask for: kubectl does.
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// What they get is called by another name, as `@` has no place in a media type: Go's parser refuses it.
+const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 fn path_of(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
@@ -78,7 +80,7 @@ pub(super) async fn document_v2(State(api): State<Api>, headers: HeaderMap) -> R
     };
     let mut response = bytes_response(StatusCode::OK, document);
     if protobuf {
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(V2_PROTOBUF));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(V2_PROTOBUF_ANSWER));
     }
     response
 }

@@ -1,11 +1,13 @@
 //! What a request asks for: the resource its path names, and its options.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::Request;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
 use http::{HeaderMap, Method, header};
 use serde_json::Value;
 
@@ -247,7 +249,6 @@ impl Api {
         request: Request,
     ) -> Result<Response, ApiError> {
         if !self.registry().serves(group, version) {
-            use axum::response::IntoResponse;
             return Ok((http::StatusCode::NOT_FOUND, "404 page not found\n").into_response());
         }
         let target = Target::parse(self, group, version, rest)?;
@@ -258,7 +259,11 @@ impl Api {
         let body = axum::body::to_bytes(body, BODY_LIMIT).await.map_err(|_| ApiError::too_large(BODY_LIMIT))?;
         let identity = parts.extensions.get::<Identity>().cloned();
         let call = Call { method: parts.method, target, params, headers: parts.headers, identity, form, body };
-        self.dispatch(call).await
+        // A mistake of ours in one request must not look like a broken connection: the panic hook has logged it.
+        AssertUnwindSafe(self.dispatch(call)).catch_unwind().await.unwrap_or_else(|_| {
+            let message = "This request caused apiserver to panic. Look in the logs for details.\n";
+            Ok((http::StatusCode::INTERNAL_SERVER_ERROR, message).into_response())
+        })
     }
 
     async fn dispatch(&self, call: Call) -> Result<Response, ApiError> {

@@ -218,9 +218,7 @@ impl FieldSelector {
             } else if let Some((path, value)) = term.split_once('=') {
                 (path, true, value)
             } else {
-                return Err(ApiError::bad_request(format!(
-                    "invalid field selector term {term:?}: expected path=value"
-                )));
+                return Err(ApiError::bad_request(format!("invalid selector: '{text}'; can't understand '{term}'")));
             };
             if path != "metadata.name" && path != "metadata.namespace" && !supported.contains(&path) {
                 return Err(ApiError::bad_request(format!("field label not supported: {path}")));
