@@ -4,6 +4,7 @@
 mod controllers;
 mod deletion;
 mod errors;
+mod golden;
 mod lists;
 mod patches;
 mod restart;
