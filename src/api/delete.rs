@@ -16,6 +16,8 @@ use crate::store::{CommitError, Op};
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 const ATTEMPTS: usize = 32;
+/// Namespaces that are there as long as the cluster: admission plugin NamespaceLifecycle.
+const IMMORTAL: [&str; 3] = ["default", "kube-public", "kube-system"];
 
 /// `DeleteOptions`, from the body or the query.
 struct Options {
@@ -49,13 +51,21 @@ impl Options {
                 &causes.0,
             ));
         }
-        let in_body = body["dryRun"].as_array().is_some_and(|list| list.iter().any(|value| value == "All"));
+        let stages = body["dryRun"].as_array().map_or(&[][..], Vec::as_slice);
+        if stages.iter().any(|stage| stage != "All") {
+            let mut causes = super::causes::Causes::default();
+            causes.unsupported("dryRun", stages, &["All"]);
+            return Err(ApiError::invalid(
+                About { group: "meta.k8s.io", resource: "DeleteOptions", name: "" },
+                &causes.0,
+            ));
+        }
         Ok(Self {
             grace,
             propagation,
             uid: text(&body["preconditions"]["uid"]),
             revision: text(&body["preconditions"]["resourceVersion"]),
-            dry_run: in_body || call.params.dry_run("DeleteOptions")?,
+            dry_run: !stages.is_empty() || call.params.dry_run("DeleteOptions")?,
         })
     }
 
@@ -159,6 +169,9 @@ impl Api {
     /// Deletes, or begins to. Returns whether the object is gone, and its last state.
     async fn delete_one(&self, target: &Target, name: &str, options: &Options) -> Result<(bool, Value), ApiError> {
         let info = target.kind.info();
+        if info.kind == "Namespace" && IMMORTAL.contains(&name) {
+            return Err(ApiError::forbidden(target.about(name), "this namespace may not be deleted"));
+        }
         let key = target.key_of(name);
         for _ in 0..ATTEMPTS {
             let entry = self.store().get(&key).ok_or_else(|| ApiError::not_found(target.about(name)))?;
@@ -197,15 +210,19 @@ impl Api {
     }
 
     pub(super) async fn delete_collection(&self, call: &Call) -> Result<Response, ApiError> {
-        if call.target.kind.info().namespaced && call.target.namespace.is_none() {
+        let info = call.target.kind.info();
+        if (info.namespaced && call.target.namespace.is_none()) || !info.deletes_collections() {
             return Err(ApiError::method_not_allowed());
         }
         let options = Options::of(call)?;
-        let info = call.target.kind.info();
         let mut items = Vec::new();
         for entry in self.select(call)?.items {
             match self.delete_one(&call.target, &entry.key.name, &options).await {
-                Ok((_, object)) => items.push(object),
+                Ok((_, mut object)) => {
+                    // The list names the type of its items.
+                    object.as_object_mut().map(|fields| (fields.remove("apiVersion"), fields.remove("kind")));
+                    items.push(object);
+                }
                 Err(e) if e.code == StatusCode::NOT_FOUND => {}
                 Err(e) => return Err(e),
             }

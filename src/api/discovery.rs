@@ -112,7 +112,7 @@ fn aggregated_resource(info: &Info) -> Value {
     let kind = |kind: &str| json!({"group": info.group, "version": info.version, "kind": kind});
     let mut resource = json!({
         "resource": info.plural, "responseKind": kind(info.kind), "scope": if info.namespaced { "Namespaced" } else { "Cluster" },
-        "singularResource": info.singular, "verbs": VERBS,
+        "singularResource": info.singular, "verbs": verbs(info),
     });
     if !info.short_names.is_empty() {
         resource["shortNames"] = json!(info.short_names);
@@ -198,7 +198,7 @@ fn resource_list(api: &Api, group: &str, version: &str) -> Response {
     let mut resources: Vec<Value> = reviews.collect();
     for info in kinds.iter().map(|kind| kind.info()) {
         let mut resource = json!({"name": info.plural, "singularName": info.singular, "namespaced": info.namespaced,
-            "kind": info.kind, "verbs": VERBS});
+            "kind": info.kind, "verbs": verbs(info)});
         if !info.short_names.is_empty() {
             resource["shortNames"] = json!(info.short_names);
         }
@@ -220,4 +220,8 @@ fn resource_list(api: &Api, group: &str, version: &str) -> Response {
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     Json(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources}))
         .into_response()
+}
+
+fn verbs(info: &Info) -> Vec<&'static str> {
+    VERBS.into_iter().filter(|verb| *verb != "deletecollection" || info.deletes_collections()).collect()
 }

@@ -145,6 +145,11 @@ impl Info {
         }
     }
 
+    /// Namespaces go one by one only.
+    pub fn deletes_collections(&self) -> bool {
+        self.kind != "Namespace"
+    }
+
     /// The name of the resource in the store: `services`, `endpointslices.discovery.k8s.io`.
     pub fn resource(&self) -> String {
         if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }

@@ -3,7 +3,7 @@
 
 mod strategic;
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::schema::Schema;
 use super::status::ApiError;
@@ -27,9 +27,12 @@ impl Patch {
     /// Reads a body; what it is says its content type.
     pub fn parse(content_type: &str, body: &[u8]) -> Result<Self, ApiError> {
         match media_type(content_type) {
-            "application/json-patch+json" => serde_json::from_slice(body)
-                .map(Self::Json)
-                .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}"))),
+            "application/json-patch+json" => {
+                let operations: Vec<Map<String, Value>> = serde_json::from_slice(body)
+                    .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
+                // What an operation says counts when it is carried out.
+                serde_json::from_value(json!(operations)).map(Self::Json).map_err(|_| not_possible())
+            }
             "application/merge-patch+json" => decode(body).map(Self::Merge),
             "application/strategic-merge-patch+json" => decode(body).map(Self::Strategic),
             _ => Err(ApiError::unsupported_media_type("415: Unsupported Media Type")),
@@ -40,14 +43,16 @@ impl Patch {
     pub fn apply(&self, schema: &Schema, current: &Value) -> Result<Value, ApiError> {
         let mut result = current.clone();
         match self {
-            Self::Json(operations) => json_patch::patch(&mut result, operations).map_err(|_| {
-                ApiError::unprocessable("the server rejected our request due to an error in our request")
-            })?,
+            Self::Json(operations) => json_patch::patch(&mut result, operations).map_err(|_| not_possible())?,
             Self::Merge(patch) => json_patch::merge(&mut result, patch),
             Self::Strategic(patch) => strategic::merge(Some(schema.root()), &mut result, patch.clone())?,
         }
         Ok(result)
     }
+}
+
+fn not_possible() -> ApiError {
+    ApiError::unprocessable("the server rejected our request due to an error in our request")
 }
 
 fn decode(patch: &[u8]) -> Result<Value, ApiError> {

@@ -1,11 +1,13 @@
 //! What a request asks for: the resource its path names, and its options.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::Request;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
 use http::{HeaderMap, Method, header};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -191,11 +193,13 @@ impl Call {
         parse_object(self.content_type(), &self.body)
     }
 
-    /// The body as an object of the target's kind; its type must be the one that the path names.
+    /// The body as an object of the target's kind. A type that it leaves out is the one that the path names, as in the
+    /// reference's decoder; another type is refused.
     pub fn typed_object(&self) -> Result<Value, ApiError> {
-        let object = self.object()?;
+        let mut object = self.object()?;
         let info = self.target.kind.info();
-        expect_type(&object, &self.body, &info.api_version(), info.kind)?;
+        default_type(&mut object, &info.api_version(), info.kind);
+        expect_type(&object, &info.api_version(), info.kind)?;
         Ok(object)
     }
 }
@@ -226,16 +230,19 @@ fn parse_object(content_type: &str, body: &[u8]) -> Result<Value, ApiError> {
     }
 }
 
+/// Gives an object that leaves its type out the type that its path names.
+fn default_type(object: &mut Value, api_version: &str, kind: &str) {
+    for (field, default) in [("apiVersion", api_version), ("kind", kind)] {
+        if object.get(field).and_then(Value::as_str).unwrap_or_default().is_empty() {
+            object[field] = default.into();
+        }
+    }
+}
+
 /// Refuses an object of another type than `kind` in `api_version`.
-fn expect_type(object: &Value, body: &[u8], api_version: &str, kind: &str) -> Result<(), ApiError> {
+fn expect_type(object: &Value, api_version: &str, kind: &str) -> Result<(), ApiError> {
     let field = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
     let (found_version, found_kind) = (field("apiVersion"), field("kind"));
-    if found_kind.is_empty() {
-        return Err(ApiError::bad_request(format!("Object 'Kind' is missing in '{}'", shortened(body))));
-    }
-    if found_version.is_empty() {
-        return Err(ApiError::bad_request(format!("Object 'apiVersion' is missing in '{}'", shortened(body))));
-    }
     if found_version != api_version || found_kind != kind {
         return Err(ApiError::bad_request(format!(
             "the object in the body is a {found_kind} in version {found_version:?}, but {kind} in version \
@@ -253,8 +260,9 @@ pub(super) fn decode_object<T: DeserializeOwned>(
     api_version: &str,
     kind: &str,
 ) -> Result<T, ApiError> {
-    let object = parse_object(content_type, body)?;
-    expect_type(&object, body, api_version, kind)?;
+    let mut object = parse_object(content_type, body)?;
+    default_type(&mut object, api_version, kind);
+    expect_type(&object, api_version, kind)?;
     serde_path_to_error::deserialize(object).map_err(|e| {
         let version = api_version.rsplit('/').next().unwrap_or_default();
         ApiError::bad_request(format!(
@@ -263,10 +271,6 @@ pub(super) fn decode_object<T: DeserializeOwned>(
             e.inner()
         ))
     })
-}
-
-fn shortened(body: &[u8]) -> String {
-    String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned()
 }
 
 impl Api {
@@ -288,7 +292,11 @@ impl Api {
         let body = axum::body::to_bytes(body, BODY_LIMIT).await.map_err(|_| ApiError::too_large(BODY_LIMIT))?;
         let identity = parts.extensions.get::<Identity>().cloned();
         let call = Call { method: parts.method, target, params, headers: parts.headers, identity, form, body };
-        self.dispatch(call).await
+        // A mistake of ours in one request must not look like a broken connection: the panic hook has logged it.
+        AssertUnwindSafe(self.dispatch(call)).catch_unwind().await.unwrap_or_else(|_| {
+            let message = "This request caused apiserver to panic. Look in the logs for details.\n";
+            Ok((http::StatusCode::INTERNAL_SERVER_ERROR, message).into_response())
+        })
     }
 
     async fn dispatch(&self, call: Call) -> Result<Response, ApiError> {

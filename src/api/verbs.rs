@@ -34,6 +34,9 @@ impl Change {
 /// How often a write without a resourceVersion is tried again when others write at the same time.
 const ATTEMPTS: usize = 32;
 
+/// How refusals of a patch begin that are about something else than the type of what it makes.
+const OTHER_REFUSALS: [&str; 3] = ["error decoding patch", "the name of the object", "the namespace of the object"];
+
 impl Api {
     pub(super) fn get(&self, call: &Call) -> Result<Response, ApiError> {
         let entry = self.store().get(&call.target.key()).ok_or_else(|| call.target.not_found())?;
@@ -214,12 +217,13 @@ impl Api {
         let schema = call.target.kind.schema();
         let change = |current: &Value| {
             let object = patch.apply(schema, current)?;
+            check_result(&call.target, &object)?;
             let warnings = self.check_patched(call, current, &object)?;
             Ok(Change { warnings, ..Change::of(object) })
         };
         self.modify(call, part, dry_run, change).await.map_err(|e| match e.code {
             // What the patch makes of the object is not of the object's type.
-            StatusCode::BAD_REQUEST if !e.message.starts_with("error decoding patch") => {
+            StatusCode::BAD_REQUEST if !OTHER_REFUSALS.iter().any(|start| e.message.starts_with(start)) => {
                 invalid_patch(&call.body, &e.message)
             }
             _ => e,
@@ -466,6 +470,37 @@ fn check_namespace(target: &Target, object: &Value) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"))
+}
+
+/// What a patch makes of an object is an object, at its name and in its namespace.
+fn check_result(target: &Target, object: &Value) -> Result<(), ApiError> {
+    let found = match object {
+        Value::Object(_) => None,
+        Value::Array(_) => Some("array"),
+        Value::String(_) => Some("string"),
+        Value::Number(_) => Some("number"),
+        Value::Bool(_) => Some("bool"),
+        Value::Null => Some("null"),
+    };
+    if let Some(found) = found {
+        let info = target.kind.info();
+        let why = format!("json: cannot unmarshal {found} into Go value of type {}.{}", info.version, info.kind);
+        return Err(ApiError::bad_request(why));
+    }
+    let (name, namespace) = (meta_str(object, "name"), meta_str(object, "namespace"));
+    if name != target.name() {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            target.name()
+        )));
+    }
+    if target.namespace.is_some() && !namespace.is_empty() && namespace != target.namespace() {
+        return Err(ApiError::bad_request(format!(
+            "the namespace of the object ({namespace}) does not match the namespace on the request ({})",
+            target.namespace()
+        )));
+    }
+    Ok(())
 }
 
 fn check_metadata(info: &Info, object: &Value, causes: &mut Causes) {

@@ -27,6 +27,9 @@ pub(super) struct Args {
     /// Keep no database: the cluster is forgotten when it ends
     #[arg(long)]
     in_memory: bool,
+    /// How many revisions are kept for watches and exact lists; what is older is answered with 410 Gone
+    #[arg(long, value_name = "N", default_value_t = StoreConfig::KEEP_REVISIONS)]
+    keep_revisions: u64,
     /// Where the API listens
     #[arg(long, value_name = "ADDRESS:PORT", default_value = config::API_LISTEN)]
     api_listen: SocketAddr,
@@ -63,6 +66,7 @@ impl Args {
         Self {
             data_dir: DataDir { data_dir },
             in_memory: true,
+            keep_revisions: StoreConfig::KEEP_REVISIONS,
             api_listen: any,
             ui_listen,
             nodes: config::NODES,
@@ -77,11 +81,8 @@ impl Args {
 
     pub(super) fn config(&self) -> Result<Config, Failure> {
         let data_dir = std::path::absolute(&self.data_dir.data_dir).context("bad --data-dir")?;
-        let store = if self.in_memory {
-            StoreConfig::in_memory()
-        } else {
-            StoreConfig::at(data_dir.join(config::DATABASE_FILE))
-        };
+        let path = (!self.in_memory).then(|| data_dir.join(config::DATABASE_FILE));
+        let store = StoreConfig { path, keep_revisions: self.keep_revisions };
         let mut network = Network::default();
         override_range(
             "--service-cidr",

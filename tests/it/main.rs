@@ -6,6 +6,7 @@ mod controllers;
 mod custom_resources;
 mod deletion;
 mod errors;
+mod golden;
 mod limits;
 mod lists;
 mod patches;

@@ -105,3 +105,14 @@ async fn patch_that_breaks_a_rule_is_invalid_and_changes_nothing() {
     world.merge(&path, patch).await.invalid(&["spec.ports[0].port"]);
     assert_eq!(world.get(&path).await.ok(), before);
 }
+
+#[tokio::test]
+async fn json_patch_cannot_make_something_else_of_an_object() {
+    let world = World::start().await;
+    world.config_map("a", "1").await;
+    for value in [json!([1]), json!("text"), json!(1), json!(null)] {
+        let operations = json!([{"op": "replace", "path": "", "value": value}]);
+        world.json_patch(&format!("{CONFIG_MAPS}/a"), operations).await.invalid(&["patch"]);
+    }
+    assert_eq!(world.get(&format!("{CONFIG_MAPS}/a")).await.ok()["data"]["key"], "1");
+}

@@ -179,3 +179,13 @@ async fn discovery_names_every_kind_with_its_verbs() {
     assert_eq!(find(&leases, "leases")["kind"], "Lease");
     assert_eq!(world.get("/version").await.ok()["major"], "1");
 }
+
+#[tokio::test]
+async fn type_that_a_body_leaves_out_is_the_one_of_the_path() {
+    let world = World::start().await;
+    let made = world.post(CONFIG_MAPS, json!({"metadata": {"name": "a"}})).await.created();
+    assert_eq!((&made["apiVersion"], &made["kind"]), (&json!("v1"), &json!("ConfigMap")));
+    let body = json!({"kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v"}});
+    assert_eq!(world.put(&format!("{CONFIG_MAPS}/a"), body).await.ok()["data"]["k"], "v");
+    world.post(CONFIG_MAPS, json!({"kind": "Secret", "metadata": {"name": "b"}})).await.refused(400, "BadRequest");
+}

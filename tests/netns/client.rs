@@ -4,18 +4,16 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use serde_json::Value;
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+use crate::kubeconfig;
 
 #[derive(Clone)]
 pub struct Client {
@@ -25,26 +23,12 @@ pub struct Client {
 
 impl Client {
     pub fn of_kubeconfig(path: &Path) -> Self {
-        let text = std::fs::read_to_string(path).expect("the cluster's kubeconfig");
-        let config: Value = serde_saphyr::from_str(&text).expect("the kubeconfig is YAML");
-        let pem = |value: &Value| STANDARD.decode(value.as_str().expect("a certificate")).expect("base64");
-        let (cluster, user) = (&config["clusters"][0]["cluster"], &config["users"][0]["user"]);
+        let (address, tls) = kubeconfig::read(path);
+        Self { tls: TlsConnector::from(Arc::new(tls)), address }
+    }
 
-        let mut roots = rustls::RootCertStore::empty();
-        let ca = CertificateDer::from_pem_slice(&pem(&cluster["certificate-authority-data"])).expect("a CA");
-        roots.add(ca).expect("a usable CA");
-        let chain = pem(&user["client-certificate-data"]);
-        let chain = CertificateDer::pem_slice_iter(&chain).collect::<Result<Vec<_>, _>>().expect("certificates");
-        let key = PrivateKeyDer::from_pem_slice(&pem(&user["client-key-data"])).expect("a key");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the usual versions of TLS")
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)
-            .expect("a client certificate");
-        let server = cluster["server"].as_str().and_then(|url| url.strip_prefix("https://")).expect("a URL");
-        Self { tls: TlsConnector::from(Arc::new(tls)), address: server.parse().expect("an address") }
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Sends one request on a connection of its own; the body of the answer is still to be read.

@@ -1,5 +1,18 @@
 //! The real kubectl against the real binary.
 
+mod applying;
+mod asking;
+mod changing;
+mod printing;
+
+pub use applying::{
+    apply_prunes_and_diff_tells_what_would_change, server_side_apply_owns_fields_and_refuses_to_take_others,
+};
+pub use asking::{kinds_are_listed_and_explained, who_asks_is_told_who_it_is_and_what_it_may};
+pub use changing::{deletes_cascade_as_asked, deployments_are_scaled_exposed_and_get_new_images};
+pub use printing::{editor_changes_the_object, objects_are_created_by_command_and_printed_in_every_form};
+
+use std::fs::File;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
@@ -31,17 +44,32 @@ impl Cluster {
         out
     }
 
+    /// The output of a command that reads its standard input and must succeed without a warning.
+    async fn kubectl_fed(&self, arguments: &[&str], input: &Value) -> String {
+        let file = File::open(self.manifest("input", input)).expect("a file");
+        let mut command = self.kubectl_command(arguments);
+        command.stdin(file);
+        let output = command.kill_on_drop(true).output();
+        let output = tokio::time::timeout(LIMIT, output).await.expect("kubectl ends").expect("kubectl starts");
+        assert!(output.status.success() && output.stderr.is_empty(), "kubectl {arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
     /// A file for `-f`.
     fn manifest(&self, name: &str, object: &Value) -> String {
+        self.file(name, &object.to_string())
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
         let path = self.home.path(name);
-        std::fs::write(&path, object.to_string()).expect("a file");
+        std::fs::write(&path, text).expect("a file");
         path.to_str().expect("a path of text").to_owned()
     }
 }
 
 /// Columns of kubectl's output, line by line.
-fn table(text: &str) -> Vec<Vec<&str>> {
-    text.lines().map(|line| line.split_whitespace().collect()).collect()
+fn table(text: &str) -> Vec<Vec<String>> {
+    text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
 }
 
 pub async fn objects_are_applied_shown_and_described() {

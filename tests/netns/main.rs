@@ -12,9 +12,13 @@ mod client;
 mod cluster;
 mod dns;
 mod inside;
+mod kube_rs;
+#[path = "../common/kubeconfig.rs"]
+mod kubeconfig;
 mod kubectl;
 mod lifecycle;
 mod needs;
+mod partition;
 mod pods;
 mod processes;
 mod readiness;
@@ -28,6 +32,9 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use vipyard::sys::netns::NetNs;
+
+/// Scenarios are long functions: without optimisation their futures are large.
+const STACK: usize = 32 << 20;
 
 struct Scenario {
     name: &'static str,
@@ -54,6 +61,18 @@ scenarios! {
     kubectl::objects_are_applied_shown_and_described: kubectl,
     kubectl::objects_are_labelled_patched_and_replaced: kubectl,
     kubectl::waits_and_watches_end_with_what_they_wait_for: kubectl,
+    kubectl::deployments_are_scaled_exposed_and_get_new_images: kubectl,
+    kubectl::deletes_cascade_as_asked: kubectl,
+    kubectl::kinds_are_listed_and_explained: kubectl,
+    kubectl::objects_are_created_by_command_and_printed_in_every_form: kubectl,
+    kubectl::server_side_apply_owns_fields_and_refuses_to_take_others: kubectl,
+    kubectl::apply_prunes_and_diff_tells_what_would_change: kubectl,
+    kubectl::who_asks_is_told_who_it_is_and_what_it_may: kubectl,
+    kubectl::editor_changes_the_object: kubectl,
+    kube_rs::reflectors_list_again_after_410,
+    kube_rs::objects_are_written_in_every_way,
+    kube_rs::everything_that_discovery_names_can_be_listed,
+    kube_rs::server_side_apply_owns_fields,
     pods::failing_container_backs_off_and_keeps_its_last_log,
     readiness::no_request_reaches_a_pod_that_left_the_slice,
     readiness::pod_that_vanishes_at_once_gets_no_request_after_it_left_the_slice,
@@ -179,5 +198,12 @@ fn run(scenarios: &[&Scenario], threads: usize) -> ExitCode {
 /// Runs a scenario in a network namespace of its own; `false` when it panicked.
 fn run_apart(scenario: &Scenario) -> bool {
     let apart = NetNs::create().expect("a network namespace for the scenario");
-    apart.run(|| catch_unwind(AssertUnwindSafe(scenario.run)).is_ok()).expect("the scenario's namespace is entered")
+    let run = || catch_unwind(AssertUnwindSafe(scenario.run)).is_ok();
+    let in_thread = || {
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, run);
+            thread.expect("a thread for the scenario").join().expect("panics are caught")
+        })
+    };
+    apart.run(in_thread).expect("the scenario's namespace is entered")
 }
