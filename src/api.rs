@@ -7,9 +7,11 @@
 pub mod alloc;
 pub mod auth;
 pub mod causes;
+mod compression;
 mod delete;
 mod discovery;
 pub mod kinds;
+mod limits;
 mod list;
 pub mod logs;
 mod names;
@@ -70,6 +72,8 @@ struct Inner {
     issuer: String,
     /// Where container logs come from: the node agents, once they run.
     logs: std::sync::OnceLock<Arc<dyn LogSource>>,
+    /// One for each request from outside that is worked on.
+    in_flight: tokio::sync::Semaphore,
     /// Ends watches when the server stops, so that connections close cleanly.
     stopping: CancellationToken,
     ready: std::sync::atomic::AtomicBool,
@@ -94,6 +98,7 @@ impl Api {
             issuer: format!("https://kubernetes.default.svc.{}", network.domain),
             ctx: Context { network, allocators, store },
             logs: std::sync::OnceLock::new(),
+            in_flight: tokio::sync::Semaphore::new(limits::IN_FLIGHT),
             stopping,
             ready: std::sync::atomic::AtomicBool::new(false),
         };
@@ -125,6 +130,11 @@ impl Api {
             request.map(axum::body::Body::new)
         });
         kube::Client::new(service, "default")
+    }
+
+    /// What is served to the outside: [`Self::router`] with bounds on requests.
+    pub fn public_router(&self) -> Router {
+        self.router().layer(axum::middleware::from_fn_with_state(self.clone(), limits::bound))
     }
 
     /// Everything that is served. Requests without an [`Identity`] among their extensions get 401, health checks aside.

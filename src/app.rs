@@ -110,7 +110,7 @@ pub async fn build(config: Config) -> Result<Running> {
     let inside = control_plane.listeners(CLUSTER_API_PORT)?.into_iter().map(TcpListener::from_std);
     let inside = inside.collect::<std::io::Result<Vec<_>>>()?;
     for listener in std::iter::once(api_listener).chain(inside) {
-        tasks.spawn(serve::serve(listener, tls.clone(), api.router(), stopping.clone(), connections.clone()));
+        tasks.spawn(serve::serve(listener, tls.clone(), api.public_router(), stopping.clone(), connections.clone()));
     }
     let admin = authority.client("vipyard-admin", &["system:masters"])?;
     let kubeconfig = kubeconfig_path(&config.data_dir);

@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch as watch_channel};
 use tokio_util::sync::CancellationToken;
 
 pub use error::{CommitError, OpenError, ReadError, Unavailable};
@@ -131,6 +131,8 @@ pub struct Store {
 struct Shared {
     state: ArcSwap<State>,
     feeds: Feeds,
+    /// Changed by every commit.
+    commits: watch_channel::Sender<()>,
     floor: AtomicU64,
     closed: AtomicBool,
     /// Cancelled when the writer is gone and the files are released.
@@ -145,6 +147,7 @@ impl Shared {
         Self {
             feeds: Feeds::new(limits, state.revision),
             state: ArcSwap::from_pointee(state),
+            commits: watch_channel::Sender::new(()),
             floor: AtomicU64::new(floor),
             closed: AtomicBool::new(false),
             finished: CancellationToken::new(),
@@ -253,6 +256,11 @@ impl Store {
         let request = Request::Write { key, op, reply };
         self.requests.send(request).await.map_err(|_| Unavailable::Closed)?;
         answer.await.map_err(|_| Unavailable::Closed)?
+    }
+
+    /// Is changed by every commit, after its events can be read.
+    pub fn commits(&self) -> watch_channel::Receiver<()> {
+        self.shared.commits.subscribe()
     }
 
     /// Every event of a scope with a revision greater than `after`. `Compacted` when `after` is below the floor.

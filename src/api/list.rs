@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Api;
+use super::causes::Causes;
 use super::kinds::Info;
 use super::negotiate::Form;
 use super::object::{Labelled, type_prefix};
-use super::request::Call;
+use super::request::{Call, Params};
 use super::selector::{FieldSelector, LabelSelector};
-use super::status::{ApiError, bytes_response, json_response};
+use super::status::{About, ApiError, bytes_response, json_response};
 use super::table::{self, IncludeObject};
 use crate::store::{Entry, Listing, ReadError, Scope};
 
@@ -60,10 +61,14 @@ impl Selection {
 /// Where a list goes on: the revision that it shows, and the last object that was sent.
 #[derive(Serialize, Deserialize)]
 struct Continue {
-    rv: u64,
+    /// Negative: what is there by then, as in the reference.
+    rv: i64,
     namespace: String,
     name: String,
 }
+
+/// A list that goes on with whatever is there, as its first pages are of a revision that is compacted away.
+const INCONSISTENT: i64 = -1;
 
 impl Continue {
     fn encode(&self) -> String {
@@ -71,27 +76,83 @@ impl Continue {
     }
 
     fn decode(token: &str) -> Result<Self, ApiError> {
-        let bytes = URL_SAFE_NO_PAD.decode(token).ok();
-        bytes
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .ok_or_else(|| ApiError::bad_request("continue key is not valid: list again without it"))
+        let invalid =
+            |why: String| ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|e| invalid(e.to_string()))?;
+        serde_json::from_slice(&bytes).map_err(|e| invalid(e.to_string()))
     }
 }
 
-pub(super) fn parse_revision(text: &str) -> Result<Option<u64>, ApiError> {
-    match text {
-        "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| {
-            ApiError::bad_request(format!(
-                "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: invalid syntax"
-            ))
-        }),
+/// Which state a list shows (`resourceVersion` and `resourceVersionMatch`; KEP-2340 has the table).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Consistency {
+    /// The newest, which is at least of this revision.
+    NotOlderThan(u64),
+    Exact(u64),
+}
+
+/// `ValidateListOptions` of `k8s.io/apimachinery/pkg/apis/internalversion/validation`, for lists.
+fn check_options(params: &Params) -> Result<(), ApiError> {
+    let (revision, matching) = (params.get("resourceVersion"), params.get("resourceVersionMatch"));
+    let mut causes = Causes::default();
+    if !matching.is_empty() {
+        let mut forbid = |why: &str| causes.forbidden(MATCH, why);
+        if revision.is_empty() {
+            forbid("resourceVersionMatch is forbidden unless resourceVersion is provided");
+        }
+        if !params.get("continue").is_empty() {
+            forbid("resourceVersionMatch is forbidden when continue is provided");
+        }
+        if !["Exact", "NotOlderThan"].contains(&matching) {
+            causes.unsupported(MATCH, matching, &["Exact", "NotOlderThan", ""]);
+        }
+        if matching == "Exact" && revision == "0" {
+            causes.forbidden(MATCH, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+        }
     }
+    if !params.get("sendInitialEvents").is_empty() {
+        causes.forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
+    }
+    refuse_options(causes)
+}
+
+/// The query parameter, and the field of `ListOptions`.
+pub(super) const MATCH: &str = "resourceVersionMatch";
+
+pub(super) fn refuse_options(causes: Causes) -> Result<(), ApiError> {
+    if causes.is_empty() {
+        return Ok(());
+    }
+    let about = About { group: "meta.k8s.io", resource: "ListOptions", name: "" };
+    Err(ApiError::invalid(about, &causes.0))
+}
+
+impl Consistency {
+    fn of(params: &Params) -> Result<Self, ApiError> {
+        let text = params.get("resourceVersion");
+        let revision = parse_revision(text)
+            .map_err(|why| ApiError::bad_request(format!("invalid resource version: resourceVersion: {why}")))?;
+        let paged = params.number("limit")?.is_some_and(|limit| limit > 0);
+        Ok(match params.get(MATCH) {
+            "Exact" => Self::Exact(revision),
+            // From before there was resourceVersionMatch.
+            "" if paged && revision > 0 => Self::Exact(revision),
+            _ => Self::NotOlderThan(revision),
+        })
+    }
+}
+
+/// A `resourceVersion`; none counts as 0. The error is what is wrong with the value.
+pub(super) fn parse_revision(text: &str) -> Result<u64, String> {
+    if text.is_empty() {
+        return Ok(0);
+    }
+    text.parse().map_err(|_| format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))
 }
 
 pub(super) fn read_failed(error: ReadError) -> ApiError {
     match error {
-        ReadError::Compacted => ApiError::expired("The provided resourceVersion is too old: list again without it"),
+        ReadError::Compacted => ApiError::expired("The resourceVersion for the provided list is too old."),
         ReadError::Future => ApiError::future_revision(),
         ReadError::Closed => ApiError::service_unavailable("the server is shutting down"),
         ReadError::Unavailable(why) => ApiError::service_unavailable(format!("the store cannot be read: {why}")),
@@ -110,11 +171,16 @@ impl Api {
     }
 
     pub(super) async fn list(&self, call: &Call) -> Result<Response, ApiError> {
+        check_options(&call.params)?;
         let selection = Selection::of(call)?;
         let limit = call.params.number("limit")?.filter(|limit| *limit > 0);
         let token = call.params.get("continue");
         let after = if token.is_empty() { None } else { Some(Continue::decode(token)?) };
-        let mut listing = self.listing(call, &selection, after.as_ref()).await?;
+        let mut listing = match self.listing(call, &selection, after.as_ref()).await {
+            Err(Unlisted::PageExpired(next)) => return Ok(page_expired(&next)),
+            Err(Unlisted::Refused(error)) => return Err(error),
+            Ok(listing) => listing,
+        };
         if let Some(after) = &after {
             let last = (after.namespace.as_str(), after.name.as_str());
             listing.items.retain(|entry| (&*entry.key.namespace, &*entry.key.name) > last);
@@ -130,7 +196,7 @@ impl Api {
             listing.items.truncate(limit);
             if let Some(last) = listing.items.last() {
                 let next = Continue {
-                    rv: listing.revision,
+                    rv: i64::try_from(listing.revision).unwrap_or(i64::MAX),
                     namespace: last.key.namespace.to_string(),
                     name: last.key.name.to_string(),
                 };
@@ -143,35 +209,32 @@ impl Api {
         self.list_response(call, metadata, &listing.items)
     }
 
-    async fn listing(&self, call: &Call, selection: &Selection, after: Option<&Continue>) -> Result<Listing, ApiError> {
-        let revision = parse_revision(call.params.get("resourceVersion"))?;
-        let matching = call.params.get("resourceVersionMatch");
+    async fn listing(&self, call: &Call, selection: &Selection, after: Option<&Continue>) -> Result<Listing, Unlisted> {
+        let store = self.store();
         if let Some(after) = after {
-            return self.store().list_at(&selection.scope, after.rv).await.map_err(read_failed);
+            if !matches!(call.params.get("resourceVersion"), "" | "0") {
+                return Err(
+                    ApiError::bad_request("specifying resource version is not allowed when using continue").into()
+                );
+            }
+            let Ok(revision) = u64::try_from(after.rv) else { return Ok(store.list(&selection.scope)) };
+            return store.list_at(&selection.scope, revision).await.map_err(|error| match error {
+                ReadError::Compacted => Unlisted::PageExpired(Continue {
+                    rv: INCONSISTENT,
+                    namespace: after.namespace.clone(),
+                    name: after.name.clone(),
+                }),
+                other => read_failed(other).into(),
+            });
         }
-        match (revision, matching) {
-            (None, "") | (Some(_), "" | "NotOlderThan") => {}
-            (Some(revision), "Exact") if revision > 0 => {
-                return self.store().list_at(&selection.scope, revision).await.map_err(read_failed);
+        match Consistency::of(&call.params)? {
+            Consistency::Exact(revision) => {
+                store.list_at(&selection.scope, revision).await.map_err(|error| read_failed(error).into())
             }
-            (None, _) => {
-                return Err(ApiError::bad_request(
-                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
-                ));
+            Consistency::NotOlderThan(revision) => {
+                let listing = store.list(&selection.scope);
+                if revision > listing.revision { Err(ApiError::future_revision().into()) } else { Ok(listing) }
             }
-            (_, "Exact") => {
-                return Err(ApiError::bad_request("resourceVersionMatch Exact is forbidden for resourceVersion \"0\""));
-            }
-            (_, other) => {
-                return Err(ApiError::bad_request(format!(
-                    "resourceVersionMatch must be Exact or NotOlderThan, not {other:?}"
-                )));
-            }
-        }
-        let listing = self.store().list(&selection.scope);
-        match revision {
-            Some(asked) if asked > listing.revision => Err(ApiError::future_revision()),
-            _ => Ok(listing),
         }
     }
 
@@ -193,6 +256,32 @@ impl Api {
             }
         })
     }
+}
+
+/// Why there is no list.
+enum Unlisted {
+    Refused(ApiError),
+    /// The next page is of a revision that is gone; one may go on from here without it.
+    PageExpired(Continue),
+}
+
+impl From<ApiError> for Unlisted {
+    fn from(error: ApiError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// 410 with a token for those who would rather have the rest as it is now than begin again.
+fn page_expired(next: &Continue) -> Response {
+    let error = ApiError::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+         without the continue parameter, or use the continue token in this response to retrieve the remainder of the \
+         results. Continuing with the provided token results in an inconsistent list - objects that were created, \
+         modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+    );
+    let mut status = error.to_value();
+    status["metadata"]["continue"] = next.encode().into();
+    json_response(error.code, &status)
 }
 
 /// A list is its items' stored bytes, one after another, each without the type that the list already names.

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Api;
+use super::compression;
 use super::kinds::Strategy;
 use super::negotiate::Form;
 use super::protobuf;
@@ -260,10 +261,10 @@ impl Api {
         let on_object = call.target.name.is_some();
         match (call.method.as_str(), on_object) {
             ("GET", false) if call.params.flag("watch") => self.watch(&call),
-            ("GET", false) => self.list(&call).await,
+            ("GET", false) => Ok(compression::negotiated(&call.headers, self.list(&call).await?).await),
             ("POST", false) => self.create(&call).await,
             ("DELETE", false) => self.delete_collection(&call).await,
-            ("GET", true) => self.get(&call),
+            ("GET", true) => Ok(compression::negotiated(&call.headers, self.get(&call)?).await),
             ("PUT", true) => self.replace(&call, super::kinds::Part::Main).await,
             ("PATCH", true) => self.patch(&call, super::kinds::Part::Main).await,
             ("DELETE", true) => self.delete(&call).await,

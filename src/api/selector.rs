@@ -210,22 +210,15 @@ impl FieldSelector {
     /// Parses `text`, whose paths must be among `supported` (the two metadata fields always are).
     pub fn parse(text: &str, supported: &[&str]) -> Result<Self, ApiError> {
         let mut terms = Vec::new();
-        for term in text.split(',').filter(|term| !term.is_empty()) {
-            let (path, equal, value) = if let Some((path, value)) = term.split_once("!=") {
-                (path, false, value)
-            } else if let Some((path, value)) = term.split_once("==") {
-                (path, true, value)
-            } else if let Some((path, value)) = term.split_once('=') {
-                (path, true, value)
-            } else {
-                return Err(ApiError::bad_request(format!(
-                    "invalid field selector term {term:?}: expected path=value"
-                )));
-            };
+        for term in split_terms(text).into_iter().filter(|term| !term.is_empty()) {
+            let (path, equal, value) = split_term(term).ok_or_else(|| {
+                ApiError::bad_request(format!("invalid selector: '{text}'; can't understand '{term}'"))
+            })?;
+            let value = unescaped(value).map_err(ApiError::bad_request)?;
             if path != "metadata.name" && path != "metadata.namespace" && !supported.contains(&path) {
                 return Err(ApiError::bad_request(format!("field label not supported: {path}")));
             }
-            terms.push((path.to_owned(), equal, value.to_owned()));
+            terms.push((path.to_owned(), equal, value));
         }
         Ok(Self(terms))
     }
@@ -242,6 +235,53 @@ impl FieldSelector {
     pub fn matches(&self, object: &Value) -> bool {
         self.0.iter().all(|(path, equal, wanted)| (field(object, path) == *wanted) == *equal)
     }
+}
+
+/// The terms between commas; one that is escaped with a backslash is part of a value.
+fn split_terms(text: &str) -> Vec<&str> {
+    let (mut terms, mut start, mut escaped) = (Vec::new(), 0, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            ',' => {
+                terms.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    terms.push(&text[start..]);
+    terms
+}
+
+/// Path, whether it must be equal, and value, at the first operator.
+fn split_term(term: &str) -> Option<(&str, bool, &str)> {
+    term.char_indices().find_map(|(at, _)| {
+        let (path, rest) = term.split_at(at);
+        let operators = [("!=", false), ("==", true), ("=", true)];
+        operators.into_iter().find_map(|(operator, equal)| Some((path, equal, rest.strip_prefix(operator)?)))
+    })
+}
+
+/// A value without its escapes: a backslash stands before a backslash, a comma and an equals sign.
+fn unescaped(value: &str) -> Result<String, String> {
+    let mut plain = String::with_capacity(value.len());
+    let mut rest = value.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' => match rest.next() {
+                Some(c @ ('\\' | ',' | '=')) => plain.push(c),
+                other => {
+                    let sequence: String = std::iter::once('\\').chain(other).collect();
+                    return Err(format!("invalid field selector: invalid escape sequence: {sequence}"));
+                }
+            },
+            ',' | '=' => return Err(format!("invalid field selector: unescaped character in value: {c}")),
+            c => plain.push(c),
+        }
+    }
+    Ok(plain)
 }
 
 /// A field's value as selectors see it: strings as they are, booleans and numbers as text, absent as empty.
@@ -318,5 +358,18 @@ mod tests {
             "field label not supported: spec.ports"
         );
         assert_eq!(FieldSelector::parse("metadata.name=a", supported).unwrap().name(), Some("a"));
+    }
+
+    #[test]
+    fn field_selector_values_are_escaped() {
+        let selector = FieldSelector::parse(r"metadata.name=a\,b\=c\\,metadata.namespace!=x", &[]).unwrap();
+        assert!(selector.matches(&json!({"metadata": {"name": r"a,b=c\"}})));
+        for (bad, error) in [
+            ("metadata.name", "invalid selector: 'metadata.name'; can't understand 'metadata.name'"),
+            (r"metadata.name=a\b", r"invalid field selector: invalid escape sequence: \b"),
+            ("metadata.name=a=b", "invalid field selector: unescaped character in value: ="),
+        ] {
+            assert_eq!(FieldSelector::parse(bad, &[]).unwrap_err().message, error);
+        }
     }
 }

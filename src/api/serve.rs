@@ -1,17 +1,23 @@
 //! The API over TLS: one accept loop per listener, a task per connection, client certificates as identities.
+//!
+//! What a client may cost is bounded: connections per listener, the time for a handshake and for a request's head, the
+//! size of heads, streams per connection, and the time in which it takes nothing of what it is sent. Nothing is made
+//! ahead of a client: a watcher that does not read holds one piece of its stream, until the kernel ends its connection.
+//! Only the kernel watches connections for life, so that many of them wake nobody.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,6 +29,20 @@ use super::pki::{Authority, CertifiedKey};
 
 /// A client that does not finish its handshake by then is cut off.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The next request's head must be there by then, which also ends connections that are not used.
+const HEAD: Duration = Duration::from_secs(90);
+/// The largest size of HTTP/2 headers; HTTP/1 has hyper's limit of 400 KiB for the head.
+const HEADERS: u32 = 64 * 1024;
+/// Requests at a time on one HTTP/2 connection.
+const STREAMS: u32 = 250;
+/// Bytes that wait in a stream of HTTP/2 for the client to take them.
+const STREAM_BUFFER: usize = 128 * 1024;
+/// Connections of one listener; more wait in the kernel.
+const CONNECTIONS: usize = 1024;
+/// A client that takes nothing of what it is sent for this long is cut off.
+pub const STALLED: Duration = Duration::from_secs(30);
+/// A connection without traffic is asked for a sign of life after this time.
+const QUIET: Duration = Duration::from_secs(60);
 /// How long to wait after an accept failed for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -63,15 +83,32 @@ pub async fn serve(
     stopping: CancellationToken,
     connections: TaskTracker,
 ) {
+    serve_with(listener, tls, router, stopping, connections, STALLED).await;
+}
+
+/// [`serve`] with another time for [`STALLED`].
+pub async fn serve_with(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    router: Router,
+    stopping: CancellationToken,
+    connections: TaskTracker,
+    stalled: Duration,
+) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener, &room) => accepted,
             () = stopping.cancelled() => return,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, place)) => {
                 let (tls, router, stopping) = (tls.clone(), router.clone(), stopping.clone());
                 connections.spawn(async move {
+                    let _place = place;
+                    if let Err(e) = bound_silence(&stream, stalled) {
+                        debug!(error = %e, "connection without bounds");
+                    }
                     if let Err(e) = connection(stream, tls, router, stopping).await {
                         debug!(error = %e, "connection ended");
                     }
@@ -83,6 +120,23 @@ pub async fn serve(
             }
         }
     }
+}
+
+/// The next connection, when there is room for it.
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, place))
+}
+
+/// Has the kernel end a connection whose client takes nothing for this long, or is gone without a word.
+fn bound_silence(stream: &TcpStream, stalled: Duration) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(stalled.as_millis()).unwrap_or(u32::MAX))?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, QUIET)?;
+    sockopt::set_tcp_keepintvl(stream, QUIET / 4)?;
+    Ok(())
 }
 
 async fn connection(
@@ -102,7 +156,14 @@ async fn connection(
         }
         request.map(axum::body::Body::new)
     });
-    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADERS)
+        .max_send_buf_size(STREAM_BUFFER);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(connection);
     tokio::select! {

@@ -157,6 +157,15 @@ impl ApiError {
             .with(json!({"causes": [cause], "retryAfterSeconds": 1}))
     }
 
+    /// The server gave up on the request after its time.
+    pub fn timeout(message: &str) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", format!("Timeout: {message}")).with(json!({}))
+    }
+
+    pub fn too_many_requests(message: &str) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message).with(json!({"retryAfterSeconds": 1}))
+    }
+
     pub fn service_unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
     }

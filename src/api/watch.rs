@@ -15,15 +15,15 @@ use k8s_openapi::jiff::Timestamp;
 use rand::Rng;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::Api;
+use super::causes::Causes;
 use super::kinds::Strategy;
-use super::list::{Selection, parse_revision, read_failed};
+use super::list::{MATCH, Selection, parse_revision, read_failed, refuse_options};
 use super::negotiate::Form;
 use super::object;
-use super::request::Call;
-use super::status::{ApiError, bytes_response};
+use super::request::{Call, Params};
+use super::status::{ApiError, Cause, bytes_response};
 use super::table::{self, IncludeObject};
 use crate::store::{Entry, Event, EventKind, ReadError, Watch};
 
@@ -31,6 +31,8 @@ use crate::store::{Entry, Event, EventKind, ReadError, Watch};
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
 /// Events are sent together up to this many bytes.
 const CHUNK: usize = 64 * 1024;
+/// Bookmarks come this long after the first change that they tell of, as often as in the reference.
+const BOOKMARKS: Duration = Duration::from_secs(60);
 
 struct Stream {
     kind: Arc<dyn Strategy>,
@@ -44,26 +46,31 @@ struct Stream {
     initial_end: Option<u64>,
     watch: Watch,
     deadline: Instant,
-    stopping: CancellationToken,
+    /// Says that there is something new, of whatever resource.
+    commits: tokio::sync::watch::Receiver<()>,
+    /// When the next bookmark is due; `None` while the client knows the newest revision or wants no bookmarks.
+    bookmark_at: Option<Instant>,
+    /// The revision that the last bookmark told.
+    told: u64,
+    api: Api,
     ended: bool,
 }
 
 impl Api {
+    fn too_old(&self, revision: u64) -> String {
+        too_old(revision, self.store().compacted())
+    }
+
     pub(super) fn watch(&self, call: &Call) -> Result<Response, ApiError> {
         let selection = Selection::of(call)?;
-        let revision = parse_revision(call.params.get("resourceVersion"))?.unwrap_or(0);
+        check_options(&call.params)?;
+        let revision = parse_revision(call.params.get("resourceVersion")).map_err(|why| {
+            let cause = Cause { field: "resourceVersion".into(), reason: "FieldValueInvalid", message: why };
+            ApiError::invalid(call.target.about(""), &[cause])
+        })?;
         let bookmarks = call.params.flag("allowWatchBookmarks");
         let initial_events = match call.params.get("sendInitialEvents") {
             "" => None,
-            _ if call.params.get("resourceVersionMatch") != "NotOlderThan" => {
-                let mut causes = super::causes::Causes::default();
-                causes.forbidden(
-                    "resourceVersionMatch",
-                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                );
-                let about = super::status::About { group: "meta.k8s.io", resource: "ListOptions", name: "" };
-                return Err(ApiError::invalid(about, &causes.0));
-            }
             _ => Some(call.params.flag("sendInitialEvents")),
         };
         // Without a revision the watch begins with what is there, as if it had just been added.
@@ -75,7 +82,7 @@ impl Api {
         let start = if from_state || revision == 0 { listing.revision } else { revision };
         let watch = match self.store().watch(selection.scope.clone(), start) {
             Ok(watch) => watch,
-            Err(ReadError::Compacted) => return Ok(gone()),
+            Err(ReadError::Compacted) => return Ok(bytes_response(StatusCode::OK, self.too_old(start))),
             Err(e) => return Err(read_failed(e)),
         };
         let timeout = match call.params.number("timeoutSeconds")?.filter(|seconds| *seconds > 0) {
@@ -95,7 +102,10 @@ impl Api {
             initial_end: (initial_events == Some(true)).then_some(start),
             watch,
             deadline: Instant::now() + timeout,
-            stopping: self.inner.stopping.clone(),
+            commits: self.store().commits(),
+            bookmark_at: None,
+            told: 0,
+            api: self.clone(),
             ended: false,
         };
         let body = futures::stream::unfold(stream, |mut stream| async move {
@@ -106,13 +116,31 @@ impl Api {
     }
 }
 
-/// The answer to a watch from before the compaction floor: 200 with one ERROR event, as the reference does.
-fn gone() -> Response {
-    bytes_response(StatusCode::OK, error_line())
+/// `ValidateListOptions` of `k8s.io/apimachinery/pkg/apis/internalversion/validation`, for watches.
+fn check_options(params: &Params) -> Result<(), ApiError> {
+    let (matching, initial) = (params.get(MATCH), !params.get("sendInitialEvents").is_empty());
+    let mut causes = Causes::default();
+    if initial && matching != "NotOlderThan" {
+        causes.forbidden(MATCH, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+    }
+    if !matching.is_empty() {
+        if !initial {
+            causes.forbidden(MATCH, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+        }
+        if matching != "NotOlderThan" {
+            causes.unsupported(MATCH, matching, &["NotOlderThan"]);
+        }
+        if !params.get("continue").is_empty() {
+            causes.forbidden(MATCH, "resourceVersionMatch is forbidden when continue is provided");
+        }
+    }
+    refuse_options(causes)
 }
 
-fn error_line() -> String {
-    let status = ApiError::expired("too old resource version: list again").to_value();
+/// The last event of a watch that wants to know what compaction has taken. A watch that begins there is answered with
+/// 200 and this one event, as in the reference.
+fn too_old(revision: u64, floor: u64) -> String {
+    let status = ApiError::expired(format!("too old resource version: {revision} ({floor})")).to_value();
     format!("{}\n", json!({"type": "ERROR", "object": status}))
 }
 
@@ -132,17 +160,31 @@ impl Stream {
         if let Some(revision) = self.initial_end.take()
             && self.bookmarks
         {
+            self.told = revision;
             self.write_bookmark(&mut chunk, revision, true);
         }
         while chunk.is_empty() {
-            let event = tokio::select! {
-                event = self.watch.next() => event,
-                () = tokio::time::sleep_until(self.deadline) => return self.end(),
-                () = self.stopping.cancelled() => return self.end(),
-            };
-            match event {
-                Ok(event) => self.write_event(&mut chunk, &event),
-                Err(e) => return self.fail(&e),
+            let bookmark = self.bookmark_at;
+            let wake = bookmark.map_or(self.deadline, |due| due.min(self.deadline));
+            tokio::select! {
+                event = self.watch.next() => match event {
+                    Ok(event) => self.write_event(&mut chunk, &event),
+                    Err(e) => return self.fail(&e),
+                },
+                () = tokio::time::sleep_until(wake) => match bookmark {
+                    Some(due) if due < self.deadline => self.bookmark(&mut chunk),
+                    _ => return self.end(),
+                },
+                // The timer runs only while there is something to tell: an idle cluster wakes nobody.
+                changed = self.commits.changed(), if self.bookmarks && bookmark.is_none() => {
+                    // The store's end is told by the watch.
+                    if changed.is_ok() {
+                        self.bookmark_at = Some(Instant::now() + BOOKMARKS);
+                    } else {
+                        self.bookmarks = false;
+                    }
+                }
+                () = self.api.inner.stopping.cancelled() => return self.end(),
             }
         }
         while chunk.len() < CHUNK {
@@ -152,6 +194,18 @@ impl Stream {
             }
         }
         Some(chunk.into())
+    }
+
+    /// Tells how far the client has seen everything, if that is news.
+    fn bookmark(&mut self, chunk: &mut Vec<u8>) {
+        self.bookmark_at = None;
+        // In this order: what is committed from here on sets the timer again.
+        self.commits.mark_unchanged();
+        let revision = self.watch.revision();
+        if revision > self.told {
+            self.told = revision;
+            self.write_bookmark(chunk, revision, false);
+        }
     }
 
     /// A bookmark lets the client go on from here even if nothing of its kind has changed for long.
@@ -168,7 +222,7 @@ impl Stream {
         self.ended = true;
         match error {
             ReadError::Closed => None,
-            _ => Some(error_line().into()),
+            _ => Some(self.api.too_old(self.watch.revision()).into()),
         }
     }
 

@@ -300,6 +300,7 @@ impl Writer {
         for feed in touched {
             feed.wake();
         }
+        self.shared.commits.send_replace(());
     }
 
     /// After a failure: opens the database again and publishes what it has taken without our knowledge.

@@ -110,8 +110,114 @@ async fn list_below_the_compaction_floor_is_expired() {
     let then: u64 = then.parse().unwrap();
     world.until(async || (world.api.store().compacted() > then).then_some(())).await;
     let path = format!("{CONFIG_MAPS}?resourceVersion={then}&resourceVersionMatch=Exact");
-    world.get(&path).await.refused(410, "Expired");
+    let status = world.get(&path).await.refused(410, "Expired");
+    assert_eq!(message(&status), "The resourceVersion for the provided list is too old.");
     world.end().await;
+}
+
+#[tokio::test]
+async fn page_of_a_compacted_revision_offers_the_rest_as_it_is_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = StoreConfig { keep_revisions: 10, ..StoreConfig::at(dir.path().join("store.db")) };
+    let world = World::on(&store, Network::default()).await;
+    for name in ["a", "b", "c"] {
+        world.config_map(name, "1").await;
+    }
+    let first = world.get(&format!("{CONFIG_MAPS}?limit=1")).await.ok();
+    let next = first["metadata"]["continue"].as_str().unwrap();
+    world.delete(&format!("{CONFIG_MAPS}/b"), json!({})).await.ok();
+    for round in 0..200 {
+        world.merge(&format!("{CONFIG_MAPS}/a"), json!({"data": {"key": format!("{round}")}})).await.ok();
+    }
+    let then: u64 = revision(&first).parse().unwrap();
+    world.until(async || (world.api.store().compacted() > then).then_some(())).await;
+    let status = world.get(&format!("{CONFIG_MAPS}?limit=1&continue={next}")).await.refused(410, "Expired");
+    assert!(message(&status).contains("results in an inconsistent list"), "{status}");
+    let rest = status["metadata"]["continue"].as_str().unwrap();
+    let rest = world.get(&format!("{CONFIG_MAPS}?limit=1&continue={rest}")).await.ok();
+    assert_eq!(names(&rest), ["c"]);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn options_of_lists_that_contradict_one_another_are_refused() {
+    let world = World::start().await;
+    let now = revision(&world.config_map("a", "1").await);
+    for (query, expected) in [
+        (
+            "resourceVersionMatch=Exact",
+            "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is \
+             forbidden unless resourceVersion is provided",
+        ),
+        (
+            "resourceVersion=0&resourceVersionMatch=Exact",
+            "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch \
+             \"exact\" is forbidden for resourceVersion \"0\"",
+        ),
+        (
+            "resourceVersion=1&resourceVersionMatch=Newest",
+            "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Unsupported value: \"Newest\": supported \
+             values: \"Exact\", \"NotOlderThan\", \"\"",
+        ),
+        (
+            "sendInitialEvents=true",
+            "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden \
+             for list",
+        ),
+    ] {
+        let status = world.get(&format!("{CONFIG_MAPS}?{query}")).await.refused(422, "Invalid");
+        assert_eq!(message(&status), expected);
+    }
+    world.config_map("b", "1").await;
+    let first = world.get(&format!("{CONFIG_MAPS}?limit=1")).await.ok();
+    let next = first["metadata"]["continue"].as_str().unwrap();
+    let both = format!("{CONFIG_MAPS}?limit=1&continue={next}&resourceVersion={now}");
+    let status = world.get(&both).await.refused(400, "BadRequest");
+    assert_eq!(message(&status), "specifying resource version is not allowed when using continue");
+    let status = world.get(&format!("{CONFIG_MAPS}?resourceVersion=abc")).await.refused(400, "BadRequest");
+    assert_eq!(
+        message(&status),
+        "invalid resource version: resourceVersion: Invalid value: \"abc\": strconv.ParseUint: parsing \"abc\": \
+         invalid syntax"
+    );
+}
+
+#[tokio::test]
+async fn page_at_a_revision_is_of_that_revision() {
+    let world = World::start().await;
+    let then = revision(&world.config_map("a", "1").await);
+    world.config_map("b", "1").await;
+    let newer = world.get(&format!("{CONFIG_MAPS}?resourceVersion={then}")).await.ok();
+    assert_eq!(names(&newer), ["a", "b"]);
+    let exact = world.get(&format!("{CONFIG_MAPS}?resourceVersion={then}&limit=5")).await.ok();
+    assert_eq!((names(&exact), revision(&exact)), (vec!["a"], then));
+}
+
+#[tokio::test]
+async fn large_list_is_compressed_for_those_who_ask() {
+    let world = World::start().await;
+    for name in ["a", "b"] {
+        world.config_map(name, &"text ".repeat(20_000)).await;
+    }
+    let get = |accept: &'static str| request("GET", CONFIG_MAPS).header("accept-encoding", accept);
+    let plain = world.send(get("identity").body(axum::body::Body::empty()).unwrap()).await;
+    let packed = world.send(get("gzip").body(axum::body::Body::empty()).unwrap()).await;
+    assert_eq!(plain.headers.get("content-encoding"), None);
+    assert_eq!(
+        (&packed.headers["content-encoding"], &packed.headers["vary"]),
+        (&"gzip".parse().unwrap(), &"Accept-Encoding".parse().unwrap())
+    );
+    assert!(packed.text.len() < plain.text.len() / 10);
+    let watch = world
+        .send(
+            get("gzip")
+                .uri(format!("{CONFIG_MAPS}?watch=true&timeoutSeconds=1"))
+                .body(axum::body::Body::empty())
+                .unwrap(),
+        )
+        .await;
+    assert_eq!(watch.headers.get("content-encoding"), None);
+    assert!(watch.text.len() > plain.text.len() / 2);
 }
 
 #[tokio::test]

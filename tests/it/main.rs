@@ -5,6 +5,7 @@ mod access;
 mod controllers;
 mod deletion;
 mod errors;
+mod limits;
 mod lists;
 mod patches;
 mod restart;

@@ -144,3 +144,52 @@ async fn watch_ends_at_its_timeout_with_a_bookmark_to_go_on_from() {
     assert_eq!(watch.next().await.unwrap()["type"], "BOOKMARK");
     assert_eq!(watch.next().await, None);
 }
+
+#[tokio::test]
+async fn options_of_watches_that_contradict_one_another_are_refused() {
+    let world = World::start().await;
+    for (query, expected) in [
+        ("sendInitialEvents=true", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
+        (
+            "resourceVersion=1&resourceVersionMatch=NotOlderThan",
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ),
+    ] {
+        let status = world.get(&format!("{CONFIG_MAPS}?watch=true&{query}")).await.invalid(&["resourceVersionMatch"]);
+        let text = format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: {expected}");
+        assert_eq!(message(&status), text);
+    }
+    world.get(&format!("{CONFIG_MAPS}?watch=true&resourceVersion=abc")).await.invalid(&["resourceVersion"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn quiet_watcher_is_told_once_a_minute_how_far_it_has_come() {
+    let world = World::start().await;
+    world.config_map("a", "1").await;
+    let start = revision(&world.get(CONFIG_MAPS).await.ok());
+    let query = format!("resourceVersion={start}&allowWatchBookmarks=true&labelSelector=app%3Dnone");
+    let mut watch = world.watch(CONFIG_MAPS, &query).await;
+    let mut without = world.watch(CONFIG_MAPS, &format!("resourceVersion={start}&timeoutSeconds=3600")).await;
+    // The watch looks at the store for the first time.
+    assert!(tokio::time::timeout(std::time::Duration::from_secs(1), watch.next_whenever()).await.is_err());
+    for round in 0..2 {
+        world.config_map(&format!("other-{round}"), "1").await;
+        let last = revision(&world.config_map(&format!("more-{round}"), "1").await);
+        let begin = tokio::time::Instant::now();
+        let event = watch_for(&mut watch, 120).await;
+        assert_eq!((&event["type"], revision(&event["object"])), (&json!("BOOKMARK"), last));
+        assert_eq!(begin.elapsed().as_secs(), 60);
+    }
+    // Nothing happens, nothing is said.
+    let silence = tokio::time::timeout(std::time::Duration::from_secs(250), watch.next_whenever()).await;
+    assert!(silence.is_err(), "{silence:?}");
+    for name in ["other-0", "more-0", "other-1", "more-1"] {
+        without.expect("ADDED", name).await;
+    }
+    assert_eq!(without.next_whenever().await, None, "no bookmarks for who does not allow them");
+}
+
+async fn watch_for(watch: &mut Watch, seconds: u64) -> serde_json::Value {
+    let event = tokio::time::timeout(std::time::Duration::from_secs(seconds), watch.next_whenever()).await;
+    event.expect("an event in time").expect("the watch goes on")
+}

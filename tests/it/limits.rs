@@ -1,0 +1,198 @@
+//! What a client from outside may cost: time, requests at a time, and bytes that it does not read.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::BodyExt;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+use vipyard::api::pki::Authority;
+use vipyard::api::serve;
+
+use crate::world::{CONFIG_MAPS, World, config_map, request};
+
+/// A body of which nothing ever comes.
+fn endless() -> Body {
+    Body::from_stream(futures::stream::pending::<Result<Bytes, std::convert::Infallible>>())
+}
+
+/// A create whose body never comes.
+fn stuck(path: &str) -> Request<Body> {
+    request("POST", path).header("content-type", "application/json").body(endless()).unwrap()
+}
+
+async fn answer(world: &World, request: Request<Body>) -> (u16, Value) {
+    let response = world.api.public_router().oneshot(request).await.expect("a router never fails");
+    let code = response.status().as_u16();
+    let body = response.into_body().collect().await.expect("a whole body").to_bytes();
+    (code, serde_json::from_slice(&body).unwrap_or_default())
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_that_takes_too_long_is_a_timeout() {
+    let world = World::start().await;
+    for (query, seconds) in [("", 60), ("?timeout=5s", 5), ("?timeout=10m", 60)] {
+        let begin = Instant::now();
+        let (code, status) = answer(&world, stuck(&format!("{CONFIG_MAPS}{query}"))).await;
+        assert_eq!(begin.elapsed().as_secs(), seconds, "{query}");
+        assert_eq!((code, &status["reason"]), (504, &json!("Timeout")), "{status}");
+        assert_eq!(status["message"], "Timeout: request did not complete within the allotted timeout");
+    }
+    let (code, status) = answer(&world, stuck(&format!("{CONFIG_MAPS}?timeout=soon"))).await;
+    assert_eq!((code, &status["reason"]), (400, &json!("BadRequest")), "{status}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn watch_outlives_the_time_of_a_request() {
+    let world = World::start().await;
+    let watch = request("GET", &format!("{CONFIG_MAPS}?watch=true&timeout=1s")).body(Body::empty()).unwrap();
+    let response = world.api.public_router().oneshot(watch).await.unwrap();
+    let mut body = response.into_body();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    world.config_map("late", "1").await;
+    let event = body.frame().await.expect("it goes on").unwrap().into_data().unwrap();
+    assert!(String::from_utf8_lossy(&event).contains("\"late\""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_beyond_the_limit_are_sent_away_after_a_while() {
+    let world = Arc::new(World::start().await);
+    let all: Vec<_> = (0..600)
+        .map(|_| {
+            let world = Arc::clone(&world);
+            tokio::spawn(async move { answer(&world, stuck(CONFIG_MAPS)).await })
+        })
+        .collect();
+    // With paused time this lets all of them begin.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begin = Instant::now();
+    let get = || request("GET", CONFIG_MAPS).body(Body::empty()).unwrap();
+    let response = world.api.public_router().oneshot(get()).await.unwrap();
+    assert_eq!((response.status().as_u16(), begin.elapsed().as_secs()), (429, 15));
+    assert_eq!(response.headers()["retry-after"], "1");
+    // Parts of the cluster itself go on.
+    world.get(CONFIG_MAPS).await.ok();
+    for one in all {
+        assert_eq!(one.await.unwrap().0, 504);
+    }
+    assert_eq!(answer(&world, get()).await.0, 200);
+}
+
+/// The API over TLS on loopback.
+struct Listening {
+    world: World,
+    address: std::net::SocketAddr,
+    tls: TlsConnector,
+    connections: TaskTracker,
+    token: String,
+}
+
+async fn listen(stalled: Duration) -> Listening {
+    let world = World::start().await;
+    let authority = Authority::open(None).unwrap();
+    let server = authority.server(&[IpAddr::V4(Ipv4Addr::LOCALHOST)], &[]).unwrap();
+    let acceptor = serve::acceptor(&authority, &server).unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = TaskTracker::new();
+    let router = world.api.public_router();
+    tokio::spawn(serve::serve_with(listener, acceptor, router, CancellationToken::new(), connections.clone(), stalled));
+
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.cert_pem().as_bytes()).unwrap()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let account = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let asked = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let made = world.post(account, asked).await.created();
+    let token = made["status"]["token"].as_str().unwrap().to_owned();
+    Listening { world, address, tls: TlsConnector::from(Arc::new(config)), connections, token }
+}
+
+impl Listening {
+    async fn connect(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        self.tls.connect(ServerName::from(self.address.ip()), stream).await.unwrap()
+    }
+
+    /// Sends a GET and reads the head of its answer.
+    async fn get(&self, path: &str) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let mut stream = self.connect().await;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", self.token);
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
+            answer.push(stream.read_u8().await.expect("an answer"));
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+        stream
+    }
+
+    async fn until_connections(&self, count: usize) {
+        let gone = async {
+            while self.connections.len() != count {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let found = timeout(Duration::from_secs(30), gone).await;
+        assert!(found.is_ok(), "{} connections, not {count}", self.connections.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watcher_that_reads_nothing_is_cut_off_and_one_that_reads_stays() {
+    let server = listen(Duration::from_secs(2)).await;
+    let deaf = server.get(&format!("{CONFIG_MAPS}?watch=true")).await;
+    let mut reader = server.get(&format!("{CONFIG_MAPS}?watch=true")).await;
+    server.until_connections(2).await;
+    let reading = tokio::spawn(async move {
+        let mut buffer = vec![0; 1 << 20];
+        let mut tail = String::new();
+        while !tail.contains("\"last\"") {
+            let count = reader.read(&mut buffer).await.expect("it stays connected");
+            assert!(count > 0, "it is not cut off");
+            tail = String::from_utf8_lossy(&buffer[..count]).into_owned();
+        }
+        reader
+    });
+    // More than the buffers of both ends hold.
+    for i in 0..150 {
+        server.world.post(CONFIG_MAPS, config_map(&format!("c{i}"), &"x".repeat(200_000))).await.created();
+    }
+    server.until_connections(1).await;
+    server.world.config_map("last", "1").await;
+    let _reader = timeout(Duration::from_secs(30), reading).await.expect("the last event in time").unwrap();
+    assert_eq!(server.connections.len(), 1);
+    drop(deaf);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn request_of_a_client_that_goes_away_is_dropped() {
+    let server = listen(serve::STALLED).await;
+    let mut stream = server.connect().await;
+    // A request without its body, so that the server waits.
+    let head = format!(
+        "POST {CONFIG_MAPS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+         Content-Length: 1000\r\n\r\n",
+        server.token
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    server.until_connections(1).await;
+    drop(stream);
+    server.until_connections(0).await;
+}
