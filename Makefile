@@ -7,7 +7,7 @@ KUBECTL_VERSION := 1.37.0
 CHROMIUM ?= $(or $(shell command -v chromium),/usr/bin/chromium)
 export PATH := $(CURDIR)/$(TOOLS)/bin:$(PATH)
 
-.PHONY: demo test bench lint rust-test netns-test web-test browser-test web release debug tools apt-demo apt-test apt-bench screenshots clean help
+.PHONY: demo test bench lint rust-test netns-test crash-test web-test browser-test web release debug tools apt-demo apt-test apt-bench screenshots clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,9 @@ rust-test: ## Unit tests, and the API in process
 netns-test: debug ## Real namespaces, TUN devices, processes and packets
 	$(CARGO) test --test node
 	$(CARGO) test --test netns
+
+crash-test: ## kill -9 under write load, 200 rounds
+	VIPYARD_CRASH_ROUNDS=200 $(CARGO) test --lib store::crash_tests::kill_under_load -- --nocapture
 
 web-test: web ## Type checks and unit tests of the page
 	npm --prefix web run check

@@ -22,7 +22,7 @@ use crate::api::auth::Identity;
 use crate::api::pki::{self, Authority};
 use crate::api::{Api, serve};
 use crate::cluster::Cluster;
-use crate::config::{CLUSTER_API_PORT, Config, DNS_PORT};
+use crate::config::{CLUSTER_API_PORT, Config, DNS_PORT, PKI_FOLDER};
 use crate::controllers::{self, Controllers, ControllersConfig};
 use crate::dashboard::{self, DashboardConfig};
 use crate::dns::{Dns, ForwardConfig, ServerConfig, Zone};
@@ -96,7 +96,7 @@ pub async fn build(config: Config) -> Result<Running> {
     let stopping = CancellationToken::new();
     let connections = TaskTracker::new();
     let mut tasks = JoinSet::new();
-    let pki_dir = config.store.path.is_some().then(|| config.data_dir.join("pki"));
+    let pki_dir = config.store.path.is_some().then(|| config.data_dir.join(PKI_FOLDER));
     let token_key = pki::token_key(pki_dir.as_deref())?;
     let api = Api::new(store, config.network.clone(), token_key, stopping.clone());
 

@@ -1,10 +1,12 @@
 //! The command line: one file per subcommand. Exit codes: 0 fine, 1 failed, 64 bad usage or configuration.
 
+mod backup;
 mod demo;
 mod doctor;
 mod down;
 mod kubeconfig;
 mod paths;
+mod restore;
 mod up;
 
 use std::ffi::OsString;
@@ -34,6 +36,10 @@ enum Command {
     Demo(demo::Args),
     /// Print the kubeconfig of a cluster
     Kubeconfig(kubeconfig::Args),
+    /// Copy a cluster into one file, also while it runs
+    Backup(backup::Args),
+    /// Make a new data directory from a backup
+    Restore(restore::Args),
     /// Check what this machine allows, and say what mends the rest
     Doctor,
     /// Print the version
@@ -92,6 +98,8 @@ pub fn main() -> ExitCode {
         Command::Down(args) => down::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Kubeconfig(args) => kubeconfig::run(args),
+        Command::Backup(args) => backup::run(args),
+        Command::Restore(args) => restore::run(args),
         Command::Doctor => doctor::run(),
         Command::Version => {
             println!("vipyard {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), crate::api::KUBERNETES_VERSION);

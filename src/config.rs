@@ -7,6 +7,10 @@ use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+/// The database in a data directory.
+pub const DATABASE_FILE: &str = "vipyard.db";
+/// Where a data directory has the cluster's keys.
+pub const PKI_FOLDER: &str = "pki";
 pub const API_LISTEN: &str = "127.0.0.1:6443";
 pub const UI_LISTEN: &str = "127.0.0.1:8080";
 pub const NODES: u16 = 3;

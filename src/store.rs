@@ -12,6 +12,7 @@
 //! that the present needs, a database in memory would hold each value a second time, and it could not be read by a
 //! second connection beside the writer. History then reaches back as far as the rings do (see [`MEMORY_EVENTS`]).
 
+pub mod backup;
 mod error;
 mod feed;
 mod history;

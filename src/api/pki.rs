@@ -22,6 +22,8 @@ const CA_CERT: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
 /// The key that ServiceAccounts' tokens are signed with.
 const TOKEN_KEY: &str = "sa.key";
+/// The files in the folder of keys that make the cluster itself for its clients; everything else is made from them.
+pub const IDENTITY: [&str; 3] = [CA_CERT, CA_KEY, TOKEN_KEY];
 /// The name of cluster, user and context in a kubeconfig of ours.
 pub const CONTEXT: &str = "vipyard";
 const CA_YEARS: i64 = 10;

@@ -77,8 +77,11 @@ impl Args {
 
     pub(super) fn config(&self) -> Result<Config, Failure> {
         let data_dir = std::path::absolute(&self.data_dir.data_dir).context("bad --data-dir")?;
-        let store =
-            if self.in_memory { StoreConfig::in_memory() } else { StoreConfig::at(data_dir.join("vipyard.db")) };
+        let store = if self.in_memory {
+            StoreConfig::in_memory()
+        } else {
+            StoreConfig::at(data_dir.join(config::DATABASE_FILE))
+        };
         let mut network = Network::default();
         override_range(
             "--service-cidr",

@@ -16,7 +16,9 @@ use super::*;
 
 /// Where a child finds its directory, and the switch that makes it one.
 const DIR: &str = "VIPYARD_STORE_TEST_DIR";
-const ROUNDS: u64 = 20;
+/// Sets how often the child is killed.
+const ROUNDS: &str = "VIPYARD_CRASH_ROUNDS";
+const FEW_ROUNDS: u64 = 10;
 const WRITERS: u64 = 8;
 
 fn config(dir: &Path) -> StoreConfig {
@@ -104,7 +106,8 @@ async fn kill_under_load_loses_no_acknowledged_write() {
     let mut acknowledged = Acknowledged::new();
     let mut state: BTreeMap<Key, Arc<Entry>> = BTreeMap::new();
     let mut seen = 0;
-    for round in 0..ROUNDS {
+    let rounds = std::env::var(ROUNDS).map_or(FEW_ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
+    for round in 0..rounds {
         let child = child("child_that_writes_until_it_is_killed", dir.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

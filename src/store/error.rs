@@ -20,7 +20,8 @@ pub enum OpenError {
     )]
     Newer { path: PathBuf, found: i64, known: i64 },
     #[error(
-        "{} is damaged ({detail}): restore a backup over it, or move it away to start empty", path.display()
+        "{} is damaged ({detail}): move its directory away and make it anew with `vipyard restore BACKUP`, or start empty",
+        path.display()
     )]
     Damaged { path: PathBuf, detail: String },
     #[error(

@@ -267,14 +267,14 @@ async fn compact(connection: &mut SqliteConnection, from: u64, to: u64) -> Resul
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Identity {
+pub(super) enum Identity {
     /// Was empty and is marked as ours now.
     New,
     Ours,
     Foreign,
 }
 
-async fn identify(connection: &mut SqliteConnection) -> Result<Identity, sqlx::Error> {
+pub(super) async fn identify(connection: &mut SqliteConnection) -> Result<Identity, sqlx::Error> {
     let id: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *connection).await?;
     if id == APPLICATION_ID {
         return Ok(Identity::Ours);
@@ -301,7 +301,7 @@ async fn find_damage(connection: &mut SqliteConnection) -> Result<Option<String>
     }
 }
 
-async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
+pub(super) async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
     MIGRATOR.run(connection).await.map_err(|error| match error {
         MigrateError::VersionMissing(found) => {
             let known = MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or(0);
@@ -399,7 +399,7 @@ fn primary_code(error: &sqlx::Error) -> Option<u32> {
     Some(code & 0xff)
 }
 
-fn open_error(path: &Path, error: sqlx::Error) -> OpenError {
+pub(super) fn open_error(path: &Path, error: sqlx::Error) -> OpenError {
     let path = PathBuf::from(path);
     match (primary_code(&error), &error) {
         (Some(SQLITE_NOTADB), _) => OpenError::NotOurs { path },

@@ -608,7 +608,7 @@ async fn damaged_database_is_refused() {
     std::fs::write(&path, bytes).unwrap();
     let error = Store::open(&config).await.err().unwrap();
     assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
-    assert!(error.to_string().contains("restore a backup"));
+    assert!(error.to_string().contains("`vipyard restore BACKUP`"));
 }
 
 #[tokio::test]

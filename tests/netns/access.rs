@@ -1,8 +1,9 @@
-//! The ways to the API: a Pod with its ServiceAccount's token, and kubectl's questions.
+//! The ways to the API: a Pod with its ServiceAccount's token, kubectl's questions, and a restored cluster.
 
+use http::Method;
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
+use crate::cluster::{CONFIG_MAPS, Cluster, Home, vipyard};
 
 /// Where a Pod finds its token (rule PD4).
 const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -69,6 +70,45 @@ pub async fn token_in_a_pod_is_read_only_and_for_this_pod() {
     cluster.gone(&format!("{}/holder", crate::cluster::PODS)).await;
     let status = cluster.post(path, question).await["status"].clone();
     assert_ne!(status["authenticated"], true, "{status}");
+}
+
+pub async fn backup_of_a_running_cluster_becomes_the_same_cluster() {
+    let cluster = Cluster::start().await;
+    let object = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+    let kept = cluster.post(CONFIG_MAPS, object("kept")).await;
+    let account = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let asked = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let token = cluster.post(account, asked).await["status"]["token"].clone();
+    let file = cluster.home.path("backup");
+    let (file, data) = (file.to_str().unwrap(), cluster.home.data());
+    let data = data.to_str().unwrap();
+    let (code, out, err) = vipyard(&["backup", file, "--data-dir", data]).await;
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    let lost = cluster.post(CONFIG_MAPS, object("lost")).await;
+    let (code, _, err) = vipyard(&["restore", file, "--data-dir", data]).await;
+    assert_eq!(code, 1);
+    assert!(err.contains("is not empty"), "{err}");
+
+    let client = cluster.client.clone();
+    let home = cluster.kill().await;
+    let other = Home::new();
+    let new = other.data();
+    let (code, out, err) = vipyard(&["restore", file, "--data-dir", new.to_str().unwrap()]).await;
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    let mut restored = Cluster::start_in(other).await;
+    // The clients of the old cluster do not notice.
+    restored.client = client;
+    assert_eq!(restored.get(&format!("{CONFIG_MAPS}/kept")).await["metadata"], kept["metadata"]);
+    assert!(restored.find(&format!("{CONFIG_MAPS}/lost")).await.is_none());
+    let question = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+    let status = restored.post("/apis/authentication.k8s.io/v1/tokenreviews", question).await["status"].clone();
+    assert_eq!(status["authenticated"], true, "{status}");
+    let since = lost["metadata"]["resourceVersion"].as_str().unwrap();
+    let path = format!("{CONFIG_MAPS}?watch=true&resourceVersion={since}");
+    let (_, event) = restored.request(Method::GET, &path, None).await.unwrap();
+    assert_eq!((&event["type"], &event["object"]["code"]), (&json!("ERROR"), &json!(410)), "{event}");
+    restored.stop().await;
+    drop(home);
 }
 
 pub async fn kubectl_asks_who_it_is_and_makes_tokens() {

@@ -73,6 +73,7 @@ scenarios! {
     pods::api_answers_inside_the_cluster,
     access::pod_reaches_the_api_with_its_token_and_ca: curl,
     access::token_in_a_pod_is_read_only_and_for_this_pod,
+    access::backup_of_a_running_cluster_becomes_the_same_cluster,
     access::kubectl_asks_who_it_is_and_makes_tokens: kubectl,
     pods::services_are_in_the_environment_ev1_ev3,
     pods::restart_policy_decides_the_phase,
