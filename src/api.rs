@@ -7,6 +7,7 @@
 pub mod alloc;
 pub mod auth;
 pub mod causes;
+mod custom;
 mod delete;
 mod discovery;
 pub mod kinds;
@@ -81,6 +82,9 @@ impl Api {
                 allocators.restore(kinds::held_by(&spec));
             }
         }
+        for entry in store.list(&Scope::all("ipaddresses.networking.k8s.io")).items {
+            allocators.restore(serde_json::from_slice(&entry.value).ok().and_then(|address| kinds::kept_by(&address)));
+        }
         let inner = Inner {
             registry: Registry::default(),
             ctx: Context { network, allocators, store },
@@ -88,7 +92,21 @@ impl Api {
             stopping,
             ready: std::sync::atomic::AtomicBool::new(false),
         };
-        Self { inner: Arc::new(inner) }
+        let api = Self { inner: Arc::new(inner) };
+        api.refresh_custom_kinds();
+        api
+    }
+
+    /// Serves the kinds that the stored definitions define.
+    fn refresh_custom_kinds(&self) {
+        let mut kinds = Vec::new();
+        for entry in self.store().list(&Scope::all("customresourcedefinitions.apiextensions.k8s.io")).items {
+            match serde_json::from_slice(&entry.value) {
+                Ok(definition) => kinds.extend(custom::kinds_of(&definition)),
+                Err(error) => tracing::warn!(key = %entry.key, %error, "definition cannot be read"),
+            }
+        }
+        self.registry().set_custom(kinds);
     }
 
     pub fn store(&self) -> &Store {

@@ -16,18 +16,26 @@
 //! | `namespaces` | ServiceAccount and root certificate of each namespace | PD4, PD7 |
 //! | `namespace_deletion` | namespaces that are being deleted: empties and finalizes them | ES20 |
 //! | `scheduler` | nodes for Pods | PD6, DP4 |
+//! | `custom_resources` | definitions that are being deleted: their objects go first | |
 //! | `garbage` | dependents of deleted owners | ES19 |
+//! | `disruption` | status of PodDisruptionBudgets | |
+//! | `ip_addresses` | an IPAddress for each Service address | SC5-SC7 |
+//! | `service_cidrs` | ServiceCIDRs: the cluster's own, readiness, deletion | SC1, SC3, SC4 |
 //! | `bootstrap` | system namespaces, `default/kubernetes`, `kube-system/kube-dns` | K1, K2, EM7 |
 //!
 //! What a controller decides stands in a pure function in a file of its own (`*_plan`, `slice_packing`, `placement`,
 //! `garbage_graph`), which the table tests call directly.
 
 mod bootstrap;
+mod custom_resources;
+mod disruption;
+mod disruption_plan;
 mod endpoint_model;
 mod endpoints;
 mod endpoints_plan;
 mod garbage;
 mod garbage_graph;
+mod ip_addresses;
 mod mirror_plan;
 mod mirroring;
 mod namespace_deletion;
@@ -37,6 +45,7 @@ mod placement_affinity;
 mod queue;
 mod runner;
 mod scheduler;
+mod service_cidrs;
 mod service_pods;
 mod slice_book;
 mod slice_packing;
@@ -48,6 +57,8 @@ use std::sync::Arc;
 
 use kube::Client;
 use kube::core::ApiResource;
+use parking_lot::RwLock;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use bootstrap::{SYSTEM_NAMESPACES, bootstrap};
@@ -64,6 +75,49 @@ struct Kind {
     namespaced: bool,
 }
 
+/// The kinds that are or were served, in a list that only grows: a place in it stays true while custom kinds come and go.
+#[derive(Debug, Default)]
+struct Kinds(RwLock<Vec<Kind>>);
+
+impl Kinds {
+    fn at(&self, place: usize) -> Kind {
+        self.0.read()[place].clone()
+    }
+
+    fn place_of(&self, group: &str, kind: &str) -> Option<usize> {
+        self.0.read().iter().position(|known| known.resource.group == group && known.resource.kind == kind)
+    }
+
+    /// The place of a kind, which gets one if it has none.
+    fn add(&self, kind: &Kind) -> usize {
+        if let Some(place) = self.place_of(&kind.resource.group, &kind.resource.kind) {
+            self.0.write()[place] = kind.clone();
+            return place;
+        }
+        let mut all = self.0.write();
+        all.push(kind.clone());
+        all.len() - 1
+    }
+}
+
+/// The kinds of the API as they are now, and a sign when they change.
+#[derive(Clone)]
+struct Served(watch::Receiver<Vec<(ApiResource, bool)>>);
+
+impl Served {
+    fn now(&self) -> Vec<Kind> {
+        let resources = self.0.borrow().clone();
+        resources.into_iter().map(|(resource, namespaced)| Kind { resource, namespaced }).collect()
+    }
+
+    /// The kinds after the next change; `None` when there will be none.
+    async fn next(&mut self) -> Option<Vec<Kind>> {
+        self.0.changed().await.ok()?;
+        self.0.mark_unchanged();
+        Some(self.now())
+    }
+}
+
 /// What the controllers need.
 pub struct ControllersConfig {
     pub client: Client,
@@ -73,7 +127,7 @@ pub struct ControllersConfig {
     pub root_ca_pem: String,
     /// Every kind that the API serves with list, watch, get, patch, delete and deletecollection; `true` if its
     /// objects live in namespaces.
-    pub resources: Vec<(ApiResource, bool)>,
+    pub resources: watch::Receiver<Vec<(ApiResource, bool)>>,
 }
 
 /// All controllers of the cluster.
@@ -84,8 +138,7 @@ impl Controllers {
     /// run before, so that the first Services of users do not race the system's for addresses.
     pub fn start(config: ControllersConfig, tasks: &mut JoinSet<()>) {
         let ControllersConfig { client, cluster, network, root_ca_pem, resources } = config;
-        let kinds: Arc<[Kind]> =
-            resources.into_iter().map(|(resource, namespaced)| Kind { resource, namespaced }).collect();
+        let served = Served(resources);
 
         let slice_queue = Arc::new(queue::Queue::new());
         let endpoints_queue = Arc::new(queue::Queue::new());
@@ -97,11 +150,15 @@ impl Controllers {
 
         scheduler::Scheduler::start(&client, &cluster, tasks);
         namespaces::NamespaceController::start(&client, &cluster, root_ca_pem, tasks);
+        disruption::DisruptionController::start(&client, &cluster, tasks);
+        service_cidrs::ServiceCidrController::start(&client, &cluster, &network, tasks);
+        ip_addresses::IpAddressController::start(&client, &cluster, tasks);
         bootstrap::SystemObjects::start(&client, &cluster, &network, tasks);
 
         let emptied = Arc::new(queue::Queue::new());
-        garbage::GarbageCollector::start(&client, &kinds, Arc::clone(&emptied), tasks);
-        namespace_deletion::NamespaceDeletion::start(&client, &cluster, &kinds, emptied, tasks);
+        garbage::GarbageCollector::start(&client, &served, Arc::clone(&emptied), tasks);
+        namespace_deletion::NamespaceDeletion::start(&client, &cluster, &served, emptied, tasks);
+        custom_resources::CustomResources::start(&client, served, tasks);
     }
 }
 

@@ -7,10 +7,15 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use parking_lot::Mutex;
 use rand::Rng;
 
 use crate::config::{NODE_PORT_RANGE, Network};
+
+/// Label of the IPAddress objects that this allocator answers for, and its value (SC5).
+pub const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
+pub const MANAGER: &str = "ipallocator.k8s.io";
 
 /// A thing that is given to one Service at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +67,17 @@ impl Range {
         Self { first: network + 1, last: network + size - 1 - u128::from(broadcast), band }
     }
 
+    /// The addresses of a CIDR: never the network's own, nor IPv4's broadcast; no more than 2^64 of IPv6 (B1).
+    fn of(net: &IpNet) -> Self {
+        match net {
+            IpNet::V4(v4) => Self::addresses(u32::from(v4.network()).into(), 1u128 << (32 - v4.prefix_len()), true),
+            IpNet::V6(v6) => {
+                let size = 1u128 << (128 - u32::from(v6.prefix_len())).min(64);
+                Self::addresses(u128::from(v6.network()), size, false)
+            }
+        }
+    }
+
     /// Tries the upper part from a random place, then the lower band from a random place.
     fn pick(&self, take: impl Fn(u128) -> Option<Item>, used: &mut HashSet<Item>) -> Option<Item> {
         let seam = self.first + self.band.saturating_sub(1).min(self.last - self.first);
@@ -82,14 +98,10 @@ impl Range {
 
 impl Allocators {
     pub fn new(network: &Network) -> Self {
-        let (v4, v6) = (network.service_v4, network.service_v6);
-        let size4 = 1u128 << (32 - v4.prefix_len());
-        // Rule B1: no more than 2^64 addresses of an IPv6 range are used.
-        let size6 = 1u128 << (128 - u32::from(v6.prefix_len())).min(64);
         let ports = NODE_PORT_RANGE.len() as u128;
         Self {
-            v4: Range::addresses(u32::from(v4.network()).into(), size4, true),
-            v6: Range::addresses(u128::from(v6.network()), size6, false),
+            v4: Range::of(&network.service_v4.into()),
+            v6: Range::of(&network.service_v6.into()),
             // Rule B3.
             ports: Range {
                 first: u128::from(*NODE_PORT_RANGE.start()),
@@ -112,20 +124,24 @@ impl Allocators {
         }
     }
 
-    fn address(&self, ipv6: bool) -> Result<Item, AllocError> {
+    /// An address of the cluster's own range, then of the `further` ones (SC3).
+    fn address(&self, ipv6: bool, further: &[IpNet]) -> Result<Item, AllocError> {
         let take = |n: u128| {
             Some(Item::Address(if ipv6 { IpAddr::V6(n.into()) } else { IpAddr::V4(u32::try_from(n).ok()?.into()) }))
         };
-        let range = if ipv6 { self.v6 } else { self.v4 };
-        range.pick(take, &mut self.used.lock()).ok_or(AllocError::Full)
+        let own = if ipv6 { self.v6 } else { self.v4 };
+        let further = further.iter().filter(|net| net.addr().is_ipv6() == ipv6).map(Range::of);
+        let mut used = self.used.lock();
+        std::iter::once(own).chain(further).find_map(|range| range.pick(take, &mut used)).ok_or(AllocError::Full)
     }
 
-    fn exact_address(&self, address: IpAddr) -> Result<Item, AllocError> {
+    fn exact_address(&self, address: IpAddr, further: &[IpNet]) -> Result<Item, AllocError> {
         let (range, n) = match address {
             IpAddr::V4(v4) => (self.v4, u128::from(u32::from(v4))),
             IpAddr::V6(v6) => (self.v6, u128::from(v6)),
         };
-        if !(range.first..=range.last).contains(&n) {
+        let further = further.iter().filter(|net| net.contains(&address)).map(Range::of);
+        if !std::iter::once(range).chain(further).any(|range| (range.first..=range.last).contains(&n)) {
             return Err(AllocError::OutOfRange);
         }
         let item = Item::Address(address);
@@ -176,16 +192,16 @@ impl Reservation {
         self.allocators.clone().ok_or(AllocError::Full)
     }
 
-    pub fn address(&mut self, ipv6: bool) -> Result<IpAddr, AllocError> {
-        let item = self.source()?.address(ipv6);
+    pub fn address(&mut self, ipv6: bool, further: &[IpNet]) -> Result<IpAddr, AllocError> {
+        let item = self.source()?.address(ipv6, further);
         match self.take(item)? {
             Item::Address(address) => Ok(address),
             Item::NodePort(_) => Err(AllocError::Full),
         }
     }
 
-    pub fn exact_address(&mut self, address: IpAddr) -> Result<(), AllocError> {
-        let item = self.source()?.exact_address(address);
+    pub fn exact_address(&mut self, address: IpAddr, further: &[IpNet]) -> Result<(), AllocError> {
+        let item = self.source()?.exact_address(address, further);
         self.take(item).map(drop)
     }
 
@@ -240,8 +256,8 @@ mod tests {
     #[test]
     fn dynamic_addresses_leave_the_static_band_until_the_rest_is_full_b2() {
         let mut reservation = Reservation::new(&small());
-        let mut picked: Vec<IpAddr> = (0..30).map(|_| reservation.address(false).unwrap()).collect();
-        assert_eq!(reservation.address(false), Err(AllocError::Full));
+        let mut picked: Vec<IpAddr> = (0..30).map(|_| reservation.address(false, &[]).unwrap()).collect();
+        assert_eq!(reservation.address(false, &[]), Err(AllocError::Full));
         let upper: Vec<IpAddr> = picked.drain(..15).collect();
         assert!(upper.iter().all(|ip| *ip >= "10.96.0.16".parse::<IpAddr>().unwrap()), "{upper:?}");
         picked.extend(upper);
@@ -255,15 +271,15 @@ mod tests {
         let allocators = small();
         let ip = "10.96.0.5".parse().unwrap();
         let mut reservation = Reservation::new(&allocators);
-        reservation.exact_address(ip).unwrap();
-        assert_eq!(Reservation::new(&allocators).exact_address(ip), Err(AllocError::AddressTaken));
+        reservation.exact_address(ip, &[]).unwrap();
+        assert_eq!(Reservation::new(&allocators).exact_address(ip, &[]), Err(AllocError::AddressTaken));
         drop(reservation);
         let mut reservation = Reservation::new(&allocators);
-        reservation.exact_address(ip).unwrap();
+        reservation.exact_address(ip, &[]).unwrap();
         reservation.commit();
-        assert_eq!(Reservation::new(&allocators).exact_address(ip), Err(AllocError::AddressTaken));
+        assert_eq!(Reservation::new(&allocators).exact_address(ip, &[]), Err(AllocError::AddressTaken));
         assert_eq!(
-            Reservation::new(&allocators).exact_address("10.97.0.1".parse().unwrap()),
+            Reservation::new(&allocators).exact_address("10.97.0.1".parse().unwrap(), &[]),
             Err(AllocError::OutOfRange)
         );
     }
@@ -275,5 +291,15 @@ mod tests {
         assert_eq!(reservation.exact_port(29999), Err(AllocError::PortOutOfRange));
         reservation.exact_port(30000).unwrap();
         assert_eq!(reservation.exact_port(30000), Err(AllocError::PortTaken));
+    }
+
+    #[test]
+    fn further_ranges_are_used_when_the_own_is_full_sc3() {
+        let further: Vec<IpNet> = vec!["10.200.0.0/28".parse().unwrap(), "fd00:99::/64".parse().unwrap()];
+        let mut reservation = Reservation::new(&small());
+        reservation.exact_address("10.200.0.3".parse().unwrap(), &further).unwrap();
+        let picked: Vec<IpAddr> = (0..31).map(|_| reservation.address(false, &further).unwrap()).collect();
+        assert!(further[0].contains(&picked[30]), "{}", picked[30]);
+        assert!(picked[..30].iter().all(|ip| !further[0].contains(ip)));
     }
 }

@@ -32,6 +32,15 @@ impl Causes {
         self.push(field, "FieldValueForbidden", format!("Forbidden: {detail}"));
     }
 
+    /// `value` is of another type than its schema says; `value` is the name of its type.
+    pub fn type_invalid(&mut self, field: impl Into<String>, value: &str, detail: impl Display) {
+        self.push(field, "FieldValueTypeInvalid", format!("Invalid value: {value:?}: {detail}"));
+    }
+
+    pub fn too_many(&mut self, field: impl Into<String>, actual: usize, limit: i64) {
+        self.push(field, "FieldValueTooMany", format!("Too many: {actual}: must have at most {limit} items"));
+    }
+
     pub fn too_long(&mut self, field: impl Into<String>, limit: usize) {
         self.push(field, "FieldValueTooLong", format!("Too long: may not be more than {limit} bytes"));
     }

@@ -182,8 +182,9 @@ impl Api {
             let grace = grace_period(info, &object, options.grace);
             mark(info, &mut object, grace, Timestamp::now());
             let gone = !is_held(info, &object);
-            if gone {
-                // The last state that watchers see is the one before the delete.
+            if gone && info.kind != "Pod" {
+                // The last state that watchers see is the one before the delete. Only Pods have a grace period, and
+                // show how long it was, also when it was none.
                 object = before.clone();
             }
             if options.dry_run || (!gone && object == before) {
@@ -194,6 +195,7 @@ impl Api {
             let op = if gone { Op::Delete { expect, encode } } else { Op::Update { expect, encode } };
             match self.store().commit(key.clone(), op).await {
                 Ok(entry) => {
+                    self.committed(info);
                     meta_mut(&mut object).insert("resourceVersion".into(), entry.revision.to_string().into());
                     if gone {
                         target.kind.release(&self.inner.ctx, object.clone());

@@ -20,11 +20,16 @@ pub(super) fn subresources(info: &Info) -> Vec<(&'static str, &'static str, &'st
     if info.status {
         all.push(("status", info.kind, &["get", "patch", "update"]));
     }
+    if info.scale {
+        all.push(("scale", "Scale", &["get", "patch", "update"]));
+    }
     match info.plural {
         "pods" => {
             all.push(("binding", "Binding", &["create"]));
+            all.push(("ephemeralcontainers", "Pod", &["get", "patch", "update"]));
             all.push(("eviction", "Eviction", &["create"]));
             all.push(("log", "Pod", &["get"]));
+            all.push(("resize", "Pod", &["get", "patch", "update"]));
         }
         "namespaces" => all.push(("finalize", "Namespace", &["update"])),
         _ => {}
@@ -104,7 +109,13 @@ fn aggregated_resource(info: &Info) -> Value {
     }
     let subresources: Vec<Value> = subresources(info)
         .into_iter()
-        .map(|(name, response, verbs)| json!({"subresource": name, "responseKind": kind(response), "verbs": verbs}))
+        .map(|(name, response, verbs)| {
+            let response = match version_of(response) {
+                Some((group, version)) => json!({"group": group, "version": version, "kind": response}),
+                None => kind(response),
+            };
+            json!({"subresource": name, "responseKind": response, "verbs": verbs})
+        })
         .collect();
     if !subresources.is_empty() {
         resource["subresources"] = subresources.into();
@@ -173,13 +184,27 @@ fn resource_list(api: &Api, group: &str, version: &str) -> Response {
         }
         resources.push(resource);
         for (name, kind, verbs) in subresources(info) {
-            resources.push(json!({"name": format!("{}/{name}", info.plural), "singularName": "",
-                "namespaced": info.namespaced, "kind": kind, "verbs": verbs}));
+            let mut resource = json!({"name": format!("{}/{name}", info.plural), "singularName": "",
+                "namespaced": info.namespaced, "kind": kind, "verbs": verbs});
+            if let Some((group, version)) = version_of(kind) {
+                resource["group"] = group.into();
+                resource["version"] = version.into();
+            }
+            resources.push(resource);
         }
     }
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     Json(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources}))
         .into_response()
+}
+
+/// The group and version of what is sent to a subresource, where they are not those of the resource.
+fn version_of(kind: &str) -> Option<(&'static str, &'static str)> {
+    match kind {
+        "Eviction" => Some(("policy", "v1")),
+        "Scale" => Some(("autoscaling", "v1")),
+        _ => None,
+    }
 }
 
 fn verbs(info: &Info) -> Vec<&'static str> {

@@ -3,20 +3,38 @@
 //! Verbs work on JSON values and know nothing of kinds; a [`Kind`] works on its typed object. [`Typed`] stands between
 //! and is where JSON is checked against the type: a wrong type is refused with its path, unknown fields fall away.
 
+mod checks;
 mod config_map;
+mod controller_revision;
+mod daemon_set;
+mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod ingress;
+mod ingress_class;
+mod ip_address;
+mod job;
 mod lease;
 mod namespace;
+mod network_policy;
 mod node;
 mod pod;
 mod pod_columns;
+mod pod_disruption_budget;
+mod pod_spec;
+mod priority_class;
+mod quantity;
+mod rbac;
+mod replica_set;
 mod secret;
 mod service;
 mod service_account;
 mod service_addresses;
+mod service_cidr;
 mod service_validation;
+mod stateful_set;
+mod template;
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
@@ -25,21 +43,30 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::ServiceSpec;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::networking::v1::IPAddress;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::watch;
 
 use super::alloc::{Allocators, Reservation};
 use super::causes::Causes;
+use super::custom::definition::DefinitionKind;
 use super::names::NameRule;
 use super::schema::Schema;
 use super::schema::builtin::{self, Definitions};
 use super::status::ApiError;
 use crate::config::Network;
 use crate::store::Store;
+
+pub use checks::{scaled_up, selects};
+
+/// Group and name of PodDisruptionBudgets, which evictions ask.
+pub(super) const BUDGETS_GROUP: &str = "policy";
+pub(super) const BUDGETS: &str = "poddisruptionbudgets";
 
 /// What is fixed about a kind.
 #[derive(Clone, Debug)]
@@ -54,13 +81,23 @@ pub struct Info {
     pub namespaced: bool,
     /// Whether the kind has a `status` subresource, so that a write to the object leaves its status alone.
     pub status: bool,
+    /// Whether the kind has a `scale` subresource over `spec.replicas`.
+    pub scale: bool,
     /// Whether `metadata.generation` counts the changes of `spec`.
     pub generation: bool,
+    /// Whether a CustomResourceDefinition brought the kind.
+    pub custom: bool,
+    /// Whether the kind's objects define kinds.
+    pub defines_kinds: bool,
     /// Whether a PUT to a name that is not there creates it.
     pub create_on_update: bool,
     /// Whether a DELETE answers with the deleted object rather than with a Status.
     pub returns_deleted: bool,
     pub name_rule: NameRule,
+    /// Times that are null when unset rather than left out, as they are no pointers in Go: of the object itself,
+    pub times: &'static [&'static str],
+    /// and of each of its conditions.
+    pub condition_times: &'static [&'static str],
     /// Field selectors beyond the two of metadata.
     pub fields: &'static [&'static str],
     pub columns: &'static [Column],
@@ -78,10 +115,15 @@ impl Info {
         categories: &[],
         namespaced: true,
         status: false,
+        scale: false,
         generation: false,
+        custom: false,
+        defines_kinds: false,
         create_on_update: false,
         returns_deleted: false,
         name_rule: NameRule::Subdomain,
+        times: &[],
+        condition_times: &[],
         fields: &[],
         columns: &[NAME, AGE],
     };
@@ -95,6 +137,19 @@ impl Info {
         self.kind != "Namespace"
     }
 
+    fn show_unset_times(&self, object: &mut Value) {
+        let show = |value: &mut Value, times: &[&str]| {
+            let Some(fields) = value.as_object_mut() else { return };
+            for time in times {
+                fields.entry(*time).or_insert(Value::Null);
+            }
+        };
+        show(object, self.times);
+        for condition in object.pointer_mut("/status/conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+            show(condition, self.condition_times);
+        }
+    }
+
     /// The name of the resource in the store: `services`, `endpointslices.discovery.k8s.io`.
     pub fn resource(&self) -> String {
         if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
@@ -102,7 +157,7 @@ impl Info {
 }
 
 /// A column of `kubectl get`; those with a priority above 0 are shown with `-o wide`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Column {
     pub name: &'static str,
     pub kind: &'static str,
@@ -115,11 +170,15 @@ pub(super) const fn column(name: &'static str, description: &'static str) -> Col
     Column { name, kind: "string", format: "", priority: 0, description }
 }
 
+pub(super) const fn integer(name: &'static str, description: &'static str) -> Column {
+    Column { kind: "integer", ..column(name, description) }
+}
+
 pub(super) const fn wide(name: &'static str, description: &'static str) -> Column {
     Column { name, kind: "string", format: "", priority: 1, description }
 }
 
-pub(super) const NAME: Column = Column {
+pub(in crate::api) const NAME: Column = Column {
     name: "Name",
     kind: "string",
     format: "name",
@@ -148,6 +207,10 @@ pub enum Part {
     Status,
     /// `finalize` of a Namespace.
     Finalize,
+    /// `ephemeralcontainers` of a Pod.
+    EphemeralContainers,
+    /// `resize` of a Pod.
+    Resize,
 }
 
 /// The rules of one kind. Every method has a default that does nothing.
@@ -233,16 +296,14 @@ impl<K: Kind> Typed<K> {
     }
 
     fn decode(&self, mut value: Value) -> Result<K::Object, ApiError> {
-        super::object::quantities_as_text(&mut value);
+        let refused = |why: String| {
+            let Info { kind, version, .. } = self.info;
+            ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
+        };
+        quantity::normalize(&mut value).map_err(|e| refused(e.into()))?;
         serde_path_to_error::deserialize(value).map_err(|e| {
             let path = e.path().to_string();
-            ApiError::bad_request(format!(
-                "{} in version {:?} cannot be handled as a {}: {path}: cannot unmarshal: {}",
-                self.info.kind,
-                self.info.version,
-                self.info.kind,
-                e.into_inner()
-            ))
+            refused(format!("{path}: cannot unmarshal: {}", e.into_inner()))
         })
     }
 
@@ -251,9 +312,10 @@ impl<K: Kind> Typed<K> {
         serde_json::from_value(value).map_err(ApiError::internal)
     }
 
-    fn encode(object: &K::Object) -> Result<Value, ApiError> {
+    fn encode(&self, object: &K::Object) -> Result<Value, ApiError> {
         let mut value = serde_json::to_value(object).map_err(ApiError::internal)?;
         super::object::prune(&mut value);
+        self.info.show_unset_times(&mut value);
         Ok(value)
     }
 
@@ -269,7 +331,7 @@ impl<K: Kind> Typed<K> {
             let about = super::status::About { group: self.info.group, resource: self.info.kind, name };
             return Err(ApiError::invalid(about, &causes.0));
         }
-        Ok(Admitted { value: Self::encode(object)?, declared, reservation })
+        Ok(Admitted { value: self.encode(object)?, declared, reservation })
     }
 }
 
@@ -281,7 +343,7 @@ impl<K: Kind> Strategy for Typed<K> {
     fn create(&self, ctx: &Context, object: Value, mut causes: Causes) -> Result<Admitted, ApiError> {
         let mut object = self.decode(object)?;
         K::default(&mut object);
-        let declared = Self::encode(&object)?;
+        let declared = self.encode(&object)?;
         K::create(ctx, &mut object, &mut causes)?;
         let reservation =
             if causes.is_empty() { K::reserve(ctx, &mut object, None, &mut causes)? } else { Reservation::none() };
@@ -299,7 +361,7 @@ impl<K: Kind> Strategy for Typed<K> {
         let mut new = self.decode(new)?;
         let old = Self::stored(old)?;
         K::default(&mut new);
-        let declared = Self::encode(&new)?;
+        let declared = self.encode(&new)?;
         K::update(ctx, &mut new, &old, part, &mut causes);
         let reserve = causes.is_empty() && part == Part::Main;
         let reservation =
@@ -332,6 +394,24 @@ impl<K: Kind> Strategy for Typed<K> {
 /// All served kinds, by group, version and plural name. Custom resources come and go.
 pub struct Registry {
     served: ArcSwap<Served>,
+    /// So many kinds are always served; those after them are custom.
+    built_in: usize,
+    resources: watch::Sender<Resources>,
+}
+
+/// Kinds as clients name them; `true` if their objects live in namespaces.
+pub type Resources = Vec<(kube::core::ApiResource, bool)>;
+
+fn resources_of(kinds: &[Arc<dyn Strategy>]) -> Resources {
+    let resource = |info: &Info| {
+        let gvk = kube::core::GroupVersionKind::gvk(info.group, info.version, info.kind);
+        (kube::core::ApiResource::from_gvk_with_plural(&gvk, info.plural), info.namespaced)
+    };
+    let mut resources: Resources = kinds.iter().map(|kind| resource(kind.info())).collect();
+    // Every version of a kind shows the same objects: one is enough.
+    let mut seen = std::collections::HashSet::new();
+    resources.retain(|(resource, _)| seen.insert((resource.group.clone(), resource.plural.clone())));
+    resources
 }
 
 /// The kinds at one time.
@@ -363,14 +443,44 @@ impl Default for Registry {
             Typed::<event::Kind>::boxed(),
             Typed::<endpoint_slice::Kind>::boxed(),
             Typed::<lease::Kind>::boxed(),
+            Typed::<deployment::Kind>::boxed(),
+            Typed::<replica_set::Kind>::boxed(),
+            Typed::<stateful_set::Kind>::boxed(),
+            Typed::<daemon_set::Kind>::boxed(),
+            Typed::<controller_revision::Kind>::boxed(),
+            Typed::<job::Kind>::boxed(),
+            Typed::<network_policy::Kind>::boxed(),
+            Typed::<ingress::Kind>::boxed(),
+            Typed::<ingress_class::Kind>::boxed(),
+            Typed::<service_cidr::Kind>::boxed(),
+            Typed::<ip_address::Kind>::boxed(),
+            Typed::<pod_disruption_budget::Kind>::boxed(),
+            Typed::<rbac::RoleKind>::boxed(),
+            Typed::<rbac::RoleBindingKind>::boxed(),
+            Typed::<rbac::ClusterRoleKind>::boxed(),
+            Typed::<rbac::ClusterRoleBindingKind>::boxed(),
+            Typed::<priority_class::Kind>::boxed(),
+            Arc::new(DefinitionKind::default()),
         ];
-        Self { served: ArcSwap::from_pointee(Served::new(0, kinds)) }
+        let built_in = kinds.len();
+        let (resources, _) = watch::channel(resources_of(&kinds));
+        Self { served: ArcSwap::from_pointee(Served::new(0, kinds)), built_in, resources }
     }
+}
+
+/// A selector in the form that list requests take.
+pub(super) fn selector_text(selector: &LabelSelector) -> String {
+    if checks::is_empty(selector) { String::new() } else { checks::format_selector(Some(selector)) }
 }
 
 /// What a stored Service holds of the allocators.
 pub(super) fn held_by(spec: &ServiceSpec) -> Vec<super::alloc::Item> {
     service_addresses::held(spec)
+}
+
+/// What a stored IPAddress keeps from Services.
+pub(super) fn kept_by(address: &IPAddress) -> Option<super::alloc::Item> {
+    ip_address::held(address)
 }
 
 fn path_of(info: &Info) -> (&'static str, &'static str, &'static str) {
@@ -398,12 +508,17 @@ impl Registry {
         self.served.load().kinds.iter().any(|kind| kind.info().group == group && kind.info().version == version)
     }
 
-    /// The kinds as clients name them.
-    pub fn resources(&self) -> Vec<(kube::core::ApiResource, bool)> {
-        let resource = |info: &Info| {
-            let gvk = kube::core::GroupVersionKind::gvk(info.group, info.version, info.kind);
-            (kube::core::ApiResource::from_gvk_with_plural(&gvk, info.plural), info.namespaced)
-        };
-        self.served.load().kinds.iter().map(|kind| resource(kind.info())).collect()
+    /// Serves these custom kinds, and no others.
+    pub(super) fn set_custom(&self, custom: Vec<Arc<dyn Strategy>>) {
+        let served = self.served.load();
+        let mut kinds = served.kinds[..self.built_in].to_vec();
+        kinds.extend(custom);
+        self.resources.send_replace(resources_of(&kinds));
+        self.served.store(Arc::new(Served::new(served.epoch + 1, kinds)));
+    }
+
+    /// The kinds as clients name them, now and after each change.
+    pub fn resources(&self) -> watch::Receiver<Resources> {
+        self.resources.subscribe()
     }
 }

@@ -14,7 +14,7 @@ use super::Api;
 use super::causes::Causes;
 use super::kinds::Info;
 use super::negotiate::Form;
-use super::object::{Labelled, type_prefix};
+use super::object::{Labelled, without_type};
 use super::request::Call;
 use super::selector::{FieldSelector, LabelSelector};
 use super::status::{About, ApiError, bytes_response, json_response};
@@ -211,7 +211,6 @@ impl Api {
 
 /// A list is its items' stored bytes, one after another, each without the type that the list already names.
 fn join(info: &Info, metadata: &Value, items: &[Arc<Entry>]) -> Vec<u8> {
-    let prefix = type_prefix(info).len();
     let size: usize = items.iter().map(|entry| entry.value.len() + 2).sum();
     let head = format!(
         "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
@@ -222,7 +221,7 @@ fn join(info: &Info, metadata: &Value, items: &[Arc<Entry>]) -> Vec<u8> {
     text.extend_from_slice(head.as_bytes());
     for (i, entry) in items.iter().enumerate() {
         text.extend_from_slice(if i == 0 { b"{" } else { b",{" });
-        text.extend_from_slice(&entry.value[prefix..]);
+        text.extend_from_slice(without_type(&entry.value));
     }
     text.extend_from_slice(b"]}");
     text

@@ -15,10 +15,13 @@ pub enum NameRule {
     Label,
     /// Anything that is one path segment (RBAC objects).
     PathSegment,
+    /// An IP address in its canonical form.
+    Address,
 }
 
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const WILDCARD: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
@@ -49,6 +52,14 @@ pub fn subdomain_errors(name: &str) -> Vec<String> {
         errors.push(SUBDOMAIN.into());
     }
     errors
+}
+
+/// What is wrong with `name` as a host name whose first label is `*`.
+pub fn wildcard_errors(name: &str) -> Vec<String> {
+    match name.strip_prefix("*.") {
+        Some(rest) if subdomain_errors(rest).is_empty() => Vec::new(),
+        _ => vec![WILDCARD.into()],
+    }
 }
 
 fn is_label(name: &str) -> bool {
@@ -161,6 +172,11 @@ impl NameRule {
                 name if name.contains('/') => vec!["may not contain '/'".into()],
                 name if name.contains('%') => vec!["may not contain '%'".into()],
                 _ => Vec::new(),
+            },
+            Self::Address => match name.parse::<std::net::IpAddr>() {
+                Ok(ip) if ip.to_string() == name => Vec::new(),
+                Ok(ip) => vec![format!("must be in canonical form ({:?})", ip.to_string())],
+                Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into()],
             },
         }
     }

@@ -65,6 +65,23 @@ pub fn type_prefix(info: &Info) -> String {
     format!("{{\"apiVersion\":\"{}\",\"kind\":\"{}\",", info.api_version(), info.kind)
 }
 
+/// An encoded object after its `apiVersion` and `kind`.
+pub fn without_type(encoded: &[u8]) -> &[u8] {
+    // `{"apiVersion":"...","kind":"...",`: two names and two values, none with quotes inside.
+    const QUOTES: usize = 8;
+    let last = encoded.iter().enumerate().filter(|(_, byte)| **byte == b'"').nth(QUOTES - 1);
+    last.map_or(&[], |(at, _)| &encoded[at + 2..])
+}
+
+/// An encoded object in the version that `info` is about: objects of custom kinds are stored as they were written.
+pub fn in_version(info: &Info, encoded: &Bytes) -> Bytes {
+    let prefix = type_prefix(info);
+    if !info.custom || encoded.starts_with(prefix.as_bytes()) {
+        return encoded.clone();
+    }
+    [prefix.as_bytes(), without_type(encoded)].concat().into()
+}
+
 pub fn with_type_first(info: &Info, mut object: Value) -> String {
     if let Some(fields) = object.as_object_mut() {
         fields.remove("apiVersion");
@@ -105,26 +122,32 @@ const USER_MAPS: &[&str] = &[
 ];
 /// Lists that are part of an object even when empty.
 const KEPT_LISTS: &[&str] = &["endpoints", "containers"];
-/// Strings that mean something when empty.
-const KEPT_STRINGS: &[&str] = &["name"];
+/// Strings that mean something when empty, as they are pointers in Go: `(field that they are in, name)`, where no field
+/// stands for any.
+const KEPT_STRINGS: &[(&str, &str)] =
+    &[("", "name"), ("", "storageClassName"), ("hostPath", "type"), ("grpc", "service")];
 
 /// Leaves out what the reference's JSON leaves out (`omitempty`): nulls, empty lists, empty strings, empty user maps.
 pub fn prune(value: &mut Value) {
+    prune_in("", value);
+}
+
+fn prune_in(parent: &str, value: &mut Value) {
     let Some(fields) = value.as_object_mut() else { return };
     fields.retain(|key, value| {
         if USER_MAPS.contains(&key.as_str()) {
             return !value.is_null() && !value.as_object().is_some_and(Map::is_empty);
         }
         match value {
-            Value::Null => key == "lastProbeTime",
-            Value::String(text) => !text.is_empty() || KEPT_STRINGS.contains(&key.as_str()),
+            Value::Null => false,
+            Value::String(text) => !text.is_empty() || is_kept(parent, key),
             Value::Array(items) if items.is_empty() => KEPT_LISTS.contains(&key.as_str()),
             Value::Array(items) => {
-                items.iter_mut().for_each(prune);
+                items.iter_mut().for_each(|item| prune_in(key, item));
                 true
             }
             Value::Object(_) => {
-                prune(value);
+                prune_in(key, value);
                 true
             }
             _ => true,
@@ -132,26 +155,8 @@ pub fn prune(value: &mut Value) {
     });
 }
 
-/// Quantities may be written as numbers (`cpu: 1`); the types have them as text.
-pub fn quantities_as_text(value: &mut Value) {
-    const QUANTITIES: &[&str] = &["limits", "requests", "capacity", "allocatable", "hard", "used"];
-    match value {
-        Value::Object(fields) => {
-            for (key, value) in fields {
-                match value {
-                    Value::Object(amounts) if QUANTITIES.contains(&key.as_str()) => {
-                        for amount in amounts.values_mut().filter(|amount| amount.is_number()) {
-                            *amount = Value::String(amount.to_string());
-                        }
-                    }
-                    Value::Number(size) if key == "sizeLimit" => *value = Value::String(size.to_string()),
-                    value => quantities_as_text(value),
-                }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(quantities_as_text),
-        _ => {}
-    }
+fn is_kept(parent: &str, name: &str) -> bool {
+    KEPT_STRINGS.iter().any(|(within, kept)| *kept == name && (within.is_empty() || *within == parent))
 }
 
 #[cfg(test)]
@@ -172,11 +177,22 @@ mod tests {
     }
 
     #[test]
+    fn objects_are_shown_in_another_version() {
+        let old = Info { group: "example.com", version: "v1", kind: "W", custom: true, ..Info::DEFAULT };
+        let new = Info { version: "v2", ..old.clone() };
+        let object = json!({"metadata": {"name": "a"}, "spec": {"x": 1}});
+        let stored = encode(&old, object.clone())(7);
+        assert_eq!(in_version(&old, &stored), stored);
+        assert_eq!(in_version(&new, &stored), encode(&new, object)(7));
+    }
+
+    #[test]
     fn prune_drops_what_omitempty_drops() {
         let mut value = json!({
             "metadata": {"labels": {}, "annotations": {"a": ""}, "name": "x"},
             "spec": {"securityContext": {}, "volumes": [], "hostname": "", "containers": [{"resources": {}, "args": []}]},
             "endpoints": [], "ports": [{"name": "", "port": 1}],
+            "volumes": [{"hostPath": {"type": "", "path": "/x"}}], "status": {"type": ""},
         });
         prune(&mut value);
         assert_eq!(
@@ -185,6 +201,7 @@ mod tests {
                 "metadata": {"annotations": {"a": ""}, "name": "x"},
                 "spec": {"securityContext": {}, "containers": [{"resources": {}}]},
                 "endpoints": [], "ports": [{"name": "", "port": 1}],
+                "volumes": [{"hostPath": {"type": "", "path": "/x"}}], "status": {},
             })
         );
     }

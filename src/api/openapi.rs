@@ -21,10 +21,10 @@ use super::kinds::{Info, Strategy};
 use super::schema::builtin::Definitions;
 use super::status::{ApiError, bytes_response};
 
-/// What clients that want OpenAPI v2 as protobuf ask for: kubectl does.
-const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-/// What they get is called by another name, as `@` has no place in a media type: Go's parser refuses it.
-const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// What clients that want OpenAPI v2 as protobuf ask for, kubectl among them. `@` is no character of a media type, so
+/// that the answer has a dot in its place.
+const V2_PROTOBUF_ASKED: [&str; 2] = ["application/com.github.proto-openapi.spec.v2@v1.0+protobuf", V2_PROTOBUF];
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 fn path_of(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
@@ -69,7 +69,7 @@ pub(super) async fn document(State(api): State<Api>, Path(path): Path<String>, Q
 
 pub(super) async fn document_v2(State(api): State<Api>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let protobuf = accept.contains(V2_PROTOBUF);
+    let protobuf = V2_PROTOBUF_ASKED.iter().any(|media| accept.contains(media));
     let kinds = api.registry().kinds();
     let made = tokio::task::spawn_blocking(move || {
         let document = v2::document(&v3(&kinds));
@@ -80,7 +80,7 @@ pub(super) async fn document_v2(State(api): State<Api>, headers: HeaderMap) -> R
     };
     let mut response = bytes_response(StatusCode::OK, document);
     if protobuf {
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(V2_PROTOBUF_ANSWER));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(V2_PROTOBUF));
     }
     response
 }

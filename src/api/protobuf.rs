@@ -6,10 +6,15 @@
 //!
 //! ```text
 //! wire     tags, varints and lengths of protobuf
-//! table    which fields a message has, and how JSON writes them: facts in messages.tsv, made by make_table.py
+//! table    which fields a message has, and how JSON writes them: facts in messages.tsv
 //! decode   a message to JSON by the table
 //! forms    messages with a JSON form of their own: times, quantities, int-or-string
 //! ```
+//!
+//! make_table.py makes messages.tsv from the sources of k8s-pb (numbers, types on the wire) and k8s-openapi (names in
+//! JSON, required fields), and zeros.txt, which names the fields of which a zero is not the same as no value. k8s-pb has
+//! no JSON and no reflection, hence a table rather than its types. It follows Kubernetes' releases late: missing.txt lists
+//! the kinds and fields of ours that it does not have yet. On the wire these are skipped, as all unknown fields are.
 
 mod decode;
 mod forms;
@@ -37,7 +42,7 @@ pub(super) enum Error {
     NoMagic,
     #[error("Object 'Kind' is missing")]
     NoKind,
-    /// Custom resources, and kinds of groups that are not in the table.
+    /// Custom resources, and kinds that are not in the table.
     #[error("kind {kind:?} of version {version:?} has no protobuf form here: send it as application/json")]
     UnknownKind { version: String, kind: String },
     #[error("the object is encoded as {0:?}: send it as plain protobuf or as application/json")]
@@ -62,8 +67,12 @@ pub(super) enum Error {
     IntOrString(i64),
     #[error("embedded JSON: {0}")]
     Json(String),
+    #[error("a number is not finite")]
+    NotFinite,
     #[error("the object has more than {0} parts")]
     TooMany(usize),
+    #[error("the object's parts are more than {0} deep in each other")]
+    TooDeep(usize),
 }
 
 impl From<Error> for ApiError {

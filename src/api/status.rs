@@ -128,7 +128,10 @@ impl ApiError {
     }
 
     pub fn method_not_allowed() -> Self {
-        let message = "the server does not allow this method on the requested resource";
+        Self::method_not_allowed_because("the server does not allow this method on the requested resource")
+    }
+
+    pub fn method_not_allowed_because(message: &str) -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message).with(json!({}))
     }
 

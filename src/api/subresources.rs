@@ -1,4 +1,7 @@
-//! status, finalize, binding, eviction and log.
+//! Subresources: status, finalize, scale, binding, eviction, ephemeralcontainers, resize and log.
+
+mod eviction;
+mod scale;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -28,11 +31,18 @@ impl Api {
             (_, "status", "PUT") if info.status => self.replace(&call, Part::Status).await,
             (_, "status", "PATCH") if info.status => self.patch(&call, Part::Status).await,
             ("namespaces", "finalize", "PUT") => self.replace(&call, Part::Finalize).await,
+            (_, "scale", _) if info.scale => self.scale(call).await,
+            ("pods", "ephemeralcontainers" | "resize", "GET") => self.get(&call),
+            ("pods", "ephemeralcontainers", "PUT") => self.replace(&call, Part::EphemeralContainers).await,
+            ("pods", "ephemeralcontainers", "PATCH") => self.patch(&call, Part::EphemeralContainers).await,
+            ("pods", "resize", "PUT") => self.replace(&call, Part::Resize).await,
+            ("pods", "resize", "PATCH") => self.patch(&call, Part::Resize).await,
             ("pods", "binding", "POST") => self.bind(&call).await,
             ("pods", "eviction", "POST") => self.evict(call).await,
             ("pods", "log", "GET") => self.pod_log(&call).await,
             (_, "status", _) if info.status => Err(ApiError::method_not_allowed()),
-            ("namespaces", "finalize", _) | ("pods", "binding" | "eviction" | "log", _) => {
+            ("namespaces", "finalize", _)
+            | ("pods", "binding" | "ephemeralcontainers" | "eviction" | "log" | "resize", _) => {
                 Err(ApiError::method_not_allowed())
             }
             _ => Err(ApiError::no_such_resource()),
@@ -74,16 +84,6 @@ impl Api {
             Ok(())
         })
         .await?;
-        let success = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-        Ok(json_response(StatusCode::CREATED, &success))
-    }
-
-    async fn evict(&self, mut call: Call) -> Result<Response, ApiError> {
-        let eviction = call.object()?;
-        // An eviction is a delete that disruption budgets may refuse.
-        call.body = eviction.get("deleteOptions").map(Value::to_string).unwrap_or_default().into();
-        call.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.delete(&call).await?;
         let success = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(json_response(StatusCode::CREATED, &success))
     }

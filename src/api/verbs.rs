@@ -46,7 +46,7 @@ impl Api {
     /// One object in the negotiated form.
     pub(super) fn entry_response(&self, call: &Call, code: StatusCode, entry: &Entry) -> Result<Response, ApiError> {
         Ok(match call.form {
-            Form::Json => bytes_response(code, entry.value.clone()),
+            Form::Json => bytes_response(code, object::in_version(call.target.kind.info(), &entry.value)),
             Form::Partial => json_response(code, &table::partial(&entry.value)),
             Form::Table => {
                 let include = IncludeObject::parse(call.params.get("includeObject"))
@@ -114,7 +114,15 @@ impl Api {
             other => commit_failed(target, &name, &other),
         })?;
         reservation.commit();
+        self.committed(info);
         Ok(with_warnings(self.entry_response(call, StatusCode::CREATED, &entry)?, warnings))
+    }
+
+    /// What a write has to bring about before it is answered.
+    pub(super) fn committed(&self, info: &Info) {
+        if info.defines_kinds {
+            self.refresh_custom_kinds();
+        }
     }
 
     /// Objects are made only in namespaces that exist and are not being deleted.
@@ -202,6 +210,10 @@ impl Api {
         let dry_run = call.params.dry_run("PatchOptions")?;
         call.check_manager("PatchOptions", false)?;
         let patch = Patch::parse(call.content_type(), &call.body)?;
+        if call.target.kind.info().custom && matches!(patch, Patch::Strategic(_)) {
+            // Only built-in types say how their lists merge in this way.
+            return Err(ApiError::unsupported_media_type("415: Unsupported Media Type"));
+        }
         let schema = call.target.kind.schema();
         let change = |current: &Value| {
             let object = patch.apply(schema, current)?;
@@ -236,7 +248,6 @@ impl Api {
             )));
         }
         meta_mut(&mut config).insert("name".into(), target.name().into());
-        object::quantities_as_text(&mut config);
         let schema = target.kind.schema();
         let (manager, now) = (call.manager(), object::now_text());
         let api_version = target.kind.info().api_version();
@@ -301,6 +312,7 @@ impl Api {
             match self.store().commit(target.key(), op).await {
                 Ok(entry) => {
                     reservation.commit();
+                    self.committed(info);
                     if finished {
                         target.kind.release(&self.inner.ctx, value);
                     }
@@ -337,8 +349,10 @@ impl Api {
                     meta_mut(&mut new).insert("annotations".into(), annotations);
                 }
             }
-            Part::Main if info.status => new["status"] = old["status"].clone(),
-            Part::Main | Part::Finalize => {}
+            Part::Main | Part::EphemeralContainers | Part::Resize if info.status => {
+                new["status"] = old["status"].clone();
+            }
+            _ => {}
         }
         let mut causes = Causes::default();
         check_metadata(info, &new, &mut causes);
@@ -364,7 +378,7 @@ impl Api {
         }
         metadata.remove("selfLink");
         let mut admitted = target.kind.update(&self.inner.ctx, new, old.clone(), part, causes)?;
-        if info.generation && !same_desire(&admitted.value, old) {
+        if info.generation && !same_desire(info, &admitted.value, old) {
             let next = meta(old, "generation").and_then(Value::as_i64).unwrap_or(0) + 1;
             meta_mut(&mut admitted.value).insert("generation".into(), next.into());
         }
@@ -382,9 +396,11 @@ fn same_but_type(a: &Value, b: &Value) -> bool {
     same_fields(a, b, &["apiVersion", "kind"])
 }
 
-/// Whether nothing but metadata and status differs: `generation` counts the rest.
-fn same_desire(a: &Value, b: &Value) -> bool {
-    same_fields(a, b, &["apiVersion", "kind", "metadata", "status"])
+/// Whether nothing but metadata and the status of a kind with such a subresource differs: `generation` counts the rest.
+fn same_desire(info: &Info, a: &Value, b: &Value) -> bool {
+    // A custom resource without the subresource has a status like any other field.
+    let apart: &[&str] = if info.custom && !info.status { &[] } else { &["status"] };
+    same_fields(a, b, &[&["apiVersion", "kind", "metadata"], apart].concat())
 }
 
 fn same_fields(a: &Value, b: &Value, except: &[&str]) -> bool {
@@ -432,6 +448,8 @@ fn writer<'a>(call: &'a Call, part: Part, manager: &'a str, api_version: &'a str
         Part::Main => "",
         Part::Status => "status",
         Part::Finalize => "finalize",
+        Part::EphemeralContainers => "ephemeralcontainers",
+        Part::Resize => "resize",
     };
     Writer { manager, api_version, subresource, now, has_status: call.target.kind.info().status }
 }

@@ -202,7 +202,7 @@ impl Stream {
         chunk.extend_from_slice(kind.as_bytes());
         chunk.extend_from_slice(b"\",\"object\":");
         match self.form {
-            Form::Json => chunk.extend_from_slice(&entry.value),
+            Form::Json => chunk.extend_from_slice(&object::in_version(self.kind.info(), &entry.value)),
             Form::Partial => chunk.extend_from_slice(table::partial(&entry.value).to_string().as_bytes()),
             Form::Table => {
                 let row = table::row(&*self.kind, entry, self.include, Timestamp::now());

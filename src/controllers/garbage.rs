@@ -12,16 +12,16 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use parking_lot::Mutex;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, warn};
 
-use super::Kind;
 use super::garbage_graph::{FOREGROUND_FINALIZER, Graph, Location, ORPHAN_FINALIZER, Removal, Step, Uid};
 use super::queue::Queue;
 use super::runner::{Action, Error, Reconcile, is_not_found, run};
+use super::{Kind, Kinds, Served};
 
 type Metadata = PartialObjectMeta<DynamicObject>;
 
@@ -30,7 +30,7 @@ const WORKERS: usize = 16;
 
 pub(super) struct GarbageCollector {
     client: Client,
-    kinds: Arc<[Kind]>,
+    kinds: Arc<Kinds>,
     graph: Mutex<Graph>,
     queue: Arc<Queue<Uid>>,
     /// Namespaces of which the last object has just gone.
@@ -38,21 +38,20 @@ pub(super) struct GarbageCollector {
 }
 
 impl GarbageCollector {
-    /// Starts to follow `kinds`. Each namespace whose last object vanishes goes to `emptied`.
-    pub(super) fn start(client: &Client, kinds: &Arc<[Kind]>, emptied: Arc<Queue<String>>, tasks: &mut JoinSet<()>) {
+    /// Starts to follow the kinds that are served. Each namespace whose last object vanishes goes to `emptied`.
+    pub(super) fn start(client: &Client, served: &Served, emptied: Arc<Queue<String>>, tasks: &mut JoinSet<()>) {
         let queue = Arc::new(Queue::new());
+        let kinds = Arc::new(Kinds::default());
         let collector = Arc::new(Self {
             client: client.clone(),
-            kinds: Arc::clone(kinds),
-            graph: Mutex::new(Graph::new(Arc::clone(kinds))),
+            kinds: Arc::clone(&kinds),
+            graph: Mutex::new(Graph::new(kinds)),
             queue: Arc::clone(&queue),
             emptied,
         });
-        let (awaited, mut all_listed) = watch::channel(kinds.len());
-        let awaited = Arc::new(awaited);
-        for kind in 0..kinds.len() {
-            tasks.spawn(Arc::clone(&collector).follow(kind, Arc::clone(&awaited)));
-        }
+        let now = served.now();
+        let (awaited, mut all_listed) = watch::channel(now.len());
+        tasks.spawn(Arc::clone(&collector).keep_up(now, served.clone(), Arc::new(awaited)));
         tasks.spawn(async move {
             // Before that, every owner of a kind that is still being listed would have to be asked for.
             if all_listed.wait_for(|awaited| *awaited == 0).await.is_ok() {
@@ -61,9 +60,34 @@ impl GarbageCollector {
         });
     }
 
+    /// Follows each kind as long as it is served.
+    async fn keep_up(self: Arc<Self>, first: Vec<Kind>, mut served: Served, awaited: Arc<watch::Sender<usize>>) {
+        // Dropping the set ends its tasks, as this task's end does.
+        let mut followers = JoinSet::new();
+        let mut followed: FxHashMap<usize, AbortHandle> = FxHashMap::default();
+        let mut kinds = first;
+        loop {
+            let places: FxHashSet<usize> = kinds.iter().map(|kind| self.kinds.add(kind)).collect();
+            for place in &places {
+                followed.entry(*place).or_insert_with(|| {
+                    let awaited = Arc::clone(&awaited);
+                    followers.spawn(Arc::clone(&self).follow(*place, awaited))
+                });
+            }
+            let gone: Vec<usize> = followed.keys().copied().filter(|place| !places.contains(place)).collect();
+            for place in gone {
+                followed.remove(&place).inspect(AbortHandle::abort);
+                let objects = self.graph.lock().of_kind(place);
+                objects.into_iter().for_each(|uid| self.removed(uid));
+            }
+            let Some(next) = served.next().await else { return };
+            kinds = next;
+        }
+    }
+
     async fn follow(self: Arc<Self>, kind: usize, awaited: Arc<watch::Sender<usize>>) {
-        let resource = &self.kinds[kind].resource;
-        let api: Api<Metadata> = Api::all_with(self.client.clone(), resource);
+        let resource = self.kinds.at(kind).resource;
+        let api: Api<Metadata> = Api::all_with(self.client.clone(), &resource);
         let mut events = watcher(api, watcher::Config::default().streaming_lists()).default_backoff().boxed();
         let mut listed = FxHashSet::default();
         let mut first = true;
@@ -81,7 +105,8 @@ impl GarbageCollector {
                     }
                     listed = FxHashSet::default();
                     if std::mem::take(&mut first) {
-                        awaited.send_modify(|awaited| *awaited -= 1);
+                        // Kinds that came later were not waited for.
+                        awaited.send_modify(|awaited| *awaited = awaited.saturating_sub(1));
                     }
                 }
                 Ok(Event::Apply(object)) => self.applied(kind, &object.metadata),
@@ -113,16 +138,16 @@ impl GarbageCollector {
     }
 
     fn api(&self, at: &Location) -> Api<Metadata> {
-        let resource = &self.kinds[at.kind].resource;
+        let resource = self.kinds.at(at.kind).resource;
         if at.namespace.is_empty() {
-            Api::all_with(self.client.clone(), resource)
+            Api::all_with(self.client.clone(), &resource)
         } else {
-            Api::namespaced_with(self.client.clone(), &at.namespace, resource)
+            Api::namespaced_with(self.client.clone(), &at.namespace, &resource)
         }
     }
 
     fn describe(&self, at: &Location) -> String {
-        let kind = &self.kinds[at.kind].resource.kind;
+        let kind = self.kinds.at(at.kind).resource.kind;
         if at.namespace.is_empty() {
             format!("{kind} {}", at.name)
         } else {

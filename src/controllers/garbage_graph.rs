@@ -13,7 +13,7 @@ use std::sync::Arc;
 use kube::core::ObjectMeta;
 use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 
-use super::Kind;
+use super::Kinds;
 
 pub(super) const FOREGROUND_FINALIZER: &str = "foregroundDeletion";
 pub(super) const ORPHAN_FINALIZER: &str = "orphan";
@@ -75,7 +75,7 @@ impl Object {
 
 /// See the module documentation.
 pub(super) struct Graph {
-    kinds: Arc<[Kind]>,
+    kinds: Arc<Kinds>,
     objects: FxHashMap<Uid, Object>,
     dependents: FxHashMap<Uid, FxHashSet<Uid>>,
     namespaces: FxHashMap<Arc<str>, usize>,
@@ -121,7 +121,7 @@ pub(super) struct Removal {
 }
 
 impl Graph {
-    pub(super) fn new(kinds: Arc<[Kind]>) -> Self {
+    pub(super) fn new(kinds: Arc<Kinds>) -> Self {
         Self {
             kinds,
             objects: FxHashMap::default(),
@@ -269,7 +269,7 @@ impl Graph {
 
     fn state_of(&self, owner: &Owner, object: &Object, exists: &FxHashSet<Uid>) -> OwnerState {
         let Some(kind) = owner.kind else { return OwnerState::Solid };
-        let namespaced = self.kinds[kind].namespaced;
+        let namespaced = self.kinds.at(kind).namespaced;
         let here = &object.location.namespace;
         if namespaced && here.is_empty() {
             // An object outside of namespaces cannot be owned by one inside: nothing can be told of such an owner.
@@ -314,10 +314,9 @@ impl Graph {
     fn owner(&self, owner: &k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference) -> Owner {
         // The version may be another one than that which is served here: group and kind say what it is.
         let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
-        let of_kind = |kind: &Kind| kind.resource.group == group && kind.resource.kind == owner.kind;
         Owner {
             uid: Uid::of(&owner.uid),
-            kind: self.kinds.iter().position(of_kind),
+            kind: self.kinds.place_of(group, &owner.kind),
             name: owner.name.as_str().into(),
             blocks: owner.block_owner_deletion == Some(true),
         }

@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tracing::info;
 
-use super::Kind;
+use super::Served;
 use super::namespaces::is_terminating;
 use super::queue::Queue;
 use super::runner::{Action, Error, Reconcile, is_conflict, is_not_found, run};
@@ -31,7 +31,7 @@ const WORKERS: usize = 4;
 pub(super) struct NamespaceDeletion {
     client: Client,
     cluster: Cluster,
-    kinds: Arc<[Kind]>,
+    served: Served,
 }
 
 /// How many objects of a kind are left, and how many of them finalizers hold.
@@ -46,11 +46,11 @@ impl NamespaceDeletion {
     pub(super) fn start(
         client: &Client,
         cluster: &Cluster,
-        kinds: &Arc<[Kind]>,
+        served: &Served,
         queue: Arc<Queue<String>>,
         tasks: &mut JoinSet<()>,
     ) {
-        let deletion = Arc::new(Self { client: client.clone(), cluster: cluster.clone(), kinds: Arc::clone(kinds) });
+        let deletion = Arc::new(Self { client: client.clone(), cluster: cluster.clone(), served: served.clone() });
         tasks.spawn(follow(cluster.clone(), Arc::clone(&queue)));
         tasks.spawn(run("namespace-deletion", deletion, queue, WORKERS));
     }
@@ -58,14 +58,16 @@ impl NamespaceDeletion {
     /// Deletes everything in the namespace and returns what is still there afterwards, by plural name of the kind.
     async fn empty(&self, namespace: &str) -> Result<BTreeMap<String, Remaining>, Error> {
         let mut remaining = BTreeMap::new();
-        for kind in self.kinds.iter().filter(|kind| kind.namespaced) {
+        let mut kinds = self.served.now();
+        kinds.retain(|kind| kind.namespaced);
+        for kind in &kinds {
             let plural = &kind.resource.plural;
             let api: Api<PartialObjectMeta<DynamicObject>> =
                 Api::namespaced_with(self.client.clone(), namespace, &kind.resource);
             let deleted = api.delete_collection(&DeleteParams::background(), &ListParams::default()).await;
             deleted.map_err(Error::api(format!("delete the {plural} of namespace {namespace}")))?;
         }
-        for kind in self.kinds.iter().filter(|kind| kind.namespaced) {
+        for kind in &kinds {
             let plural = &kind.resource.plural;
             let api: Api<PartialObjectMeta<DynamicObject>> =
                 Api::namespaced_with(self.client.clone(), namespace, &kind.resource);

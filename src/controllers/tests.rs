@@ -362,7 +362,7 @@ async fn deleted_namespace_goes_when_its_last_pod_is_gone() {
     world
         .until_async("the namespace to go", async || world.get("/api/v1/namespaces/x").await.is_none().then_some(()))
         .await;
-    for (resource, namespaced) in world.api.registry().resources() {
+    for (resource, namespaced) in world.api.registry().resources().borrow().clone() {
         if namespaced {
             let group = if resource.group.is_empty() { "api".to_owned() } else { format!("apis/{}", resource.group) };
             let path = format!("/{group}/{}/namespaces/x/{}", resource.version, resource.plural);

@@ -2,6 +2,7 @@
 //! runs here, tests write the status of Pods and nodes as a node agent would.
 
 mod controllers;
+mod custom_resources;
 mod deletion;
 mod errors;
 mod golden;

@@ -128,6 +128,12 @@ impl World {
         self.raw("PATCH", path, "application/strategic-merge-patch+json", patch.to_string()).await
     }
 
+    /// Server-side apply without force.
+    pub async fn apply(&self, path: &str, manager: &str, config: Value) -> Answer {
+        let path = format!("{path}?fieldManager={manager}");
+        self.raw("PATCH", &path, "application/apply-patch+yaml", config.to_string()).await
+    }
+
     pub async fn json_patch(&self, path: &str, patch: Value) -> Answer {
         self.raw("PATCH", path, "application/json-patch+json", patch.to_string()).await
     }

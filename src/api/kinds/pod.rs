@@ -1,21 +1,23 @@
 //! Pod: defaults (PD1-PD4), admission of its ServiceAccount (PD7), rules, and what may change (PD5).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     ConfigMapProjection, Container, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath, ObjectFieldSelector, Pod,
-    PodCondition, PodSecurityContext, PodSpec, PodStatus, Probe, ProjectedVolumeSource, ResourceRequirements,
-    ServiceAccount, ServiceAccountTokenProjection, Toleration, Volume, VolumeMount, VolumeProjection,
+    PodCondition, PodSpec, PodStatus, ProjectedVolumeSource, ServiceAccount, ServiceAccountTokenProjection, Toleration,
+    Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
+use super::checks::{check_ip, text};
 use super::pod_columns::{COLUMNS, cells};
-use super::{Context, Info, Part};
+use super::pod_spec::{self, Place};
+use super::{Context, Info, Part, priority_class};
 use crate::api::causes::Causes;
-use crate::api::names::{self, label_errors};
+use crate::api::names;
 use crate::api::status::{About, ApiError};
 use crate::store::Key;
 
@@ -46,25 +48,15 @@ impl super::Kind for Kind {
             "status.podIP",
             "status.nominatedNodeName",
         ],
+        condition_times: &["lastProbeTime", "lastTransitionTime"],
         columns: COLUMNS,
         ..Info::DEFAULT
     };
 
     fn default(object: &mut Pod) {
         let spec = object.spec.get_or_insert_default();
-        spec.restart_policy.get_or_insert_with(|| "Always".into());
-        spec.dns_policy.get_or_insert_with(|| "ClusterFirst".into());
-        spec.termination_grace_period_seconds.get_or_insert(30);
-        spec.security_context.get_or_insert_with(PodSecurityContext::default);
-        spec.scheduler_name.get_or_insert_with(|| "default-scheduler".into());
-        spec.enable_service_links.get_or_insert(true);
-        let host_network = spec.host_network == Some(true);
-        for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
-            default_container(container, host_network);
-        }
-        for volume in spec.volumes.iter_mut().flatten() {
-            default_volume(volume);
-        }
+        pod_spec::default_spec(spec);
+        pod_spec::default_pod(spec);
     }
 
     fn create(ctx: &Context, object: &mut Pod, causes: &mut Causes) -> Result<(), ApiError> {
@@ -73,92 +65,50 @@ impl super::Kind for Kind {
         let spec = object.spec.get_or_insert_default();
         admit_service_account(ctx, &namespace, &name, spec)?;
         admit_tolerations(spec);
-        spec.priority.get_or_insert(0);
-        spec.preemption_policy.get_or_insert_with(|| "PreemptLowerPriority".into());
+        priority_class::admit(ctx, &name, spec)?;
         check(spec, causes);
+        if spec.ephemeral_containers.as_ref().is_some_and(|containers| !containers.is_empty()) {
+            causes.forbidden("spec.ephemeralContainers", "cannot be set on create");
+        }
+        let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
+        if gated && !text(&spec.node_name).is_empty() {
+            causes.forbidden("spec.nodeName", "cannot be set until all schedulingGates have been cleared");
+        }
         object.status = Some(initial_status(spec));
         Ok(())
     }
 
     fn update(_: &Context, new: &mut Pod, old: &Pod, part: Part, causes: &mut Causes) {
-        if part == Part::Main {
-            check_update(new.spec.as_ref(), old.spec.as_ref(), causes);
+        let old_spec = old.spec.clone().unwrap_or_default();
+        match part {
+            Part::Status => check_status(new, old, causes),
+            Part::Main | Part::Finalize => {
+                let spec = new.spec.get_or_insert_default();
+                check(spec, causes);
+                pod_spec::check_update(spec, &old_spec, causes);
+            }
+            Part::EphemeralContainers => {
+                let spec = new.spec.get_or_insert_default();
+                let added = spec.ephemeral_containers.take();
+                *spec = PodSpec { ephemeral_containers: added, ..old_spec.clone() };
+                check(spec, causes);
+                pod_spec::check_ephemeral_update(spec, &old_spec, causes);
+            }
+            Part::Resize => {
+                let spec = new.spec.get_or_insert_default();
+                check(spec, causes);
+                pod_spec::check_resize(spec, &old_spec, causes);
+                if qos_class(spec) != qos_class(&old_spec) {
+                    let class = qos_class(spec);
+                    causes.invalid("spec", class, "Pod QOS Class may not change as a result of resizing");
+                }
+            }
         }
     }
 
     fn cells(object: &Pod, now: Timestamp) -> Vec<Value> {
         cells(object, now)
     }
-}
-
-/// Rules PD2 and PD3.
-fn default_container(container: &mut Container, host_network: bool) {
-    container.termination_message_path.get_or_insert_with(|| "/dev/termination-log".into());
-    container.termination_message_policy.get_or_insert_with(|| "File".into());
-    let image = container.image.clone().unwrap_or_default();
-    container.image_pull_policy.get_or_insert_with(|| if is_latest(&image) { "Always" } else { "IfNotPresent" }.into());
-    for port in container.ports.iter_mut().flatten() {
-        port.protocol.get_or_insert_with(|| "TCP".into());
-        if host_network {
-            port.host_port.get_or_insert(port.container_port);
-        }
-    }
-    let resources = container.resources.get_or_insert_with(ResourceRequirements::default);
-    if let Some(limits) = resources.limits.clone() {
-        let requests = resources.requests.get_or_insert_default();
-        for (name, limit) in limits {
-            requests.entry(name).or_insert(limit);
-        }
-    }
-    let probes = [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe];
-    probes.into_iter().flatten().for_each(default_probe);
-    for env in container.env.iter_mut().flatten() {
-        if let Some(field) = env.value_from.as_mut().and_then(|from| from.field_ref.as_mut()) {
-            field.api_version.get_or_insert_with(|| "v1".into());
-        }
-    }
-}
-
-fn default_probe(probe: &mut Probe) {
-    probe.timeout_seconds.get_or_insert(1);
-    probe.period_seconds.get_or_insert(10);
-    probe.success_threshold.get_or_insert(1);
-    probe.failure_threshold.get_or_insert(3);
-    if let Some(http) = &mut probe.http_get {
-        http.path.get_or_insert_with(|| "/".into());
-        http.scheme.get_or_insert_with(|| "HTTP".into());
-    }
-    if let Some(grpc) = &mut probe.grpc {
-        grpc.service.get_or_insert_default();
-    }
-}
-
-fn default_volume(volume: &mut Volume) {
-    const MODE: i32 = 0o644;
-    if let Some(config_map) = &mut volume.config_map {
-        config_map.default_mode.get_or_insert(MODE);
-    }
-    if let Some(secret) = &mut volume.secret {
-        secret.default_mode.get_or_insert(MODE);
-    }
-    if let Some(downward) = &mut volume.downward_api {
-        downward.default_mode.get_or_insert(MODE);
-    }
-    if let Some(projected) = &mut volume.projected {
-        projected.default_mode.get_or_insert(MODE);
-    }
-    if let Some(host_path) = &mut volume.host_path {
-        host_path.type_.get_or_insert_default();
-    }
-}
-
-/// Whether an image has the tag `latest` or none (a digest counts as a tag).
-fn is_latest(image: &str) -> bool {
-    if image.contains('@') {
-        return false;
-    }
-    let last = image.rsplit('/').next().unwrap_or(image);
-    last.split_once(':').is_none_or(|(_, tag)| tag == "latest")
 }
 
 /// Rules PD4 and PD7: the Pod runs as a ServiceAccount that exists, and has its token mounted.
@@ -293,167 +243,49 @@ fn qos_class(spec: &PodSpec) -> &'static str {
 }
 
 fn check(spec: &PodSpec, causes: &mut Causes) {
-    if spec.containers.is_empty() {
-        causes.required("spec.containers", "");
-    }
-    let mut seen = HashSet::new();
-    let init = spec.init_containers.iter().flatten().enumerate().map(|(i, c)| (format!("spec.initContainers[{i}]"), c));
-    let main = spec.containers.iter().enumerate().map(|(i, c)| (format!("spec.containers[{i}]"), c));
-    for (field, container) in init.chain(main) {
-        if container.name.is_empty() {
-            causes.required(format!("{field}.name"), "");
-        } else {
-            let name = container.name.as_str();
-            label_errors(name).into_iter().for_each(|e| causes.invalid(format!("{field}.name"), name, e));
-            if !seen.insert(name) {
-                causes.duplicate(format!("{field}.name"), name);
-            }
-        }
-        if container.image.as_deref().unwrap_or_default().is_empty() {
-            causes.required(format!("{field}.image"), "");
-        }
-        check_container(container, &field, spec, causes);
-    }
-    causes.one_of("spec.restartPolicy", spec.restart_policy.as_ref(), &["Always", "OnFailure", "Never"]);
-    let policies = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
-    causes.one_of("spec.dnsPolicy", spec.dns_policy.as_ref(), policies);
-    let servers = spec.dns_config.as_ref().and_then(|config| config.nameservers.as_ref());
-    if spec.dns_policy.as_deref() == Some("None") && servers.is_none_or(Vec::is_empty) {
-        let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
-        causes.required("spec.dnsConfig.nameservers", detail);
-    }
-    for (field, name) in [("spec.hostname", &spec.hostname), ("spec.subdomain", &spec.subdomain)] {
-        if let Some(name) = name.as_deref().filter(|name| !name.is_empty()) {
-            label_errors(name).into_iter().for_each(|e| causes.invalid(field, name, e));
-        }
-    }
-    let mut volumes = HashSet::new();
-    for (i, volume) in spec.volumes.iter().flatten().enumerate() {
-        let field = format!("spec.volumes[{i}].name");
-        if volume.name.is_empty() {
-            causes.required(field, "");
-        } else if !volumes.insert(volume.name.as_str()) {
-            causes.duplicate(field, volume.name.as_str());
-        } else {
-            label_errors(&volume.name).into_iter().for_each(|e| causes.invalid(&field, volume.name.as_str(), e));
-        }
-    }
-}
-
-fn check_container(container: &Container, field: &str, spec: &PodSpec, causes: &mut Causes) {
-    causes.one_of(
-        &format!("{field}.imagePullPolicy"),
-        container.image_pull_policy.as_ref(),
-        &["Always", "IfNotPresent", "Never"],
-    );
-    for (i, port) in container.ports.iter().flatten().enumerate() {
-        let field = format!("{field}.ports[{i}]");
-        super::service_validation::check_port_number(causes, &format!("{field}.containerPort"), port.container_port);
-        causes.one_of(&format!("{field}.protocol"), port.protocol.as_ref(), &["SCTP", "TCP", "UDP"]);
-        if let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) {
-            let field = format!("{field}.name");
-            names::port_name_errors(name).into_iter().for_each(|e| causes.invalid(&field, name, e));
-        }
-        if let Some(host_port) = port.host_port.filter(|port| *port != 0) {
-            super::service_validation::check_port_number(causes, &format!("{field}.hostPort"), host_port);
-            if spec.host_network == Some(true) && host_port != port.container_port {
-                causes.invalid(
-                    format!("{field}.hostPort"),
-                    host_port,
-                    "must match `containerPort` when `hostNetwork` is true",
-                );
-            }
-        }
-    }
-    for (i, env) in container.env.iter().flatten().enumerate() {
-        if env.name.is_empty() {
-            causes.required(format!("{field}.env[{i}].name"), "");
-        }
-    }
-    for (i, mount) in container.volume_mounts.iter().flatten().enumerate() {
-        let field = format!("{field}.volumeMounts[{i}]");
-        if !spec.volumes.iter().flatten().any(|volume| volume.name == mount.name) {
-            causes.0.push(crate::api::status::Cause {
-                field: format!("{field}.name"),
-                reason: "FieldValueNotFound",
-                message: format!("Not found: {:?}", mount.name),
-            });
-        }
-        if mount.mount_path.is_empty() {
-            causes.required(format!("{field}.mountPath"), "");
-        }
-    }
-    let probes = [
-        ("livenessProbe", &container.liveness_probe),
-        ("readinessProbe", &container.readiness_probe),
-        ("startupProbe", &container.startup_probe),
-    ];
-    for (name, probe) in probes.into_iter().filter_map(|(name, probe)| probe.as_ref().map(|probe| (name, probe))) {
-        check_probe(probe, &format!("{field}.{name}"), name == "readinessProbe", causes);
-    }
-}
-
-fn check_probe(probe: &Probe, field: &str, readiness: bool, causes: &mut Causes) {
-    let handlers = [probe.exec.is_some(), probe.http_get.is_some(), probe.tcp_socket.is_some(), probe.grpc.is_some()];
-    match handlers.iter().filter(|set| **set).count() {
-        0 => causes.required(field, "must specify a handler type"),
-        1 => {}
-        _ => causes.forbidden(field, "may not specify more than 1 handler type"),
-    }
-    if !readiness && probe.success_threshold.is_some_and(|n| n != 1) {
-        causes.invalid(format!("{field}.successThreshold"), probe.success_threshold.unwrap_or(0), "must be 1");
-    }
-    let times = [
-        ("initialDelaySeconds", probe.initial_delay_seconds),
-        ("timeoutSeconds", probe.timeout_seconds),
-        ("periodSeconds", probe.period_seconds),
-        ("failureThreshold", probe.failure_threshold),
-    ];
-    for (name, value) in times.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))) {
-        if value < 0 {
-            causes.invalid(format!("{field}.{name}"), value, "must be greater than or equal to 0");
-        }
-    }
-}
-
-/// Rule PD5.
-fn check_update(new: Option<&PodSpec>, old: Option<&PodSpec>, causes: &mut Causes) {
-    let (Some(new), Some(old)) = (new, old) else { return };
-    let mut allowed = new.clone();
-    let images = |to: &mut [Container], from: &[Container]| {
-        for (to, from) in to.iter_mut().zip(from) {
-            to.image = from.image.clone();
-        }
-    };
-    images(&mut allowed.containers, &old.containers);
-    images(
-        allowed.init_containers.as_deref_mut().unwrap_or_default(),
-        old.init_containers.as_deref().unwrap_or_default(),
-    );
-    let keeps = old.tolerations.iter().flatten().all(|t| new.tolerations.iter().flatten().any(|n| n.key == t.key));
-    if keeps {
-        allowed.tolerations = old.tolerations.clone();
-    }
-    allowed.active_deadline_seconds = old.active_deadline_seconds;
-    if old.termination_grace_period_seconds.is_some_and(|grace| grace < 0)
-        && new.termination_grace_period_seconds == Some(1)
+    pod_spec::check(spec, "spec", Place::Pod, causes);
+    for (field, containers) in
+        [("containers", Some(&spec.containers)), ("initContainers", spec.init_containers.as_ref())]
     {
-        allowed.termination_grace_period_seconds = old.termination_grace_period_seconds;
-    }
-    let gates = |spec: &PodSpec| spec.scheduling_gates.clone().unwrap_or_default();
-    if gates(new).iter().all(|gate| gates(old).contains(gate)) {
-        allowed.scheduling_gates = old.scheduling_gates.clone();
-        if !gates(old).is_empty() {
-            allowed.node_selector = old.node_selector.clone();
-            allowed.affinity = old.affinity.clone();
+        for (i, container) in containers.into_iter().flatten().enumerate() {
+            let image = text(&container.image);
+            if image.trim() != image {
+                let detail = "must not have leading or trailing whitespace";
+                causes.invalid(format!("spec.{field}[{i}].image"), image, detail);
+            }
         }
     }
-    if allowed != *old {
-        causes.forbidden(
-            "spec",
-            "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
-             `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
-             `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
-        );
+}
+
+/// What the status may not say.
+fn check_status(new: &Pod, old: &Pod, causes: &mut Causes) {
+    let status = new.status.clone().unwrap_or_default();
+    for (i, condition) in status.conditions.iter().flatten().enumerate() {
+        let kind = condition.type_.as_str();
+        causes.all(&format!("metadata.conditions[{i}].Type"), kind, names::qualified_name_errors(kind));
+    }
+    let class = old.status.as_ref().and_then(|status| status.qos_class.clone());
+    causes.immutable("status.qosClass", &status.qos_class, &class);
+    let ips: Vec<&str> = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).collect();
+    check_ips(&ips, "status.podIPs", causes);
+    let hosts: Vec<&str> = status.host_ips.iter().flatten().map(|ip| ip.ip.as_str()).collect();
+    if hosts.first().is_some_and(|first| *first != text(&status.host_ip)) {
+        causes.invalid("status.hostIPs[0].ip", hosts[0], "must be equal to `hostIP`");
+    }
+    check_ips(&hosts, "status.hostIPs", causes);
+}
+
+/// At most one address of each family.
+fn check_ips(ips: &[&str], at: &str, causes: &mut Causes) {
+    for (i, ip) in ips.iter().enumerate() {
+        check_ip(causes, &format!("{at}[{i}]"), ip);
+        if ips[..i].contains(ip) {
+            causes.duplicate(format!("{at}[{i}]"), *ip);
+        }
+    }
+    let count = |v6: bool| ips.iter().filter(|ip| ip.contains(':') == v6).count();
+    if count(true) > 1 || count(false) > 1 {
+        let value: Vec<String> = ips.iter().map(|ip| (*ip).to_owned()).collect();
+        causes.invalid(at, value, "may specify no more than one IP for each IP family");
     }
 }

@@ -5,12 +5,11 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::ServiceSpec;
 
 use super::Context;
+use super::checks::IP_HELP;
 use super::service_validation::{is_headless, needs_health_check};
 use crate::api::alloc::{AllocError, Item, Reservation};
 use crate::api::causes::Causes;
 use crate::api::status::ApiError;
-
-const IP_HELP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
 fn family_of(ip: IpAddr) -> &'static str {
     if ip.is_ipv6() { "IPv6" } else { "IPv4" }
@@ -227,7 +226,7 @@ pub(super) fn reserve(
 ) -> Result<Reservation, ApiError> {
     let mut reservation = Reservation::new(&ctx.allocators);
     let before: Vec<Item> = old.map(held).unwrap_or_default();
-    reserve_addresses(spec, &before, &mut reservation, causes)?;
+    reserve_addresses(ctx, spec, &before, &mut reservation, causes)?;
     reserve_ports(spec, old, &before, &mut reservation, causes)?;
     let after = held(spec);
     for item in before.into_iter().filter(|item| !after.contains(item)) {
@@ -237,6 +236,7 @@ pub(super) fn reserve(
 }
 
 fn reserve_addresses(
+    ctx: &Context,
     spec: &mut ServiceSpec,
     before: &[Item],
     reservation: &mut Reservation,
@@ -246,19 +246,20 @@ fn reserve_addresses(
         return Ok(());
     }
     let families = spec.ip_families.clone().unwrap_or_default();
+    let further = super::service_cidr::further(&ctx.store)?;
     let mut ips = spec.cluster_ips.clone().unwrap_or_default();
     for (i, family) in families.iter().enumerate() {
         match ips.get(i).and_then(|ip| ip.parse::<IpAddr>().ok()) {
             Some(ip) if before.contains(&Item::Address(ip)) => {}
             Some(ip) => {
-                if let Err(e) = reservation.exact_address(ip) {
+                if let Err(e) = reservation.exact_address(ip, &further) {
                     // Rule CF15.
                     let asked = spec.cluster_ips.clone().unwrap_or_default();
                     causes.invalid("spec.clusterIPs", asked, format!("failed to allocate IP {ip}: {e}"));
                 }
             }
             None => {
-                let ip = reservation.address(family == "IPv6").map_err(|e| {
+                let ip = reservation.address(family == "IPv6", &further).map_err(|e| {
                     ApiError::internal(format!(
                         "failed to allocate a serviceIP: {e}; delete a Service or start with a larger --service-cidr"
                     ))

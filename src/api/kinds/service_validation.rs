@@ -7,11 +7,10 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{ServicePort, ServiceSpec, ServiceStatus};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::checks::{CIDR_HELP, IP_HELP};
 use crate::api::causes::Causes;
 use crate::api::names::{check_labels, label_errors, port_name_errors, subdomain_errors};
 
-const IP_HELP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-const CIDR_HELP: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
 const PORT_HELP: &str = "must be between 1 and 65535, inclusive";
 
 pub(super) fn is_headless(spec: &ServiceSpec) -> bool {

@@ -16,21 +16,30 @@ use super::wire::{Reader, Wire};
 /// send have thousands at most.
 pub const MESSAGE_LIMIT: usize = 1 << 17;
 
+/// How deep messages may be in each other. Only schemas of custom resources contain themselves; all else is less than
+/// 20 deep. JSON gets no deeper than what serde_json reads, as a message adds two levels at most.
+pub const DEPTH_LIMIT: usize = 64;
+
 pub struct Decoder {
     table: &'static Table,
     /// How many more messages there may be.
     left: usize,
+    depth: usize,
 }
 
 impl Decoder {
     pub fn new(table: &'static Table) -> Self {
-        Self { table, left: MESSAGE_LIMIT }
+        Self { table, left: MESSAGE_LIMIT, depth: 0 }
     }
 
     /// Adds a message's fields to those that are there: the parts of a message may come apart. Unknown fields are
-    /// skipped. Recurses as deep as the table's messages contain each other.
+    /// skipped.
     pub fn message(&mut self, id: MessageId, bytes: &[u8], into: &mut Map<String, Value>) -> Result<(), Error> {
         self.left = self.left.checked_sub(1).ok_or(Error::TooMany(MESSAGE_LIMIT))?;
+        if self.depth == DEPTH_LIMIT {
+            return Err(Error::TooDeep(DEPTH_LIMIT));
+        }
+        self.depth += 1;
         let message = self.table.message(id);
         let mut fields = Reader::new(bytes);
         while let Some((number, wire)) = fields.next()? {
@@ -38,6 +47,7 @@ impl Decoder {
                 self.field(message, field, wire, into)?;
             }
         }
+        self.depth -= 1;
         Ok(())
     }
 
@@ -117,6 +127,14 @@ impl Decoder {
                 self.message(id, bytes()?, &mut fields)?;
                 fields.into()
             }
+            Type::Choice(id) => {
+                let mut fields = Map::new();
+                self.message(id, bytes()?, &mut fields)?;
+                let boolean = self.table.message(id).fields.iter().any(|field| field.of == Type::Bool);
+                forms::choice(fields, boolean)
+            }
+            Type::Empty => bytes().map(|_| Map::new())?.into(),
+            Type::Double => forms::double(wire.double().ok_or_else(wrong)?)?,
             Type::Time => return forms::time(bytes()?),
             Type::MicroTime => return forms::micro_time(bytes()?),
             Type::Json => return forms::json(bytes()?),

@@ -3,7 +3,7 @@
 //! Each function takes the message's bytes. `None` stands for a value that JSON leaves out: no time, no JSON.
 
 use k8s_openapi::jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Map, Number, Value};
 
 use super::Error;
 use super::wire::{Reader, Wire};
@@ -19,6 +19,15 @@ pub fn text(bytes: &[u8]) -> Result<&str, Error> {
 /// int32: the lower half, as negative numbers are sign-extended on the wire.
 pub fn int32(number: u64) -> i32 {
     number as i32
+}
+
+/// A double; whole ones as Go writes them, without a fraction.
+pub fn double(number: f64) -> Result<Value, Error> {
+    const LARGEST_WHOLE: f64 = (1_u64 << f64::MANTISSA_DIGITS) as f64;
+    if number.fract() == 0.0 && number.abs() <= LARGEST_WHOLE {
+        return Ok((number as i64).into());
+    }
+    Number::from_f64(number).map(Value::Number).ok_or(Error::NotFinite)
 }
 
 /// `Time` has whole seconds, RFC 3339.
@@ -85,7 +94,7 @@ pub fn int_or_string(bytes: &[u8]) -> Result<Value, Error> {
     }
 }
 
-/// `RawExtension { 1: raw }` and `FieldsV1 { 1: Raw }`: the JSON inside.
+/// `RawExtension { 1: raw }`, `FieldsV1 { 1: Raw }` and `JSON { 1: raw }`: the JSON inside.
 pub fn json(bytes: &[u8]) -> Result<Option<Value>, Error> {
     let mut raw: &[u8] = &[];
     let mut fields = Reader::new(bytes);
@@ -98,6 +107,14 @@ pub fn json(bytes: &[u8]) -> Result<Option<Value>, Error> {
         return Ok(None);
     }
     serde_json::from_slice(raw).map(Some).map_err(|e| Error::Json(e.to_string()))
+}
+
+/// `JSONSchemaPropsOrArray { schema, jSONSchemas }`, `JSONSchemaPropsOrBool { allows, schema }` and
+/// `JSONSchemaPropsOrStringArray { schema, property }`: a list that has items, else the schema, else the boolean where
+/// there may be one.
+pub fn choice(mut fields: Map<String, Value>, boolean: bool) -> Value {
+    let chosen = ["jSONSchemas", "property", "schema", "allows"].iter().find_map(|field| fields.remove(*field));
+    chosen.unwrap_or(if boolean { Value::Bool(false) } else { Value::Null })
 }
 
 /// `ExtraValue { 1: repeated items }`.

@@ -11,8 +11,10 @@ const LARGEST_FIELD: u64 = (1 << 29) - 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wire<'a> {
     Varint(u64),
-    /// Doubles and fixed-size integers, which no field of the table has: only ever skipped.
-    Fixed,
+    /// Doubles, as their bits.
+    Fixed64(u64),
+    /// Floats and fixed-size integers of 32 bits, which no field of the table has: only ever skipped.
+    Fixed32,
     Bytes(&'a [u8]),
 }
 
@@ -20,6 +22,13 @@ impl<'a> Wire<'a> {
     pub fn bytes(self) -> Option<&'a [u8]> {
         match self {
             Self::Bytes(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    pub fn double(self) -> Option<f64> {
+        match self {
+            Self::Fixed64(bits) => Some(f64::from_bits(bits)),
             _ => None,
         }
     }
@@ -56,12 +65,12 @@ impl<'a> Reader<'a> {
         let number = number.ok_or(Error::FieldNumber)?;
         let value = match (tag & 7) as u8 {
             0 => Wire::Varint(self.varint()?),
-            1 => self.take(8).map(|_| Wire::Fixed)?,
+            1 => Wire::Fixed64(self.fixed()?),
             2 => {
                 let length = self.varint()?;
                 Wire::Bytes(self.take(usize::try_from(length).map_err(|_| Error::Truncated)?)?)
             }
-            5 => self.take(4).map(|_| Wire::Fixed)?,
+            5 => self.take(4).map(|_| Wire::Fixed32)?,
             other => return Err(Error::WireType(other)),
         };
         Ok(Some((number, value)))
@@ -83,6 +92,13 @@ impl<'a> Reader<'a> {
             }
         }
         Err(Error::LongNumber)
+    }
+
+    /// Eight bytes, least significant first.
+    fn fixed(&mut self) -> Result<u64, Error> {
+        let (&bytes, rest) = self.rest.split_first_chunk().ok_or(Error::Truncated)?;
+        self.rest = rest;
+        Ok(u64::from_le_bytes(bytes))
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], Error> {
@@ -110,9 +126,9 @@ mod tests {
         let message = b"\x08\x96\x01\x11\x01\x02\x03\x04\x05\x06\x07\x08\x1a\x02hi\x25\x01\x02\x03\x04\x98\x06\x05";
         let expected = vec![
             (1, Wire::Varint(150)),
-            (2, Wire::Fixed),
+            (2, Wire::Fixed64(0x0807_0605_0403_0201)),
             (3, Wire::Bytes(b"hi")),
-            (4, Wire::Fixed),
+            (4, Wire::Fixed32),
             (99, Wire::Varint(5)),
         ];
         assert_eq!(fields(message), Ok(expected));
@@ -127,10 +143,11 @@ mod tests {
 
     #[test]
     fn malformed_fields_are_refused() {
-        let cases: [(&[u8], Error); 9] = [
+        let cases: [(&[u8], Error); 10] = [
             (b"\x08", Error::Truncated),
             (b"\x08\x80", Error::Truncated),
             (b"\x0d\x01\x02\x03", Error::Truncated),
+            (b"\x09\x01\x02\x03\x04\x05\x06\x07", Error::Truncated),
             (b"\x0a\x05hi", Error::Truncated),
             // Lengths of 2^63 and 2^64-1.
             (b"\x0a\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01hi", Error::Truncated),

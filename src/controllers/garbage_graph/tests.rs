@@ -2,6 +2,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::controllers::Kind;
 
 const POD: usize = 0;
 const SERVICE: usize = 1;
@@ -12,7 +13,11 @@ fn graph() -> Graph {
         resource: ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind)),
         namespaced,
     };
-    Graph::new([kind("", "Pod", true), kind("", "Service", true), kind("", "Node", false)].into())
+    let kinds = Kinds::default();
+    for kind in [kind("", "Pod", true), kind("", "Service", true), kind("", "Node", false)] {
+        kinds.add(&kind);
+    }
+    Graph::new(Arc::new(kinds))
 }
 
 fn owner(kind: &str, name: &str, blocks: bool) -> Value {

@@ -1,0 +1,349 @@
+//! CustomResourceDefinition (apiextensions.k8s.io/v1).
+//!
+//! Names are accepted in the write itself: who has created a definition can use it with the next request.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceConversion, CustomResourceDefinition, CustomResourceDefinitionCondition,
+    CustomResourceDefinitionStatus, CustomResourceDefinitionVersion,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
+
+use super::columns::Cell;
+use super::structural::Structural;
+use crate::api::alloc::Reservation;
+use crate::api::causes::Causes;
+use crate::api::kinds::{Admitted, Column, Context, Info, NAME, Part, Strategy, column};
+use crate::api::names::{self, NameRule};
+use crate::api::object::{meta_mut, meta_str};
+use crate::api::schema::Schema;
+use crate::api::schema::builtin::{self, Definitions};
+use crate::api::status::{About, ApiError};
+use crate::store::Scope;
+
+/// Holds a definition that is being deleted until its objects are gone.
+const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+const COLUMNS: &[Column] = &[NAME, column("Created At", "The time at which the definition was created")];
+const KIND: &str = "CustomResourceDefinition";
+
+/// The kind of definitions. It works on JSON as it is: within a schema, empty strings and lists mean something.
+pub struct DefinitionKind {
+    info: Info,
+    schema: std::sync::OnceLock<Schema>,
+}
+
+impl Default for DefinitionKind {
+    fn default() -> Self {
+        let info = Info {
+            group: "apiextensions.k8s.io",
+            kind: KIND,
+            plural: "customresourcedefinitions",
+            singular: "customresourcedefinition",
+            short_names: &["crd", "crds"],
+            categories: &["api-extensions"],
+            namespaced: false,
+            status: true,
+            generation: true,
+            defines_kinds: true,
+            name_rule: NameRule::Subdomain,
+            columns: COLUMNS,
+            ..Info::DEFAULT
+        };
+        Self { info, schema: std::sync::OnceLock::new() }
+    }
+}
+
+/// Whether the definition's names were accepted.
+pub fn is_established(definition: &CustomResourceDefinition) -> bool {
+    let conditions = definition.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Established" && condition.status == "True")
+}
+
+fn decode(value: &Value) -> Result<CustomResourceDefinition, ApiError> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        ApiError::bad_request(format!(
+            "{KIND} in version \"v1\" cannot be handled as a {KIND}: {}: cannot unmarshal: {}",
+            e.path(),
+            e.inner()
+        ))
+    })
+}
+
+impl DefinitionKind {
+    fn default_names(value: &mut Value) {
+        let kind = value["spec"]["names"]["kind"].as_str().unwrap_or_default().to_owned();
+        let names = &mut value["spec"]["names"];
+        if names["singular"].as_str().unwrap_or_default().is_empty() {
+            names["singular"] = kind.to_lowercase().into();
+        }
+        if names["listKind"].as_str().unwrap_or_default().is_empty() {
+            names["listKind"] = format!("{kind}List").into();
+        }
+        if value["spec"]["conversion"].is_null() {
+            value["spec"]["conversion"] = serde_json::json!({"strategy": "None"});
+        }
+        if value["spec"]["preserveUnknownFields"] == false
+            && let Some(spec) = value["spec"].as_object_mut()
+        {
+            spec.remove("preserveUnknownFields");
+        }
+    }
+
+    fn finish(&self, value: Value, declared: Value, causes: &Causes) -> Result<Admitted, ApiError> {
+        if causes.is_empty() {
+            return Ok(Admitted { value, declared, reservation: Reservation::none() });
+        }
+        let about = About { group: self.info.group, resource: KIND, name: meta_str(&value, "name") };
+        Err(ApiError::invalid(about, &causes.0))
+    }
+}
+
+impl Strategy for DefinitionKind {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn create(&self, ctx: &Context, mut object: Value, mut causes: Causes) -> Result<Admitted, ApiError> {
+        decode(&object)?;
+        Self::default_names(&mut object);
+        crate::api::object::prune(&mut object["metadata"]);
+        let declared = object.clone();
+        let definition = decode(&object)?;
+        check(&definition, &mut causes);
+        object["status"] = status(ctx, &definition, None)?;
+        let metadata = meta_mut(&mut object);
+        let mut finalizers: Vec<Value> =
+            metadata.get("finalizers").and_then(Value::as_array).cloned().unwrap_or_default();
+        if !finalizers.iter().any(|name| name == CLEANUP_FINALIZER) {
+            finalizers.push(CLEANUP_FINALIZER.into());
+        }
+        metadata.insert("finalizers".into(), finalizers.into());
+        self.finish(object, declared, &causes)
+    }
+
+    fn update(
+        &self,
+        ctx: &Context,
+        mut new: Value,
+        old: Value,
+        part: Part,
+        mut causes: Causes,
+    ) -> Result<Admitted, ApiError> {
+        decode(&new)?;
+        Self::default_names(&mut new);
+        crate::api::object::prune(&mut new["metadata"]);
+        let declared = new.clone();
+        let (definition, before) = (decode(&new)?, decode(&old)?);
+        check(&definition, &mut causes);
+        for (field, new, old) in [
+            ("spec.scope", &definition.spec.scope, &before.spec.scope),
+            ("spec.group", &definition.spec.group, &before.spec.group),
+            ("spec.names.kind", &definition.spec.names.kind, &before.spec.names.kind),
+            ("spec.names.plural", &definition.spec.names.plural, &before.spec.names.plural),
+        ] {
+            if new != old {
+                causes.invalid(field, new.as_str(), "field is immutable");
+            }
+        }
+        if part == Part::Main {
+            new["status"] = status(ctx, &definition, before.status)?;
+        }
+        self.finish(new, declared, &causes)
+    }
+
+    fn release(&self, _: &Context, _: Value) {}
+
+    fn schema(&self) -> &Schema {
+        self.schema.get_or_init(builtin::schema::<CustomResourceDefinition>)
+    }
+
+    fn define(&self, definitions: &mut Definitions) -> String {
+        definitions.add::<CustomResourceDefinition>()
+    }
+
+    fn cells(&self, object: &[u8], _: Timestamp) -> Vec<Value> {
+        let object: Value = serde_json::from_slice(object).unwrap_or_default();
+        vec![meta_str(&object, "name").into(), meta_str(&object, "creationTimestamp").into()]
+    }
+}
+
+fn check(definition: &CustomResourceDefinition, causes: &mut Causes) {
+    let spec = &definition.spec;
+    let name = definition.metadata.name.as_deref().unwrap_or_default();
+    let expected = format!("{}.{}", spec.names.plural, spec.group);
+    if name != expected {
+        causes.invalid("metadata.name", name, "must be spec.names.plural+\".\"+spec.group");
+    }
+    if spec.group.is_empty() {
+        causes.required("spec.group", "");
+    } else {
+        names::subdomain_errors(&spec.group)
+            .into_iter()
+            .for_each(|e| causes.invalid("spec.group", spec.group.as_str(), e));
+        if !spec.group.contains('.') {
+            causes.invalid("spec.group", spec.group.as_str(), "should be a domain with at least one dot");
+        }
+    }
+    causes.one_of("spec.scope", Some(&spec.scope), &["Cluster", "Namespaced"]);
+    check_names(definition, causes);
+    if let Some(CustomResourceConversion { strategy, .. }) = &spec.conversion {
+        causes.one_of("spec.conversion.strategy", Some(strategy), &["None"]);
+    }
+    if spec.preserve_unknown_fields == Some(true) {
+        causes.invalid(
+            "spec.preserveUnknownFields",
+            true,
+            "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead",
+        );
+    }
+    if spec.versions.is_empty() {
+        causes.required("spec.versions", "must have at least one version");
+    }
+    let storage = spec.versions.iter().filter(|version| version.storage).count();
+    if !spec.versions.is_empty() && storage != 1 {
+        let versions = serde_json::to_value(&spec.versions).unwrap_or_default();
+        causes.invalid("spec.versions", versions, "must have exactly one version marked as storage version");
+    }
+    for (i, version) in spec.versions.iter().enumerate() {
+        let path = format!("spec.versions[{i}]");
+        if spec.versions[..i].iter().any(|other| other.name == version.name) {
+            causes.invalid(format!("{path}.name"), version.name.as_str(), "must contain unique version names");
+        }
+        check_version(version, &path, causes);
+    }
+}
+
+fn check_names(definition: &CustomResourceDefinition, causes: &mut Causes) {
+    let given = &definition.spec.names;
+    let singular = given.singular.clone().unwrap_or_default();
+    for (field, name) in [("plural", &given.plural), ("singular", &singular)] {
+        let field = format!("spec.names.{field}");
+        if name.is_empty() {
+            causes.required(field, "");
+        } else {
+            names::label_errors(name).into_iter().for_each(|e| causes.invalid(field.as_str(), name.as_str(), e));
+        }
+    }
+    if given.kind.is_empty() {
+        causes.required("spec.names.kind", "");
+    } else {
+        let lower = given.kind.to_lowercase();
+        names::label_errors(&lower).into_iter().for_each(|e| {
+            let why = format!("may have mixed case, but should otherwise match: {e}");
+            causes.invalid("spec.names.kind", given.kind.as_str(), why);
+        });
+    }
+    for (i, short) in given.short_names.iter().flatten().enumerate() {
+        let field = format!("spec.names.shortNames[{i}]");
+        names::label_errors(short).into_iter().for_each(|e| causes.invalid(field.as_str(), short.as_str(), e));
+    }
+}
+
+fn check_version(version: &CustomResourceDefinitionVersion, path: &str, causes: &mut Causes) {
+    names::label_errors(&version.name)
+        .into_iter()
+        .for_each(|e| causes.invalid(format!("{path}.name"), version.name.as_str(), e));
+    match version.schema.as_ref().and_then(|schema| schema.open_api_v3_schema.as_ref()) {
+        Some(schema) => {
+            Structural::compile(schema, &format!("{path}.schema.openAPIV3Schema"), causes);
+        }
+        None => causes.required(format!("{path}.schema.openAPIV3Schema"), "schemas are required"),
+    }
+    for (i, column) in version.additional_printer_columns.iter().flatten().enumerate() {
+        let path = format!("{path}.additionalPrinterColumns[{i}]");
+        if column.name.is_empty() {
+            causes.required(format!("{path}.name"), "");
+        }
+        let types = ["boolean", "date", "integer", "number", "string"];
+        causes.one_of(&format!("{path}.type"), Some(&column.type_), &types);
+        if Cell::new(&column.json_path, &column.type_).is_none() {
+            let why = "must be a simple json path starting with .";
+            causes.invalid(format!("{path}.jsonPath"), column.json_path.as_str(), why);
+        }
+    }
+    if let Some(scale) = version.subresources.as_ref().and_then(|subresources| subresources.scale.as_ref()) {
+        for (field, value, within) in [
+            ("specReplicasPath", &scale.spec_replicas_path, ".spec."),
+            ("statusReplicasPath", &scale.status_replicas_path, ".status."),
+        ] {
+            if !value.starts_with(within) {
+                let why = format!("should be a json path under {within}");
+                causes.invalid(format!("{path}.subresources.scale.{field}"), value.as_str(), why.trim_end_matches('.'));
+            }
+        }
+    }
+}
+
+/// The status after a write: accepted names, stored versions, and the conditions that clients wait for.
+fn status(
+    ctx: &Context,
+    definition: &CustomResourceDefinition,
+    before: Option<CustomResourceDefinitionStatus>,
+) -> Result<Value, ApiError> {
+    let before = before.unwrap_or_default();
+    let spec = &definition.spec;
+    let taken = taken_names(ctx, definition);
+    let now = Timestamp::now();
+    let condition = |type_: &str, ok: bool, reason: &str, message: String| {
+        let status = if ok { "True" } else { "False" };
+        let since = before.conditions.iter().flatten().find(|old| old.type_ == type_ && old.status == status);
+        let since = since.and_then(|old| old.last_transition_time.clone()).unwrap_or(Time(now));
+        CustomResourceDefinitionCondition {
+            type_: type_.into(),
+            status: status.into(),
+            reason: Some(reason.into()),
+            message: Some(message),
+            last_transition_time: Some(since),
+            ..CustomResourceDefinitionCondition::default()
+        }
+    };
+    let was_established = before.conditions.iter().flatten().any(|c| c.type_ == "Established" && c.status == "True");
+    let conditions = match &taken {
+        None => vec![
+            condition("NamesAccepted", true, "NoConflicts", "no conflicts found".into()),
+            condition("Established", true, "InitialNamesAccepted", "the initial names have been accepted".into()),
+        ],
+        Some((reason, message)) => vec![
+            condition("NamesAccepted", false, reason, message.clone()),
+            condition("Established", was_established, "NotAccepted", "not all names are accepted".into()),
+        ],
+    };
+    let mut stored = before.stored_versions.unwrap_or_default();
+    for version in spec.versions.iter().filter(|version| version.storage) {
+        if !stored.contains(&version.name) {
+            stored.push(version.name.clone());
+        }
+    }
+    let status = CustomResourceDefinitionStatus {
+        accepted_names: Some(if taken.is_none() {
+            spec.names.clone()
+        } else {
+            before.accepted_names.unwrap_or_default()
+        }),
+        conditions: Some(conditions),
+        stored_versions: Some(stored),
+        ..CustomResourceDefinitionStatus::default()
+    };
+    serde_json::to_value(status).map_err(ApiError::internal)
+}
+
+/// Another definition of the group that has one of the names.
+fn taken_names(ctx: &Context, definition: &CustomResourceDefinition) -> Option<(&'static str, String)> {
+    let names = &definition.spec.names;
+    let others = ctx.store.list(&Scope::all("customresourcedefinitions.apiextensions.k8s.io")).items;
+    for entry in others {
+        let Ok(other) = serde_json::from_slice::<CustomResourceDefinition>(&entry.value) else { continue };
+        if other.metadata.name == definition.metadata.name || other.spec.group != definition.spec.group {
+            continue;
+        }
+        if other.spec.names.kind == names.kind {
+            return Some(("KindConflict", format!("{:?} is already in use", names.kind)));
+        }
+        if other.spec.names.plural == names.plural {
+            return Some(("PluralConflict", format!("{:?} is already in use", names.plural)));
+        }
+    }
+    None
+}

@@ -1,0 +1,158 @@
+//! `scale`: how many Pods a workload wants, as `autoscaling/v1` Scale, the same for every kind.
+//!
+//! A write is a write of the workload's `spec.replicas`, so that generation, conflicts, dry run and field ownership are
+//! those of the workload.
+
+use std::sync::LazyLock;
+
+use axum::body::to_bytes;
+use axum::response::Response;
+use http::{HeaderValue, Method, StatusCode, header};
+use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec, ScaleStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::api::causes::Causes;
+use crate::api::kinds::{Info, Part, selector_text};
+use crate::api::negotiate::Form;
+use crate::api::object::{self, meta_str};
+use crate::api::patch::{self, Patch};
+use crate::api::request::{BODY_LIMIT, Call};
+use crate::api::schema::{Schema, builtin};
+use crate::api::status::{About, ApiError, json_response};
+
+const INFO: Info = Info { group: "autoscaling", kind: "Scale", ..Info::DEFAULT };
+static SCHEMA: LazyLock<Schema> = LazyLock::new(builtin::schema::<Scale>);
+const MERGE: &str = "application/merge-patch+json";
+/// How often a patch is tried again when others write at the same time.
+const ATTEMPTS: usize = 32;
+
+impl Api {
+    pub(super) async fn scale(&self, mut call: Call) -> Result<Response, ApiError> {
+        call.form = Form::Json;
+        match call.method.as_str() {
+            "GET" => Ok(json_response(StatusCode::OK, &self.current_scale(&call)?)),
+            "PUT" => self.replace_scale(call).await,
+            "PATCH" if patch::media_type(call.content_type()) == patch::APPLY => self.apply_scale(call).await,
+            "PATCH" => self.patch_scale(call).await,
+            _ => Err(ApiError::method_not_allowed()),
+        }
+    }
+
+    fn current_scale(&self, call: &Call) -> Result<Value, ApiError> {
+        let entry = self.store().get(&call.target.key()).ok_or_else(|| call.target.not_found())?;
+        let workload: Value = serde_json::from_slice(&entry.value).map_err(ApiError::internal)?;
+        Ok(scale_of(&workload))
+    }
+
+    async fn replace_scale(&self, mut call: Call) -> Result<Response, ApiError> {
+        let wanted = decode(call.object()?)?;
+        let name = wanted.metadata.name.clone().unwrap_or_default();
+        if !name.is_empty() && name != call.target.name() {
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                call.target.name()
+            )));
+        }
+        call.method = Method::PATCH;
+        self.write(&mut call, &wanted).await
+    }
+
+    async fn patch_scale(&self, mut call: Call) -> Result<Response, ApiError> {
+        let patch = Patch::parse(call.content_type(), &call.body)?;
+        for _ in 0..ATTEMPTS {
+            let current = self.current_scale(&call)?;
+            let wanted = decode(patch.apply(&SCHEMA, &current)?)?;
+            let conditional =
+                wanted.metadata.resource_version.as_deref() != Some(meta_str(&current, "resourceVersion"));
+            match self.write(&mut call, &wanted).await {
+                Err(e) if e.code == StatusCode::CONFLICT && !conditional => {}
+                result => return result,
+            }
+        }
+        Err(ApiError::modified(call.target.about(call.target.name())))
+    }
+
+    /// An applied Scale is an applied workload that says its replicas and nothing else.
+    async fn apply_scale(&self, mut call: Call) -> Result<Response, ApiError> {
+        let body = std::mem::take(&mut call.body);
+        call.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
+        call.body = body;
+        let wanted = decode(call.object()?)?;
+        check(&wanted, call.target.name())?;
+        let info = call.target.kind.info();
+        let replicas = wanted.spec.and_then(|spec| spec.replicas).unwrap_or(0);
+        let applied = json!({"apiVersion": info.api_version(), "kind": info.kind,
+            "metadata": {"name": call.target.name()}, "spec": {"replicas": replicas}});
+        call.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(patch::APPLY));
+        call.body = applied.to_string().into();
+        scale_response(self.patch(&call, Part::Main).await?).await
+    }
+
+    async fn write(&self, call: &mut Call, wanted: &Scale) -> Result<Response, ApiError> {
+        check(wanted, call.target.name())?;
+        let replicas = wanted.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
+        let mut change = json!({"spec": {"replicas": replicas}});
+        let preconditions = [("uid", &wanted.metadata.uid), ("resourceVersion", &wanted.metadata.resource_version)];
+        for (field, value) in preconditions {
+            if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
+                change["metadata"][field] = value.into();
+            }
+        }
+        call.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MERGE));
+        call.body = change.to_string().into();
+        scale_response(self.patch(call, Part::Main).await?).await
+    }
+}
+
+/// The Scale of the workload that a write answered with.
+async fn scale_response(response: Response) -> Result<Response, ApiError> {
+    let code = response.status();
+    let body = to_bytes(response.into_body(), 2 * BODY_LIMIT).await.map_err(ApiError::internal)?;
+    let workload: Value = serde_json::from_slice(&body).map_err(ApiError::internal)?;
+    Ok(json_response(code, &scale_of(&workload)))
+}
+
+fn decode(value: Value) -> Result<Scale, ApiError> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let path = e.path().to_string();
+        let why = format!("{path}: cannot unmarshal: {}", e.into_inner());
+        ApiError::bad_request(format!("Scale in version \"v1\" cannot be handled as a Scale: {why}"))
+    })
+}
+
+fn check(scale: &Scale, name: &str) -> Result<(), ApiError> {
+    let mut causes = Causes::default();
+    if let Some(replicas) = scale.spec.as_ref().and_then(|spec| spec.replicas).filter(|replicas| *replicas < 0) {
+        causes.invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+    }
+    if causes.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::invalid(About { group: INFO.group, resource: INFO.kind, name }, &causes.0))
+}
+
+fn scale_of(workload: &Value) -> Value {
+    let text = |field: &str| Some(meta_str(workload, field).to_owned()).filter(|text| !text.is_empty());
+    let count = |value: &Value| value.as_i64().and_then(|count| i32::try_from(count).ok());
+    let selector: Option<LabelSelector> = serde_json::from_value(workload["spec"]["selector"].clone()).ok();
+    let scale = Scale {
+        metadata: ObjectMeta {
+            name: text("name"),
+            namespace: text("namespace"),
+            uid: text("uid"),
+            resource_version: text("resourceVersion"),
+            ..ObjectMeta::default()
+        },
+        spec: Some(ScaleSpec { replicas: count(&workload["spec"]["replicas"]).filter(|count| *count != 0) }),
+        status: Some(ScaleStatus {
+            replicas: count(&workload["status"]["replicas"]).unwrap_or(0),
+            selector: selector.map(|selector| selector_text(&selector)),
+        }),
+    };
+    let mut value = serde_json::to_value(scale).unwrap_or_default();
+    value["metadata"]["creationTimestamp"] = workload["metadata"]["creationTimestamp"].clone();
+    object::prune(&mut value);
+    value
+}

@@ -1,0 +1,154 @@
+//! Kinds that CustomResourceDefinitions bring.
+
+use serde_json::{Value, json};
+
+use crate::world::*;
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
+
+fn version(name: &str, storage: bool) -> Value {
+    json!({
+        "name": name, "served": true, "storage": storage, "subresources": {"status": {}},
+        "additionalPrinterColumns": [{"name": "Size", "type": "integer", "jsonPath": ".spec.size"}],
+        "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+            "spec": {"type": "object", "required": ["size"], "properties": {
+                "size": {"type": "integer", "minimum": 1},
+                "mode": {"type": "string", "default": "fast", "enum": ["fast", "safe"]},
+                "ports": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+                    "items": {"type": "object", "required": ["name"], "properties": {
+                        "name": {"type": "string"}, "port": {"type": "integer"}}}},
+            }},
+            "status": {"type": "object", "properties": {"phase": {"type": "string"}}},
+        }}},
+    })
+}
+
+fn definition() -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "widgets.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "widgets", "kind": "Widget", "shortNames": ["wd"]},
+            "versions": [version("v1", true), version("v1beta1", false)],
+        },
+    })
+}
+
+fn widget(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}, "spec": spec})
+}
+
+#[tokio::test]
+async fn a_definition_is_established_and_served_with_the_next_request() {
+    let world = World::start().await;
+    assert_eq!(world.get(WIDGETS).await.code, 404);
+    let made = world.post(DEFINITIONS, definition()).await.created();
+    assert_eq!(made["spec"]["names"]["singular"], "widget");
+    assert_eq!(made["status"]["acceptedNames"]["listKind"], "WidgetList");
+    assert_eq!(made["status"]["storedVersions"], json!(["v1"]));
+    let established = |status: &Value| {
+        status["conditions"].as_array().unwrap().iter().any(|c| c["type"] == "Established" && c["status"] == "True")
+    };
+    assert!(established(&made["status"]));
+
+    let created = world.post(WIDGETS, widget("a", json!({"size": 2, "unknown": 1}))).await.created();
+    assert_eq!(created["spec"], json!({"size": 2, "mode": "fast"}));
+    assert_eq!(created["metadata"]["generation"], 1);
+    let list = world.get(WIDGETS).await.ok();
+    assert_eq!((list["kind"].as_str(), list["items"].as_array().unwrap().len()), (Some("WidgetList"), 1));
+    let resources = world.get("/apis/example.com/v1").await.ok();
+    let names: Vec<&Value> = resources["resources"].as_array().unwrap().iter().map(|r| &r["name"]).collect();
+    assert_eq!(names, ["widgets", "widgets/status"]);
+}
+
+#[tokio::test]
+async fn objects_break_no_rule_of_their_schema() {
+    let world = World::start().await;
+    world.post(DEFINITIONS, definition()).await.created();
+    let refused = world.post(WIDGETS, widget("a", json!({"size": 0, "mode": "slow"}))).await.refused(422, "Invalid");
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains("spec.size in body should be greater than or equal to 1"), "{message}");
+    assert!(
+        message.contains("spec.mode: Unsupported value: \"slow\": supported values: \"fast\", \"safe\""),
+        "{message}"
+    );
+    let refused = world.post(WIDGETS, widget("a", json!({}))).await.refused(422, "Invalid");
+    assert_eq!(refused["message"], "Widget.example.com \"a\" is invalid: spec.size: Required value");
+    let strict = format!("{WIDGETS}?fieldValidation=Strict");
+    let refused = world.post(&strict, widget("a", json!({"size": 1, "unknown": 1}))).await.refused(400, "BadRequest");
+    assert!(refused["message"].as_str().unwrap().contains("unknown field \"spec.unknown\""));
+}
+
+#[tokio::test]
+async fn every_served_version_shows_the_same_objects() {
+    let world = World::start().await;
+    world.post(DEFINITIONS, definition()).await.created();
+    world.post(WIDGETS, widget("a", json!({"size": 2}))).await.created();
+    let beta = WIDGETS.replace("/v1/", "/v1beta1/");
+    let shown = world.get(&format!("{beta}/a")).await.ok();
+    assert_eq!(shown["apiVersion"], "example.com/v1beta1");
+    assert_eq!(shown["spec"]["size"], 2);
+    let list = world.get(&beta).await.ok();
+    assert_eq!(list["apiVersion"], "example.com/v1beta1");
+    let patched = world.merge(&format!("{beta}/a"), json!({"spec": {"size": 5}})).await.ok();
+    assert_eq!(patched["metadata"]["generation"], 2);
+    assert_eq!(world.get(&format!("{WIDGETS}/a")).await.ok()["spec"]["size"], 5);
+}
+
+#[tokio::test]
+async fn status_is_a_subresource_and_strategic_patches_are_not_for_custom_resources() {
+    let world = World::start().await;
+    world.post(DEFINITIONS, definition()).await.created();
+    let mut object = widget("a", json!({"size": 2}));
+    object["status"] = json!({"phase": "set"});
+    assert_eq!(world.post(WIDGETS, object).await.created().get("status"), None);
+    let path = format!("{WIDGETS}/a");
+    let patched =
+        world.merge(&format!("{path}/status"), json!({"status": {"phase": "ok"}, "spec": {"size": 9}})).await.ok();
+    assert_eq!((&patched["status"]["phase"], &patched["spec"]["size"]), (&json!("ok"), &json!(2)));
+    assert_eq!(patched["metadata"]["generation"], 1);
+    world.strategic(&path, json!({"spec": {"size": 3}})).await.refused(415, "UnsupportedMediaType");
+}
+
+#[tokio::test]
+async fn lists_with_keys_merge_in_an_apply() {
+    let world = World::start().await;
+    world.post(DEFINITIONS, definition()).await.created();
+    let path = format!("{WIDGETS}/a");
+    let with = |ports: Value| widget("a", json!({"size": 1, "ports": ports}));
+    world.apply(&path, "one", with(json!([{"name": "x", "port": 1}]))).await.created();
+    let both = world.apply(&path, "two", with(json!([{"name": "y", "port": 2}]))).await.ok();
+    assert_eq!(both["spec"]["ports"].as_array().unwrap().len(), 2);
+    world.apply(&path, "two", with(json!([{"name": "x", "port": 9}]))).await.refused(409, "Conflict");
+}
+
+#[tokio::test]
+async fn definitions_that_cannot_be_are_refused() {
+    let world = World::start().await;
+    let mut wrong = definition();
+    wrong["metadata"]["name"] = "gadgets.example.com".into();
+    wrong["spec"]["versions"][1]["storage"] = true.into();
+    wrong["spec"]["conversion"] = json!({"strategy": "Webhook"});
+    let refused = world.post(DEFINITIONS, wrong).await.refused(422, "Invalid");
+    let message = refused["message"].as_str().unwrap();
+    for part in [
+        "metadata.name: Invalid value: \"gadgets.example.com\": must be spec.names.plural+\".\"+spec.group",
+        "must have exactly one version marked as storage version",
+        "spec.conversion.strategy: Unsupported value: \"Webhook\": supported values: \"None\"",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn deleting_a_definition_deletes_its_objects_and_ends_its_paths() {
+    let world = World::with_controllers(0).await;
+    world.post(DEFINITIONS, definition()).await.created();
+    world.post(WIDGETS, widget("a", json!({"size": 1}))).await.created();
+    let path = format!("{DEFINITIONS}/widgets.example.com");
+    world.delete(&path, json!({})).await.ok();
+    world.until(async || world.get(&path).await.found().is_none().then_some(())).await;
+    assert_eq!(world.get(WIDGETS).await.code, 404);
+}
