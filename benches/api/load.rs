@@ -204,9 +204,14 @@ async fn events(endpoint: &Endpoint, resource: &str, body: fn(&str) -> Value) ->
     let path = collection(resource, "events");
     let (arrived, mut arrivals) = mpsc::unbounded_channel();
     let mut watchers = Vec::new();
+    let mut poster = endpoint.connect().await?;
+    // From now on, so that no event is there but those of the POSTs.
+    let list = poster.expect(StatusCode::OK, Method::GET, &path, Bytes::new()).await?;
+    let list: Value = serde_json::from_slice(&list)?;
+    let now = list["metadata"]["resourceVersion"].as_str().context("a version")?.to_owned();
     for _ in 0..WATCHERS {
         let mut connection = endpoint.connect().await?;
-        let watch = format!("{path}?watch=true&resourceVersion=0");
+        let watch = format!("{path}?watch=true&resourceVersion={now}");
         let mut response = connection.send(Method::GET, &watch, Bytes::new()).await?.into_body();
         let arrived = arrived.clone();
         watchers.push(tokio::spawn(async move {
@@ -223,7 +228,6 @@ async fn events(endpoint: &Endpoint, resource: &str, body: fn(&str) -> Value) ->
             }
         }));
     }
-    let mut poster = endpoint.connect().await?;
     let mut samples = Vec::with_capacity(POSTS * WATCHERS);
     for i in 0..POSTS {
         let body: Bytes = body(&format!("e{i}")).to_string().into();
@@ -239,6 +243,7 @@ async fn events(endpoint: &Endpoint, resource: &str, body: fn(&str) -> Value) ->
         let both = async { futures::try_join!(post, all) };
         tokio::time::timeout(Duration::from_secs(5), both).await.context("an event never came")??;
     }
+    ensure!(arrivals.is_empty(), "there were more events than POSTs");
     watchers.iter().for_each(|watcher| watcher.abort());
     Ok(median(samples))
 }

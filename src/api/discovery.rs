@@ -20,6 +20,9 @@ pub(super) fn subresources(info: &Info) -> Vec<(&'static str, &'static str, &'st
     if info.status {
         all.push(("status", info.kind, &["get", "patch", "update"]));
     }
+    if info.scale {
+        all.push(("scale", "Scale", &["get", "patch", "update"]));
+    }
     match info.plural {
         "pods" => {
             all.push(("binding", "Binding", &["create"]));
@@ -39,6 +42,8 @@ pub(super) fn subresources(info: &Info) -> Vec<(&'static str, &'static str, &'st
 fn group_of(info: &Info, subresource_kind: &str) -> (&'static str, &'static str) {
     match subresource_kind {
         "TokenRequest" => ("authentication.k8s.io", "v1"),
+        "Eviction" => ("policy", "v1"),
+        "Scale" => ("autoscaling", "v1"),
         _ => (info.group, info.version),
     }
 }

@@ -50,12 +50,13 @@ pub async fn kinds_are_listed_and_explained() {
         assert!(code == 0 && out.contains("FIELDS:"), "explain {resource}: {out} {err}");
     }
     // kubectl checks a manifest against the server's schema before it sends anything.
-    let typo = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"prots": []}});
+    let typo = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},
+        "spec": {"ports": [{"port": 80}], "prots": []}});
     let file = cluster.manifest("typo.json", &typo);
     let (code, _, err) = cluster.kubectl_with_code(&["apply", "--validate=strict", "-f", &file]).await;
     assert!(code == 1 && err.contains("unknown field \"spec.prots\""), "{err}");
     let (code, _, err) = cluster.kubectl_with_code(&["create", "--validate=warn", "-f", &file]).await;
-    assert!(code == 1 && err.contains("Warning: unknown field \"spec.prots\"") && err.contains("is invalid"), "{err}");
+    assert_eq!((code, err.as_str()), (0, "Warning: unknown field \"spec.prots\"\n"));
     cluster.stop().await;
 }
 
