@@ -35,6 +35,8 @@ mod service_cidr;
 mod service_validation;
 mod stateful_set;
 mod template;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
