@@ -9,6 +9,7 @@ pub mod auth;
 pub mod causes;
 mod delete;
 mod discovery;
+mod events;
 pub mod kinds;
 mod list;
 pub mod logs;

@@ -11,6 +11,7 @@ mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod events_event;
 mod ingress;
 mod ingress_class;
 mod ip_address;
@@ -59,6 +60,7 @@ use crate::config::Network;
 use crate::store::Store;
 
 pub use checks::{scaled_up, selects};
+pub(super) use events_event::{check as event_rules, from_core as event_from_core, to_core as event_to_core};
 
 /// Group and name of PodDisruptionBudgets, which evictions ask.
 pub(super) const BUDGETS_GROUP: &str = "policy";
@@ -375,6 +377,7 @@ impl Default for Registry {
             Typed::<secret::Kind>::boxed(),
             Typed::<service_account::Kind>::boxed(),
             Typed::<event::Kind>::boxed(),
+            Typed::<events_event::Kind>::boxed(),
             Typed::<endpoint_slice::Kind>::boxed(),
             Typed::<lease::Kind>::boxed(),
             Typed::<deployment::Kind>::boxed(),

@@ -227,10 +227,13 @@ impl Api {
         let form = if log { Form::Json } else { Form::negotiate(&parts.headers)? };
         let body = axum::body::to_bytes(body, BODY_LIMIT).await.map_err(|_| ApiError::too_large(BODY_LIMIT))?;
         let call = Call { method: parts.method, target, params, headers: parts.headers, form, body };
+        if group == super::events::GROUP {
+            return self.translated_event(call).await;
+        }
         self.dispatch(call).await
     }
 
-    async fn dispatch(&self, call: Call) -> Result<Response, ApiError> {
+    pub(super) async fn dispatch(&self, call: Call) -> Result<Response, ApiError> {
         if call.target.subresource.is_some() {
             return self.subresource(call).await;
         }

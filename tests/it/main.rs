@@ -4,6 +4,7 @@
 mod controllers;
 mod deletion;
 mod errors;
+mod events;
 mod lists;
 mod networking;
 mod patches;
