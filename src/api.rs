@@ -11,6 +11,7 @@ mod compression;
 mod custom;
 mod delete;
 mod discovery;
+mod events;
 pub mod kinds;
 mod limits;
 mod list;

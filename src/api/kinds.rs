@@ -11,6 +11,7 @@ mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod events_event;
 mod ingress;
 mod ingress_class;
 mod ip_address;
@@ -35,6 +36,8 @@ mod service_cidr;
 mod service_validation;
 mod stateful_set;
 mod template;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
@@ -63,6 +66,7 @@ use crate::config::Network;
 use crate::store::Store;
 
 pub use checks::{scaled_up, selects};
+pub(super) use events_event::{check as event_rules, from_core as event_from_core, to_core as event_to_core};
 
 /// Group and name of PodDisruptionBudgets, which evictions ask.
 pub(super) const BUDGETS_GROUP: &str = "policy";
@@ -410,7 +414,10 @@ fn resources_of(kinds: &[Arc<dyn Strategy>]) -> Resources {
     let mut resources: Resources = kinds.iter().map(|kind| resource(kind.info())).collect();
     // Every version of a kind shows the same objects: one is enough.
     let mut seen = std::collections::HashSet::new();
-    resources.retain(|(resource, _)| seen.insert((resource.group.clone(), resource.plural.clone())));
+    resources.retain(|(resource, _)| {
+        // The same objects as those of the core group.
+        resource.group != super::events::GROUP && seen.insert((resource.group.clone(), resource.plural.clone()))
+    });
     resources
 }
 
@@ -441,6 +448,7 @@ impl Default for Registry {
             Typed::<secret::Kind>::boxed(),
             Typed::<service_account::Kind>::boxed(),
             Typed::<event::Kind>::boxed(),
+            Typed::<events_event::Kind>::boxed(),
             Typed::<endpoint_slice::Kind>::boxed(),
             Typed::<lease::Kind>::boxed(),
             Typed::<deployment::Kind>::boxed(),

@@ -281,25 +281,30 @@ impl Api {
         rest: &str,
         request: Request,
     ) -> Result<Response, ApiError> {
+        // The whole body first, also of what is refused: a client that is still sending does not see the answer.
+        let (parts, body) = request.into_parts();
+        let body = axum::body::to_bytes(body, BODY_LIMIT).await.map_err(|_| ApiError::too_large(BODY_LIMIT))?;
         if !self.registry().serves(group, version) {
-            return self.review(group, version, rest, request).await;
+            return self.review(group, version, rest, &parts, &body);
         }
         let target = Target::parse(self, group, version, rest)?;
-        let (parts, body) = request.into_parts();
         let params = Params::parse(parts.uri.query().unwrap_or_default());
         let log = target.subresource.as_deref() == Some("log");
         let form = if log { Form::Json } else { Form::negotiate(&parts.headers)? };
-        let body = axum::body::to_bytes(body, BODY_LIMIT).await.map_err(|_| ApiError::too_large(BODY_LIMIT))?;
         let identity = parts.extensions.get::<Identity>().cloned();
         let call = Call { method: parts.method, target, params, headers: parts.headers, identity, form, body };
+        let answer = async {
+            if group == super::events::GROUP { self.translated_event(call).await } else { self.dispatch(call).await }
+        };
         // A mistake of ours in one request must not look like a broken connection: the panic hook has logged it.
-        AssertUnwindSafe(self.dispatch(call)).catch_unwind().await.unwrap_or_else(|_| {
-            let message = "This request caused apiserver to panic. Look in the logs for details.\n";
+        AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
+            let message = "This request caused apiserver to panic. Look in the logs for details.
+";
             Ok((http::StatusCode::INTERNAL_SERVER_ERROR, message).into_response())
         })
     }
 
-    async fn dispatch(&self, call: Call) -> Result<Response, ApiError> {
+    pub(super) async fn dispatch(&self, call: Call) -> Result<Response, ApiError> {
         if call.target.subresource.is_some() {
             return self.subresource(call).await;
         }

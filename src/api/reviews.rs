@@ -17,9 +17,8 @@
 mod access;
 mod identity;
 
-use axum::body::to_bytes;
-use axum::extract::Request;
 use axum::response::Response;
+use http::request::Parts;
 use http::{Method, StatusCode, header};
 use k8s_openapi::Resource;
 use serde::Serialize;
@@ -30,7 +29,7 @@ use super::Api;
 use super::auth::Identity;
 use super::causes::Causes;
 use super::discovery::page_not_found;
-use super::request::{BODY_LIMIT, Params, decode_object};
+use super::request::{Params, decode_object};
 use super::status::{About, ApiError, json_response};
 
 /// The only verb of reviews.
@@ -115,28 +114,27 @@ pub(super) fn of(group: &str, version: &str) -> impl Iterator<Item = &'static In
 
 impl Api {
     /// Answers a request below a group's version in which no stored kinds are.
-    pub(super) async fn review(
+    pub(super) fn review(
         &self,
         group: &str,
         version: &str,
         path: &str,
-        request: Request,
+        parts: &Parts,
+        body: &[u8],
     ) -> Result<Response, ApiError> {
         if of(group, version).next().is_none() {
             return Ok(page_not_found());
         }
         let found = of(group, version).find_map(|info| Some((info, info.matches(path)?)));
         let (info, namespace) = found.ok_or_else(ApiError::no_such_resource)?;
-        if request.method() != Method::POST {
+        if parts.method != Method::POST {
             return Err(ApiError::method_not_allowed());
         }
-        let (parts, body) = request.into_parts();
         // Nothing is written in either case, but an unknown kind of dry run is refused.
         Params::parse(parts.uri.query().unwrap_or_default()).dry_run("CreateOptions")?;
         let identity = parts.extensions.get::<Identity>().ok_or_else(ApiError::unauthorized)?;
         let media = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let body = to_bytes(body, BODY_LIMIT).await.map_err(|_| ApiError::too_large(BODY_LIMIT))?;
-        let answer = (info.answer)(&Asker { api: self, identity, namespace }, media, &body)?;
+        let answer = (info.answer)(&Asker { api: self, identity, namespace }, media, body)?;
         Ok(json_response(StatusCode::CREATED, &answer))
     }
 }

@@ -1,0 +1,161 @@
+//! scale, eviction under a PodDisruptionBudget, ephemeral containers and resize.
+
+use serde_json::{Value, json};
+
+use crate::world::*;
+
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+const BUDGETS: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+
+fn deployment(name: &str) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": {
+        "selector": {"matchLabels": {"app": name}},
+        "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}}}})
+}
+
+fn scale(name: &str, replicas: i32) -> Value {
+    json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": name}, "spec": {"replicas": replicas}})
+}
+
+#[tokio::test]
+async fn scale_reads_and_writes_the_replicas_of_a_workload() {
+    let world = World::start().await;
+    let before = world.post(DEPLOYMENTS, deployment("web")).await.created();
+    let path = format!("{DEPLOYMENTS}/web/scale");
+    let found = world.get(&path).await.ok();
+    assert_eq!((&found["kind"], &found["apiVersion"]), (&json!("Scale"), &json!("autoscaling/v1")));
+    assert_eq!(
+        (&found["spec"], &found["status"]),
+        (&json!({"replicas": 1}), &json!({"replicas": 0, "selector": "app=web"}))
+    );
+    assert_eq!(found["metadata"]["uid"], before["metadata"]["uid"]);
+
+    assert_eq!(world.put(&path, scale("web", 3)).await.ok()["spec"]["replicas"], 3);
+    assert_eq!(world.merge(&path, json!({"spec": {"replicas": 4}})).await.ok()["spec"]["replicas"], 4);
+    assert_eq!(world.strategic(&path, json!({"spec": {"replicas": 5}})).await.ok()["spec"]["replicas"], 5);
+    let patch = json!([{"op": "replace", "path": "/spec/replicas", "value": 6}]);
+    assert_eq!(world.json_patch(&path, patch).await.ok()["spec"]["replicas"], 6);
+    let after = world.get(&format!("{DEPLOYMENTS}/web")).await.ok();
+    assert_eq!((&after["spec"]["replicas"], &after["metadata"]["generation"]), (&json!(6), &json!(5)));
+    assert_eq!(after["spec"]["template"], before["spec"]["template"]);
+    // Zero replicas are left out, as in the reference.
+    assert_eq!(world.put(&path, scale("web", 0)).await.ok()["spec"], json!({}));
+}
+
+#[tokio::test]
+async fn scale_refuses_negative_replicas_and_stale_revisions() {
+    let world = World::start().await;
+    let created = world.post(DEPLOYMENTS, deployment("web")).await.created();
+    let path = format!("{DEPLOYMENTS}/web/scale");
+    let refused = world.put(&path, scale("web", -1)).await.invalid(&["spec.replicas"]);
+    let text =
+        "Scale.autoscaling \"web\" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0";
+    assert_eq!(message(&refused), text);
+    world.put(&path, scale("web", 2)).await.ok();
+    let mut stale = scale("web", 3);
+    stale["metadata"]["resourceVersion"] = revision(&created).into();
+    world.put(&path, stale).await.refused(409, "Conflict");
+    world.get(&format!("{DEPLOYMENTS}/other/scale")).await.refused(404, "NotFound");
+    // A dry run answers as if, and changes nothing.
+    assert_eq!(world.put(&format!("{path}?dryRun=All"), scale("web", 9)).await.ok()["spec"]["replicas"], 9);
+    assert_eq!(world.get(&path).await.ok()["spec"]["replicas"], 2);
+}
+
+fn eviction(pod: &str) -> Value {
+    json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}})
+}
+
+fn budget(spec: Value) -> Value {
+    json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "web"}, "spec": spec})
+}
+
+#[tokio::test]
+async fn eviction_spends_the_budget_and_is_refused_when_it_is_empty() {
+    let world = World::with_controllers(1).await;
+    for (i, name) in ["a", "b"].into_iter().enumerate() {
+        world.pod(name, json!({"app": "web"}), Some("n1")).await;
+        world.run_pod(name, &format!("10.244.0.{}", i + 2), true).await;
+    }
+    let path = format!("{BUDGETS}/web");
+    let spec = json!({"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}});
+    world.post(BUDGETS, budget(spec)).await.created();
+    world
+        .until(async || {
+            let status = world.get(&path).await.ok()["status"].clone();
+            (status["disruptionsAllowed"] == 1 && status["currentHealthy"] == 2).then_some(())
+        })
+        .await;
+    let evict = async |pod: &str| world.post(&format!("{PODS}/{pod}/eviction"), eviction(pod)).await;
+    evict("a").await.created();
+    let refused = evict("b").await.refused(429, "TooManyRequests");
+    assert_eq!(message(&refused), "Cannot evict pod as it would violate the pod's disruption budget.");
+    assert_eq!(refused["details"]["causes"][0]["reason"], "DisruptionBudget");
+    world.get(&format!("{PODS}/b")).await.ok();
+
+    // The controller sees the deletion and says how things stand.
+    world
+        .until(async || {
+            let status = world.get(&path).await.ok()["status"].clone();
+            let settled = status["currentHealthy"] == 1 && status.get("disruptedPods").is_none();
+            (settled && status["disruptionsAllowed"] == 0).then_some(())
+        })
+        .await;
+    let refused = evict("b").await.refused(429, "TooManyRequests");
+    let why = "The disruption budget web needs 1 healthy pods and has 1 currently";
+    assert_eq!(refused["details"]["causes"][0]["message"], why);
+
+    world.merge(&path, json!({"spec": {"minAvailable": 0}})).await.ok();
+    world.until(async || (world.get(&path).await.ok()["status"]["disruptionsAllowed"] == 1).then_some(())).await;
+    evict("b").await.created();
+}
+
+#[tokio::test]
+async fn eviction_needs_no_budget_for_pods_that_do_not_run_or_have_none() {
+    let world = World::start().await;
+    world
+        .post(BUDGETS, budget(json!({"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}})))
+        .await
+        .created();
+    world.pod("pending", json!({"app": "web"}), None).await;
+    world.post(&format!("{PODS}/pending/eviction"), eviction("pending")).await.created();
+    world.get(&format!("{PODS}/pending")).await.refused(404, "NotFound");
+    world.pod("running", json!({"app": "web"}), Some("n1")).await;
+    world.run_pod("running", "10.244.0.2", true).await;
+    // No controller runs here, so the budget's status says nothing yet.
+    let refused =
+        world.post(&format!("{PODS}/running/eviction"), eviction("running")).await.refused(429, "TooManyRequests");
+    let why = "The disruption budget web is still being processed by the server.";
+    assert_eq!(refused["details"]["causes"][0]["message"], why);
+    world.pod("free", json!({"app": "other"}), Some("n1")).await;
+    world.run_pod("free", "10.244.0.3", true).await;
+    world.post(&format!("{PODS}/free/eviction"), eviction("free")).await.created();
+}
+
+#[tokio::test]
+async fn debug_containers_are_added_by_their_subresource_alone() {
+    let world = World::start().await;
+    world.pod("web", json!({}), None).await;
+    let debug =
+        json!({"spec": {"ephemeralContainers": [{"name": "debug", "image": "i:1", "targetContainerName": "c"}]}});
+    world.strategic(&format!("{PODS}/web"), debug.clone()).await.invalid(&["spec"]);
+    let pod = world.strategic(&format!("{PODS}/web/ephemeralcontainers"), debug).await.ok();
+    assert_eq!(pod["spec"]["ephemeralContainers"][0]["name"], "debug");
+    let changed = json!({"spec": {"ephemeralContainers": [{"name": "debug", "image": "i:2"}]}});
+    let path = format!("{PODS}/web/ephemeralcontainers");
+    world.strategic(&path, changed).await.invalid(&["spec.ephemeralContainers"]);
+}
+
+#[tokio::test]
+async fn resize_changes_the_resources_of_a_pod() {
+    let world = World::start().await;
+    world.pod("web", json!({}), None).await;
+    let resize = |cpu: &str| json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
+    world.strategic(&format!("{PODS}/web"), resize("1")).await.invalid(&["spec"]);
+    // What was best effort would become burstable.
+    world.strategic(&format!("{PODS}/web/resize"), resize("1")).await.invalid(&["spec"]);
+    let spec = json!({"containers": [{"name": "c", "image": "i:1", "resources": {"requests": {"cpu": "500m"}}}]});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "sized"}, "spec": spec});
+    world.post(PODS, pod).await.created();
+    let pod = world.strategic(&format!("{PODS}/sized/resize"), resize("1000m")).await.ok();
+    assert_eq!(pod["spec"]["containers"][0]["resources"]["requests"]["cpu"], "1");
+}
