@@ -3,6 +3,10 @@
 //! A request is authenticated ([`auth`]), its path and options are parsed ([`request`]), and a verb ([`verbs`],
 //! [`delete`], [`list`], [`watch`]) carries it out on JSON values, asking the [`kinds`] for defaults and rules and the
 //! store for the write. Objects are encoded once, when they are written; gets, lists and watches send those bytes.
+//!
+//! The structure of each kind is its [`schema`]: strategic merge patches, server-side apply and the owners of fields
+//! (`managed`), the check for unknown fields and the OpenAPI documents walk along it. Built-in kinds have theirs from
+//! `k8s-openapi`, custom ones (`custom`) from their definitions.
 
 pub mod alloc;
 pub mod auth;
@@ -12,6 +16,7 @@ mod custom;
 mod delete;
 mod discovery;
 mod events;
+mod ip_addresses;
 pub mod kinds;
 mod limits;
 mod list;
@@ -36,6 +41,7 @@ pub mod tokens;
 mod verbs;
 mod watch;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -44,6 +50,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use http::StatusCode;
 use k8s_openapi::api::core::v1::ServiceSpec;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -51,7 +58,7 @@ use crate::config::Network;
 use crate::store::{Scope, Store};
 use alloc::Allocators;
 use auth::Identity;
-use kinds::{Context, Registry};
+use kinds::{Context, Registry, Strategy};
 use logs::LogSource;
 use tokens::TokenKey;
 use tokens::discovery::{CONFIGURATION_PATH, KEYS_PATH};
@@ -70,6 +77,8 @@ pub struct Api {
 struct Inner {
     registry: Registry,
     ctx: Context,
+    /// The kinds that each definition brings, by the definition's revision.
+    definitions: Mutex<HashMap<u64, Vec<Arc<dyn Strategy>>>>,
     /// Signs and verifies the tokens of ServiceAccounts.
     token_key: TokenKey,
     /// Who issues them: the API as Pods know it.
@@ -101,6 +110,7 @@ impl Api {
         }
         let inner = Inner {
             registry: Registry::default(),
+            definitions: Mutex::default(),
             token_key,
             issuer: format!("https://kubernetes.default.svc.{}", network.domain),
             ctx: Context { network, allocators, store },
@@ -116,13 +126,23 @@ impl Api {
 
     /// Serves the kinds that the stored definitions define.
     fn refresh_custom_kinds(&self) {
+        // Held over listing and serving, so that an older list never comes last.
+        let mut known = self.inner.definitions.lock();
+        let stored = self.store().list(&Scope::all("customresourcedefinitions.apiextensions.k8s.io")).items;
+        let mut next = HashMap::new();
         let mut kinds = Vec::new();
-        for entry in self.store().list(&Scope::all("customresourcedefinitions.apiextensions.k8s.io")).items {
-            match serde_json::from_slice(&entry.value) {
-                Ok(definition) => kinds.extend(custom::kinds_of(&definition)),
-                Err(error) => tracing::warn!(key = %entry.key, %error, "definition cannot be read"),
-            }
+        for entry in stored {
+            let made = known.remove(&entry.revision).unwrap_or_else(|| match serde_json::from_slice(&entry.value) {
+                Ok(definition) => custom::kinds_of(&definition),
+                Err(error) => {
+                    tracing::warn!(key = %entry.key, %error, "definition cannot be read");
+                    Vec::new()
+                }
+            });
+            kinds.extend(made.iter().cloned());
+            next.insert(entry.revision, made);
         }
+        *known = next;
         self.registry().set_custom(kinds);
     }
 

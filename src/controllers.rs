@@ -73,6 +73,8 @@ use crate::config::Network;
 struct Kind {
     resource: ApiResource,
     namespaced: bool,
+    /// Whether the API serves the kind now.
+    served: bool,
 }
 
 /// The kinds that are or were served, in a list that only grows: a place in it stays true while custom kinds come and go.
@@ -86,6 +88,11 @@ impl Kinds {
 
     fn place_of(&self, group: &str, kind: &str) -> Option<usize> {
         self.0.read().iter().position(|known| known.resource.group == group && known.resource.kind == kind)
+    }
+
+    /// Marks a kind as no longer served.
+    fn withdraw(&self, place: usize) {
+        self.0.write()[place].served = false;
     }
 
     /// The place of a kind, which gets one if it has none.
@@ -107,7 +114,7 @@ struct Served(watch::Receiver<Vec<(ApiResource, bool)>>);
 impl Served {
     fn now(&self) -> Vec<Kind> {
         let resources = self.0.borrow().clone();
-        resources.into_iter().map(|(resource, namespaced)| Kind { resource, namespaced }).collect()
+        resources.into_iter().map(|(resource, namespaced)| Kind { resource, namespaced, served: true }).collect()
     }
 
     /// The kinds after the next change; `None` when there will be none.

@@ -37,6 +37,12 @@ impl Causes {
         self.push(field, "FieldValueTypeInvalid", format!("Invalid value: {value:?}: {detail}"));
     }
 
+    /// A replacement must say which version it replaces. Go prints the number in its own way.
+    pub fn must_name_version(&mut self) {
+        let message = "Invalid value: 0x0: must be specified for an update".to_owned();
+        self.push("metadata.resourceVersion", "FieldValueInvalid", message);
+    }
+
     pub fn too_many(&mut self, field: impl Into<String>, actual: usize, limit: i64) {
         self.push(field, "FieldValueTooMany", format!("Too many: {actual}: must have at most {limit} items"));
     }

@@ -18,6 +18,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::alloc::Reservation;
@@ -82,6 +83,7 @@ impl Custom {
             status: subresources.is_some_and(|subresources| subresources.status.is_some()),
             generation: true,
             custom: true,
+            conditional_update: true,
             name_rule: NameRule::Subdomain,
             fields: intern::list(&selectable),
             columns: intern::columns(columns),
@@ -97,13 +99,10 @@ impl Custom {
     }
 
     fn admit(&self, mut value: Value, old: Option<&Value>, mut causes: Causes) -> Result<Admitted, ApiError> {
-        let metadata: Result<ObjectMeta, _> = serde_path_to_error::deserialize(&value["metadata"]);
-        if let Err(e) = metadata {
+        if let Err(e) = ObjectMeta::deserialize(&value["metadata"]) {
             let Info { kind, version, .. } = &self.info;
             return Err(ApiError::bad_request(format!(
-                "{kind} in version {version:?} cannot be handled as a {kind}: metadata.{}: cannot unmarshal: {}",
-                e.path(),
-                e.inner()
+                "{kind} in version {version:?} cannot be handled as a {kind}: metadata: cannot unmarshal: {e}"
             )));
         }
         super::object::prune(&mut value["metadata"]);
@@ -114,7 +113,7 @@ impl Custom {
             let about = About { group: self.info.group, resource: self.info.kind, name: meta_str(&value, "name") };
             return Err(ApiError::invalid(about, &causes.0));
         }
-        Ok(Admitted { declared: value.clone(), value, reservation: Reservation::none() })
+        Ok(Admitted { declared: None, value, reservation: Reservation::none() })
     }
 }
 

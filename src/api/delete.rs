@@ -1,6 +1,9 @@
 //! delete and deletecollection: finalizers, grace periods, propagation, preconditions.
 
+use std::sync::Arc;
+
 use axum::response::Response;
+use futures::StreamExt;
 use http::StatusCode;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -11,11 +14,13 @@ use super::object::{self, meta_mut, meta_str};
 use super::request::{Call, Target};
 use super::status::{About, ApiError, bytes_response, deleted, json_response};
 use super::verbs::commit_failed;
-use crate::store::{CommitError, Op};
+use crate::store::{CommitError, Entry, Op};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 const ATTEMPTS: usize = 32;
+/// Deletions of a collection that are under way together.
+const AT_A_TIME: usize = 32;
 /// Namespaces that are there as long as the cluster: admission plugin NamespaceLifecycle.
 const IMMORTAL: [&str; 3] = ["default", "kube-public", "kube-system"];
 
@@ -92,14 +97,14 @@ impl Options {
 /// Whether an object that is being deleted must stay for now.
 pub(super) fn is_held(info: &Info, object: &Value) -> bool {
     let list = |value: &Value| value.as_array().is_some_and(|list| !list.is_empty());
-    let namespace = info.kind == "Namespace" && list(&object["spec"]["finalizers"]);
-    let graceful = info.kind == "Pod" && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) > 0;
+    let namespace = info.is_core("Namespace") && list(&object["spec"]["finalizers"]);
+    let graceful = info.is_core("Pod") && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) > 0;
     namespace || graceful || list(&object["metadata"]["finalizers"])
 }
 
 /// Rule PX1: the grace period of a Pod; those that run nowhere, or are done, go at once. Other kinds have none.
 fn grace_period(info: &Info, object: &Value, asked: Option<i64>) -> i64 {
-    if info.kind != "Pod" {
+    if !info.is_core("Pod") {
         return 0;
     }
     let scheduled = object["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty());
@@ -149,7 +154,7 @@ fn mark(info: &Info, object: &mut Value, grace: i64, now: Timestamp) {
     if first && generation > 0 {
         metadata.insert("generation".into(), (generation + 1).into());
     }
-    if info.kind == "Namespace" {
+    if info.is_core("Namespace") {
         object["status"]["phase"] = "Terminating".into();
     }
 }
@@ -169,7 +174,7 @@ impl Api {
     /// Deletes, or begins to. Returns whether the object is gone, and its last state.
     async fn delete_one(&self, target: &Target, name: &str, options: &Options) -> Result<(bool, Value), ApiError> {
         let info = target.kind.info();
-        if info.kind == "Namespace" && IMMORTAL.contains(&name) {
+        if info.is_core("Namespace") && IMMORTAL.contains(&name) {
             return Err(ApiError::forbidden(target.about(name), "this namespace may not be deleted"));
         }
         let key = target.key_of(name);
@@ -182,7 +187,7 @@ impl Api {
             let grace = grace_period(info, &object, options.grace);
             mark(info, &mut object, grace, Timestamp::now());
             let gone = !is_held(info, &object);
-            if gone && info.kind != "Pod" {
+            if gone && !info.is_core("Pod") {
                 // The last state that watchers see is the one before the delete. Only Pods have a grace period, and
                 // show how long it was, also when it was none.
                 object = before.clone();
@@ -190,7 +195,7 @@ impl Api {
             if options.dry_run || (!gone && object == before) {
                 return Ok((gone, object));
             }
-            let encode = object::encode(info, object.clone());
+            let encode = object::encode_again(info, object.clone());
             let expect = entry.revision;
             let op = if gone { Op::Delete { expect, encode } } else { Op::Update { expect, encode } };
             match self.store().commit(key.clone(), op).await {
@@ -198,6 +203,9 @@ impl Api {
                     self.committed(info);
                     meta_mut(&mut object).insert("resourceVersion".into(), entry.revision.to_string().into());
                     if gone {
+                        if info.has_addresses() {
+                            self.move_addresses(&object, &Value::Null).await;
+                        }
                         target.kind.release(&self.inner.ctx, object.clone());
                     }
                     return Ok((gone, object));
@@ -215,9 +223,13 @@ impl Api {
             return Err(ApiError::method_not_allowed());
         }
         let options = Options::of(call)?;
+        let selected = self.select(call)?.items;
+        // Several at a time, so that they share commits.
+        let one = async |entry: Arc<Entry>| self.delete_one(&call.target, &entry.key.name, &options).await;
+        let mut deletions = futures::stream::iter(selected).map(one).buffered(AT_A_TIME);
         let mut items = Vec::new();
-        for entry in self.select(call)?.items {
-            match self.delete_one(&call.target, &entry.key.name, &options).await {
+        while let Some(deletion) = deletions.next().await {
+            match deletion {
                 Ok((_, mut object)) => {
                     // The list names the type of its items.
                     object.as_object_mut().map(|fields| (fields.remove("apiVersion"), fields.remove("kind")));
@@ -227,6 +239,7 @@ impl Api {
                 Err(e) => return Err(e),
             }
         }
+        drop(deletions);
         let revision = self.store().revision().to_string();
         let list = json!({"kind": format!("{}List", info.kind), "apiVersion": info.api_version(),
             "metadata": {"resourceVersion": revision}, "items": items});

@@ -72,20 +72,48 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
     })
 }
 
-fn groups_of(api: &Api) -> Vec<(&'static str, &'static str)> {
-    let mut groups = Vec::new();
-    for kind in api.registry().kinds() {
-        let info = kind.info();
-        if !info.group.is_empty() && !groups.contains(&(info.group, info.version)) {
-            groups.push((info.group, info.version));
+/// A group with its versions, the one that clients should take first.
+struct Group {
+    name: &'static str,
+    versions: Vec<&'static str>,
+}
+
+fn groups_of(api: &Api) -> Vec<Group> {
+    let kinds = api.registry().kinds();
+    let served = kinds.iter().map(|kind| kind.info()).filter(|info| !info.group.is_empty());
+    let pairs = served
+        .map(|info| (info.group, info.version))
+        .chain(reviews::all().iter().map(|info| (info.group, info.version)));
+    let mut groups: Vec<Group> = Vec::new();
+    for (name, version) in pairs {
+        match groups.iter_mut().find(|group| group.name == name) {
+            Some(group) if group.versions.contains(&version) => {}
+            Some(group) => group.versions.push(version),
+            None => groups.push(Group { name, versions: vec![version] }),
         }
     }
-    for info in reviews::all() {
-        if !groups.contains(&(info.group, info.version)) {
-            groups.push((info.group, info.version));
-        }
+    for group in &mut groups {
+        group.versions.sort_by_key(|version| std::cmp::Reverse(priority(version)));
     }
     groups
+}
+
+/// Kubernetes' order of versions: v10, v2, v1, v11beta2, v3beta1, v12alpha1; others after them.
+fn priority(version: &str) -> (u8, u32, u32) {
+    let parse = || {
+        let rest = version.strip_prefix('v')?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (major, stage) = rest.split_at(digits);
+        let major: u32 = major.parse().ok()?;
+        let (stage, minor) = match stage {
+            "" => return Some((3, major, 0)),
+            stage if stage.starts_with("beta") => (2, &stage[4..]),
+            stage if stage.starts_with("alpha") => (1, &stage[5..]),
+            _ => return None,
+        };
+        Some((stage, major, minor.parse().ok()?))
+    };
+    parse().unwrap_or((0, 0, 0))
 }
 
 fn kinds_at(api: &Api, group: &str, version: &str) -> Vec<Arc<dyn Strategy>> {
@@ -95,16 +123,22 @@ fn kinds_at(api: &Api, group: &str, version: &str) -> Vec<Arc<dyn Strategy>> {
 }
 
 fn aggregated(api: &Api, core: bool) -> Response {
-    let gvs = if core { vec![("", "v1")] } else { groups_of(api) };
-    let items: Vec<Value> = gvs
+    let groups = if core { vec![Group { name: "", versions: vec!["v1"] }] } else { groups_of(api) };
+    let items: Vec<Value> = groups
         .into_iter()
-        .map(|(group, version)| {
-            let kinds = kinds_at(api, group, version);
-            let reviews = reviews::of(group, version).map(aggregated_review);
-            let resources: Vec<Value> =
-                kinds.iter().map(|kind| aggregated_resource(kind.info())).chain(reviews).collect();
-            let metadata = if group.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
-            json!({"metadata": metadata, "versions": [{"version": version, "freshness": "Current", "resources": resources}]})
+        .map(|Group { name, versions }| {
+            let version = |version: &&str| {
+                let kinds = kinds_at(api, name, version);
+                let reviews = reviews::of(name, version).map(aggregated_review);
+                let resources: Vec<Value> =
+                    kinds.iter().map(|kind| aggregated_resource(kind.info())).chain(reviews).collect();
+                json!({"version": version, "freshness": "Current", "resources": resources})
+            };
+            let mut metadata = json!({"creationTimestamp": null});
+            if !name.is_empty() {
+                metadata["name"] = name.into();
+            }
+            json!({"metadata": metadata, "versions": versions.iter().map(version).collect::<Vec<_>>()})
         })
         .collect();
     let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
@@ -154,23 +188,24 @@ pub(super) async fn core_versions(State(api): State<Api>, headers: HeaderMap) ->
     Json(json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})).into_response()
 }
 
-fn group_value(group: &str, version: &str) -> Value {
-    let version = json!({"groupVersion": format!("{group}/{version}"), "version": version});
-    json!({"name": group, "versions": [version], "preferredVersion": version})
+fn group_value(group: &Group) -> Value {
+    let version = |version: &&str| json!({"groupVersion": format!("{}/{version}", group.name), "version": version});
+    let versions: Vec<Value> = group.versions.iter().map(version).collect();
+    json!({"name": group.name, "preferredVersion": versions[0], "versions": versions})
 }
 
 pub(super) async fn groups(State(api): State<Api>, headers: HeaderMap) -> Response {
     if wants_aggregated(&headers) {
         return aggregated(&api, false);
     }
-    let groups: Vec<Value> = groups_of(&api).into_iter().map(|(group, version)| group_value(group, version)).collect();
+    let groups: Vec<Value> = groups_of(&api).iter().map(group_value).collect();
     Json(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})).into_response()
 }
 
 pub(super) async fn group(State(api): State<Api>, Path(name): Path<String>) -> Response {
-    match groups_of(&api).into_iter().find(|(group, _)| *group == name) {
-        Some((group, version)) => {
-            let mut value = group_value(group, version);
+    match groups_of(&api).iter().find(|group| group.name == name) {
+        Some(group) => {
+            let mut value = group_value(group);
             value["kind"] = "APIGroup".into();
             value["apiVersion"] = "v1".into();
             Json(value).into_response()
@@ -229,4 +264,20 @@ fn resource_list(api: &Api, group: &str, version: &str) -> Response {
 
 fn verbs(info: &Info) -> Vec<&'static str> {
     VERBS.into_iter().filter(|verb| *verb != "deletecollection" || info.deletes_collections()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::priority;
+
+    #[test]
+    fn stable_versions_come_first_and_higher_before_lower() {
+        let mut versions =
+            ["foo1", "v3beta1", "v12alpha1", "v1", "v11beta2", "v10", "v2", "v10beta3", "v12alpha2", "v3beta2"];
+        versions.sort_by_key(|version| std::cmp::Reverse(priority(version)));
+        assert_eq!(
+            versions,
+            ["v10", "v2", "v1", "v11beta2", "v10beta3", "v3beta2", "v3beta1", "v12alpha2", "v12alpha1", "foo1"]
+        );
+    }
 }

@@ -50,8 +50,8 @@ use k8s_openapi::api::networking::v1::IPAddress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -59,8 +59,8 @@ use super::alloc::{Allocators, Reservation};
 use super::causes::Causes;
 use super::custom::definition::DefinitionKind;
 use super::names::NameRule;
-use super::schema::Schema;
 use super::schema::builtin::{self, Definitions};
+use super::schema::{self, Schema};
 use super::status::ApiError;
 use crate::config::Network;
 use crate::store::Store;
@@ -93,6 +93,8 @@ pub struct Info {
     pub custom: bool,
     /// Whether the kind's objects define kinds.
     pub defines_kinds: bool,
+    /// Whether a PUT must say which version it replaces.
+    pub conditional_update: bool,
     /// Whether a PUT to a name that is not there creates it.
     pub create_on_update: bool,
     /// Whether a DELETE answers with the deleted object rather than with a Status.
@@ -123,6 +125,7 @@ impl Info {
         generation: false,
         custom: false,
         defines_kinds: false,
+        conditional_update: false,
         create_on_update: false,
         returns_deleted: false,
         name_rule: NameRule::Subdomain,
@@ -149,9 +152,19 @@ impl Info {
         }
     }
 
+    /// Whether this is a kind of the core group: others may have the same name.
+    pub(super) fn is_core(&self, kind: &str) -> bool {
+        self.group.is_empty() && self.kind == kind
+    }
+
+    /// Whether IPAddresses come and go with the kind's objects.
+    pub(super) fn has_addresses(&self) -> bool {
+        self.is_core("Service")
+    }
+
     /// Namespaces go one by one only.
     pub fn deletes_collections(&self) -> bool {
-        self.kind != "Namespace"
+        !self.is_core("Namespace")
     }
 
     /// The name of the resource in the store: `services`, `endpointslices.discovery.k8s.io`.
@@ -221,6 +234,8 @@ pub enum Part {
 pub trait Kind: Send + Sync + 'static {
     type Object: Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + JsonSchema + Send;
     const INFO: Info;
+    /// Whether the rules give objects fields that clients leave out, beyond defaults: addresses, volumes.
+    const ASSIGNS: bool = true;
 
     /// Fills in what a client left out; also run on updates.
     fn default(_object: &mut Self::Object) {}
@@ -268,8 +283,8 @@ pub(super) fn age_cell<T: Metadata<Ty = ObjectMeta>>(object: &T, now: Timestamp)
 pub struct Admitted {
     pub value: Value,
     /// The object as the client declared it, with defaults, before rules gave it addresses and the like: what its
-    /// writer owns.
-    pub declared: Value,
+    /// writer owns. `None` where that is the object as it is.
+    pub declared: Option<Value>,
     pub reservation: Reservation,
 }
 
@@ -305,15 +320,12 @@ impl<K: Kind> Typed<K> {
             ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
         };
         quantity::normalize(&mut value).map_err(|e| refused(e.into()))?;
-        serde_path_to_error::deserialize(value).map_err(|e| {
-            let path = e.path().to_string();
-            refused(format!("{path}: cannot unmarshal: {}", e.into_inner()))
-        })
+        schema::decode(|| self.schema(), &value).map_err(refused)
     }
 
     /// An object that came out of the store always has its type; a failure is a defect of ours.
-    fn stored(value: Value) -> Result<K::Object, ApiError> {
-        serde_json::from_value(value).map_err(ApiError::internal)
+    fn stored(value: &Value) -> Result<K::Object, ApiError> {
+        K::Object::deserialize(value).map_err(ApiError::internal)
     }
 
     fn encode(&self, object: &K::Object) -> Result<Value, ApiError> {
@@ -326,7 +338,7 @@ impl<K: Kind> Typed<K> {
     fn finish(
         &self,
         object: &K::Object,
-        declared: Value,
+        declared: Option<Value>,
         reservation: Reservation,
         causes: Causes,
     ) -> Result<Admitted, ApiError> {
@@ -347,7 +359,7 @@ impl<K: Kind> Strategy for Typed<K> {
     fn create(&self, ctx: &Context, object: Value, mut causes: Causes) -> Result<Admitted, ApiError> {
         let mut object = self.decode(object)?;
         K::default(&mut object);
-        let declared = self.encode(&object)?;
+        let declared = if K::ASSIGNS { Some(self.encode(&object)?) } else { None };
         K::create(ctx, &mut object, &mut causes)?;
         let reservation =
             if causes.is_empty() { K::reserve(ctx, &mut object, None, &mut causes)? } else { Reservation::none() };
@@ -363,9 +375,9 @@ impl<K: Kind> Strategy for Typed<K> {
         mut causes: Causes,
     ) -> Result<Admitted, ApiError> {
         let mut new = self.decode(new)?;
-        let old = Self::stored(old)?;
+        let old = Self::stored(&old)?;
         K::default(&mut new);
-        let declared = self.encode(&new)?;
+        let declared = if K::ASSIGNS { Some(self.encode(&new)?) } else { None };
         K::update(ctx, &mut new, &old, part, &mut causes);
         let reserve = causes.is_empty() && part == Part::Main;
         let reservation =
@@ -374,7 +386,7 @@ impl<K: Kind> Strategy for Typed<K> {
     }
 
     fn release(&self, ctx: &Context, object: Value) {
-        if let Ok(object) = Self::stored(object) {
+        if let Ok(object) = Self::stored(&object) {
             K::release(ctx, &object);
         }
     }

@@ -248,8 +248,7 @@ impl Api {
                 json_response(StatusCode::OK, &list)
             }
             Form::Table => {
-                let include = IncludeObject::parse(call.params.get("includeObject"))
-                    .ok_or_else(|| ApiError::bad_request("includeObject must be None, Metadata or Object"))?;
+                let include = IncludeObject::of(&call.params)?;
                 let now = Timestamp::now();
                 let rows = items.iter().map(|entry| table::row(&**kind, entry, include, now)).collect();
                 json_response(StatusCode::OK, &table::table(kind.info(), metadata, rows, true))

@@ -169,20 +169,24 @@ pub struct Managers(Vec<Entry>);
 impl Managers {
     /// The owners that an object names; `None` if it names none, or not in a readable way.
     fn of(object: &Value) -> Option<Self> {
-        let list = meta(object, "managedFields")?.as_array()?;
+        Self::of_entries(meta(object, "managedFields")?)
+    }
+
+    fn of_entries(entries: &Value) -> Option<Self> {
+        let list = entries.as_array()?;
         let entries: Option<Vec<Entry>> = list.iter().map(Entry::of_value).collect();
         entries.map(Self).filter(|managers| !managers.0.is_empty())
     }
 
     /// The owners after a write that changes `live` to `new`; with `live` null for a new object.
     ///
-    /// A client may edit the entries: those that `new` brings count. Entries that it empties stay empty, and who writes
+    /// A client may edit the entries: those that it has `sent` count. Entries that it empties stay empty, and who writes
     /// is then tracked again from the next apply on.
-    pub fn after_update(schema: &Schema, live: &Value, new: &Value, writer: &Writer<'_>) -> Self {
-        if is_reset(new) {
+    pub fn after_update(schema: &Schema, live: &Value, new: &Value, sent: Option<&Value>, writer: &Writer<'_>) -> Self {
+        if sent.is_some_and(is_reset) {
             return Self::default();
         }
-        let Some(mut managers) = Self::of(new).or_else(|| Self::of(live)) else {
+        let Some(mut managers) = sent.and_then(Self::of_entries).or_else(|| Self::of(live)) else {
             return if live.is_null() { Self::created(schema, new, writer) } else { Self::default() };
         };
         let changes = compare(schema.root(), live, new).outside(writer.ignored());
@@ -265,8 +269,8 @@ impl Managers {
 }
 
 /// A client that sends `managedFields: []` or one empty entry wants nobody to own anything.
-fn is_reset(object: &Value) -> bool {
-    match meta(object, "managedFields").and_then(Value::as_array).map(Vec::as_slice) {
+fn is_reset(entries: &Value) -> bool {
+    match entries.as_array().map(Vec::as_slice) {
         Some([]) => true,
         Some([only]) => only.as_object().is_some_and(serde_json::Map::is_empty),
         _ => false,

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::kinds::Info;
+use super::status::ApiError;
 use crate::store::Encode;
 
 pub fn meta<'a>(object: &'a Value, field: &str) -> Option<&'a Value> {
@@ -50,13 +51,56 @@ static MARKER: LazyLock<String> = LazyLock::new(|| uuid::Uuid::new_v4().simple()
 
 /// Encodes an object once, for storage, answers, lists and watches alike: `apiVersion` and `kind` come first, so that
 /// a list can leave them out by cutting a prefix, and the revision is spliced in when the store has given it.
-pub fn encode(info: &Info, mut object: Value) -> Encode {
+///
+/// # Errors
+/// 413 for an object that is larger, 400 for one that is nested deeper than it may be.
+pub fn encode(info: &Info, object: Value) -> Result<Encode, ApiError> {
+    if depth(&object) > MOST_DEPTH {
+        return Err(ApiError::bad_request(format!("the object is nested too deep: at most {MOST_DEPTH} levels")));
+    }
+    let text = marked(info, object);
+    if text.len() > MOST_BYTES {
+        return Err(ApiError::too_large(MOST_BYTES));
+    }
+    Ok(spliced(text))
+}
+
+/// The same for an object that has been stored before.
+pub fn encode_again(info: &Info, object: Value) -> Encode {
+    spliced(marked(info, object))
+}
+
+/// What etcd takes in one request.
+const MOST_BYTES: usize = 1536 * 1024;
+/// A little less than what the parser takes, so that what is stored can always be read.
+const MOST_DEPTH: usize = 120;
+
+/// How deep values are nested in each other.
+fn depth(value: &Value) -> usize {
+    let below = match value {
+        Value::Object(fields) => fields.values().map(depth).max(),
+        Value::Array(items) => items.iter().map(depth).max(),
+        _ => None,
+    };
+    below.map_or(1, |below| below + 1)
+}
+
+fn marked(info: &Info, mut object: Value) -> String {
     meta_mut(&mut object).insert("resourceVersion".into(), MARKER.as_str().into());
-    let text = with_type_first(info, object);
+    with_type_first(info, object)
+}
+
+fn spliced(text: String) -> Encode {
+    // The marker is in the text exactly once: a client cannot know it.
+    let at = text.find(MARKER.as_str()).unwrap_or(text.len());
     Box::new(move |revision| {
-        // The marker is in the text exactly once: a client cannot know it.
-        let (head, tail) = text.split_once(MARKER.as_str()).unwrap_or((&text, ""));
-        Bytes::from(format!("{head}{revision}{tail}"))
+        let (head, tail) = (&text[..at], text.get(at + MARKER.len()..).unwrap_or_default());
+        let mut encoded = Vec::with_capacity(text.len());
+        encoded.extend_from_slice(head.as_bytes());
+        encoded.extend_from_slice(revision.to_string().as_bytes());
+        encoded.extend_from_slice(tail.as_bytes());
+        // Objects stay in memory for long: what the marker took more than the revision is given back.
+        Bytes::from(encoded.into_boxed_slice())
     })
 }
 
@@ -87,10 +131,14 @@ pub fn with_type_first(info: &Info, mut object: Value) -> String {
         fields.remove("apiVersion");
         fields.remove("kind");
     }
-    let rest = object.to_string();
-    let mut text = type_prefix(info);
-    text.push_str(&rest[1..]);
-    text
+    // The brace with which the rest begins is where the prefix has its last comma.
+    let mut text = type_prefix(info).into_bytes();
+    text.pop();
+    let seam = text.len();
+    // Writing to memory cannot fail.
+    let _ = serde_json::to_writer(&mut text, &object);
+    text[seam] = b',';
+    String::from_utf8(text).unwrap_or_default()
 }
 
 /// The little of an object that selectors need, without decoding the rest.
@@ -168,7 +216,7 @@ mod tests {
     fn encoding_puts_type_first_and_splices_the_revision() {
         let info = Info { kind: "EndpointSlice", group: "discovery.k8s.io", plural: "endpointslices", ..Info::DEFAULT };
         let object = json!({"addressType": "IPv4", "metadata": {"name": "a", "labels": {"resourceVersion": "x"}}});
-        let text = encode(&info, object)(42);
+        let text = encode_again(&info, object)(42);
         let text = std::str::from_utf8(&text).unwrap();
         assert!(text.starts_with(&type_prefix(&info)), "{text}");
         let back: Value = serde_json::from_str(text).unwrap();
@@ -177,13 +225,26 @@ mod tests {
     }
 
     #[test]
+    fn what_could_not_be_read_again_is_not_stored() {
+        let nested = |levels: usize| {
+            let inner = (0..levels).fold(json!(1), |inner, _| json!({"a": inner}));
+            encode(&Info::DEFAULT, json!({"metadata": {"name": "x"}, "spec": inner}))
+        };
+        let stored = nested(MOST_DEPTH - 2).ok().unwrap()(1);
+        assert!(serde_json::from_slice::<Value>(&stored).is_ok());
+        assert_eq!(nested(MOST_DEPTH).err().unwrap().code, 400);
+        let large = json!({"metadata": {}, "data": {"x": "x".repeat(MOST_BYTES)}});
+        assert_eq!(encode(&Info::DEFAULT, large).err().unwrap().code, 413);
+    }
+
+    #[test]
     fn objects_are_shown_in_another_version() {
         let old = Info { group: "example.com", version: "v1", kind: "W", custom: true, ..Info::DEFAULT };
         let new = Info { version: "v2", ..old.clone() };
         let object = json!({"metadata": {"name": "a"}, "spec": {"x": 1}});
-        let stored = encode(&old, object.clone())(7);
+        let stored = encode_again(&old, object.clone())(7);
         assert_eq!(in_version(&old, &stored), stored);
-        assert_eq!(in_version(&new, &stored), encode(&new, object)(7));
+        assert_eq!(in_version(&new, &stored), encode_again(&new, object)(7));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::negotiate::Form;
 use super::patch;
 use super::protobuf;
 use super::status::{About, ApiError};
+use super::table::IncludeObject;
 use crate::store::{Key, Scope};
 
 /// The largest body that is read: what the reference accepts.
@@ -111,7 +112,8 @@ impl Params {
     }
 
     pub fn flag(&self, name: &str) -> bool {
-        matches!(self.get(name), "true" | "1" | "True" | "TRUE" | "t")
+        // Whatever is no clear no is a yes, also a parameter without a value (`?watch`).
+        self.0.get(name).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 
     pub fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
@@ -291,17 +293,28 @@ impl Api {
         let params = Params::parse(parts.uri.query().unwrap_or_default());
         let log = target.subresource.as_deref() == Some("log");
         let form = if log { Form::Json } else { Form::negotiate(&parts.headers)? };
+        // Before anything is written, as the answer cannot be made without.
+        if form == Form::Table {
+            IncludeObject::of(&params)?;
+        }
         let identity = parts.extensions.get::<Identity>().cloned();
+        let accepted = parts.headers.get(header::ACCEPT_ENCODING).cloned();
+        let reads = parts.method == Method::GET;
+        let compressible = reads && !params.flag("watch") && target.subresource.is_none();
         let call = Call { method: parts.method, target, params, headers: parts.headers, identity, form, body };
-        let answer = async {
-            if group == super::events::GROUP { self.translated_event(call).await } else { self.dispatch(call).await }
-        };
-        // A mistake of ours in one request must not look like a broken connection: the panic hook has logged it.
-        AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
-            let message = "This request caused apiserver to panic. Look in the logs for details.
-";
+        let is_event = group == super::events::GROUP;
+        let api = self.clone();
+        let answer = async move { if is_event { api.translated_event(call).await } else { api.dispatch(call).await } };
+        // A write gets a task of its own: once begun it is brought to its end, also when the client goes away, so that
+        // what belongs to it (addresses, the kinds that a definition brings) is done, too.
+        let answer =
+            if reads { AssertUnwindSafe(answer).catch_unwind().await.ok() } else { tokio::spawn(answer).await.ok() };
+        let answer = answer.unwrap_or_else(|| {
+            // A mistake of ours in one request must not look like a broken connection: the panic hook has logged it.
+            let message = "This request caused apiserver to panic. Look in the logs for details.\n";
             Ok((http::StatusCode::INTERNAL_SERVER_ERROR, message).into_response())
-        })
+        })?;
+        Ok(if compressible { compression::negotiated(accepted.as_ref(), answer).await } else { answer })
     }
 
     pub(super) async fn dispatch(&self, call: Call) -> Result<Response, ApiError> {
@@ -311,10 +324,10 @@ impl Api {
         let on_object = call.target.name.is_some();
         match (call.method.as_str(), on_object) {
             ("GET", false) if call.params.flag("watch") => self.watch(&call),
-            ("GET", false) => Ok(compression::negotiated(&call.headers, self.list(&call).await?).await),
+            ("GET", false) => self.list(&call).await,
             ("POST", false) => self.create(&call).await,
             ("DELETE", false) => self.delete_collection(&call).await,
-            ("GET", true) => Ok(compression::negotiated(&call.headers, self.get(&call)?).await),
+            ("GET", true) => self.get(&call),
             ("PUT", true) => self.replace(&call, super::kinds::Part::Main).await,
             ("PATCH", true) => self.patch(&call, super::kinds::Part::Main).await,
             ("DELETE", true) => self.delete(&call).await,

@@ -5,12 +5,14 @@
 //! [`builtin`], of custom resources written by their authors.
 
 pub mod builtin;
+mod decode;
 mod unknown;
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
+pub use decode::decode;
 pub use unknown::unknown_fields;
 
 /// The types of one kind, as a graph: types of custom resource definitions contain themselves.

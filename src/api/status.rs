@@ -145,7 +145,10 @@ impl ApiError {
     }
 
     pub fn too_large(limit: usize) -> Self {
-        let message = format!("Request entity too large: limit is {limit}");
+        Self::too_large_because(format!("Request entity too large: limit is {limit}"))
+    }
+
+    pub fn too_large_because(message: String) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message).with(json!({}))
     }
 

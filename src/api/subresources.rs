@@ -51,6 +51,7 @@ impl Api {
 
     /// Gives a Pod its node. Done once in a Pod's life.
     async fn bind(&self, call: &Call) -> Result<Response, ApiError> {
+        let dry_run = call.params.dry_run("CreateOptions")?;
         let binding = call.object()?;
         let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
         if node.is_empty() {
@@ -60,7 +61,7 @@ impl Api {
             let node: Value = serde_json::from_slice(&entry.value).ok()?;
             node["metadata"]["labels"].as_object().cloned()
         });
-        self.rewrite(&call.target, |pod| {
+        self.rewrite(&call.target, dry_run, |pod| {
             let name = meta_str(pod, "name").to_owned();
             let conflict = |why: String| {
                 ApiError::conflict(super::status::About { group: "", resource: "pods/binding", name: &name }, why)
@@ -92,13 +93,17 @@ impl Api {
     async fn rewrite(
         &self,
         target: &Target,
+        dry_run: bool,
         change: impl Fn(&mut Value) -> Result<(), ApiError>,
     ) -> Result<(), ApiError> {
         loop {
             let entry = self.store().get(&target.key()).ok_or_else(|| target.not_found())?;
             let mut object: Value = serde_json::from_slice(&entry.value).map_err(ApiError::internal)?;
             change(&mut object)?;
-            let encode = object::encode(target.kind.info(), object);
+            if dry_run {
+                return Ok(());
+            }
+            let encode = object::encode(target.kind.info(), object)?;
             match self.store().commit(target.key(), Op::Update { expect: entry.revision, encode }).await {
                 Ok(_) => return Ok(()),
                 Err(CommitError::Conflict(_)) => {}

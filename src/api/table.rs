@@ -4,6 +4,8 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::kinds::{Info, Strategy};
+use super::request::Params;
+use super::status::ApiError;
 use crate::store::Entry;
 
 /// What a row carries besides its cells (`includeObject`).
@@ -16,12 +18,12 @@ pub enum IncludeObject {
 }
 
 impl IncludeObject {
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "" | "Metadata" => Some(Self::Metadata),
-            "None" => Some(Self::None),
-            "Object" => Some(Self::Object),
-            _ => None,
+    pub(super) fn of(params: &Params) -> Result<Self, ApiError> {
+        match params.get("includeObject") {
+            "" | "Metadata" => Ok(Self::Metadata),
+            "None" => Ok(Self::None),
+            "Object" => Ok(Self::Object),
+            _ => Err(ApiError::bad_request("includeObject must be None, Metadata or Object")),
         }
     }
 }

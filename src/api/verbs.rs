@@ -49,8 +49,7 @@ impl Api {
             Form::Json => bytes_response(code, object::in_version(call.target.kind.info(), &entry.value)),
             Form::Partial => json_response(code, &table::partial(&entry.value)),
             Form::Table => {
-                let include = IncludeObject::parse(call.params.get("includeObject"))
-                    .ok_or_else(|| ApiError::bad_request("includeObject must be None, Metadata or Object"))?;
+                let include = IncludeObject::of(&call.params)?;
                 let row = table::row(&*call.target.kind, entry, include, Timestamp::now());
                 let metadata = serde_json::json!({"resourceVersion": entry.revision.to_string()});
                 json_response(code, &table::table(call.target.kind.info(), metadata, vec![row], true))
@@ -102,14 +101,29 @@ impl Api {
             return Err(already_exists(target, &existing, &name));
         }
         let Admitted { mut value, declared, reservation } = target.kind.create(&self.inner.ctx, object, causes)?;
-        let managers = managers.unwrap_or_else(|| owners(call, Part::Main, &Value::Null, declared, sent, &now));
+        let managers = managers.unwrap_or_else(|| {
+            let owned = declared.as_ref().unwrap_or(&value);
+            owners(call, Part::Main, &Value::Null, owned, sent.as_ref(), &now)
+        });
         managers.write_to(&mut value);
         if dry_run {
             let response = bytes_response(StatusCode::CREATED, object::with_type_first(info, value));
             return Ok(with_warnings(response, warnings));
         }
-        let encode = object::encode(info, value);
-        let entry = self.store().commit(key, Op::Create { encode }).await.map_err(|e| match e {
+        let entry = if info.has_addresses() {
+            let encode = object::encode(info, value.clone())?;
+            // The addresses first (SC6); both are on their way before either is waited for, so that they share a commit.
+            let addresses = self.move_addresses(&Value::Null, &value);
+            let ((), entry) = futures::future::join(addresses, self.store().commit(key, Op::Create { encode })).await;
+            if entry.is_err() {
+                self.move_addresses(&value, &Value::Null).await;
+            }
+            entry
+        } else {
+            let encode = object::encode(info, value)?;
+            self.store().commit(key, Op::Create { encode }).await
+        };
+        let entry = entry.map_err(|e| match e {
             CommitError::Exists(existing) => already_exists(target, &existing, &name),
             other => commit_failed(target, &name, &other),
         })?;
@@ -289,14 +303,24 @@ impl Api {
             let entry = self.store().get(&target.key()).ok_or_else(|| target.not_found())?;
             let old: Value = serde_json::from_slice(&entry.value).map_err(ApiError::internal)?;
             let Change { object: mut new, managers, warnings } = change(&old)?;
-            let asked = meta_str(&new, "resourceVersion");
-            let conditional = !asked.is_empty() && asked != meta_str(&old, "resourceVersion");
+            // "0" stands for any version, as nothing does.
+            let asked = Some(meta_str(&new, "resourceVersion")).filter(|asked| !asked.is_empty() && *asked != "0");
+            if asked.is_none() && info.conditional_update && call.method == http::Method::PUT {
+                let mut causes = Causes::default();
+                causes.must_name_version();
+                let about = About { group: info.group, resource: info.plural, name: target.name() };
+                return Err(ApiError::invalid(about, &causes.0));
+            }
+            let conditional = asked.is_some_and(|asked| asked != meta_str(&old, "resourceVersion"));
             if conditional {
                 return Err(ApiError::modified(target.about(target.name())));
             }
             let sent = meta_mut(&mut new).remove("managedFields");
             let Admitted { mut value, declared, reservation } = self.admit_change(target, part, new, &old)?;
-            let managers = managers.unwrap_or_else(|| owners(call, part, &old, declared, sent, &object::now_text()));
+            let managers = managers.unwrap_or_else(|| {
+                let owned = declared.as_ref().unwrap_or(&value);
+                owners(call, part, &old, owned, sent.as_ref(), &object::now_text())
+            });
             managers.write_to(&mut value);
             if same_but_type(&value, &old) {
                 return Ok(with_warnings(self.entry_response(call, StatusCode::OK, &entry)?, warnings));
@@ -307,14 +331,21 @@ impl Api {
             }
             let finished = object::is_deleting(&value) && !super::delete::is_held(info, &value);
             let expect = entry.revision;
-            let encode = object::encode(info, value.clone());
+            // What the Service or its like had and has is needed after the write.
+            let after = (finished || info.has_addresses()).then(|| value.clone());
+            let encode = object::encode(info, value)?;
             let op = if finished { Op::Delete { expect, encode } } else { Op::Update { expect, encode } };
             match self.store().commit(target.key(), op).await {
                 Ok(entry) => {
                     reservation.commit();
                     self.committed(info);
-                    if finished {
-                        target.kind.release(&self.inner.ctx, value);
+                    if let Some(after) = after {
+                        if info.has_addresses() {
+                            self.move_addresses(&old, if finished { &Value::Null } else { &after }).await;
+                        }
+                        if finished {
+                            target.kind.release(&self.inner.ctx, after);
+                        }
                     }
                     return Ok(with_warnings(self.entry_response(call, StatusCode::OK, &entry)?, warnings));
                 }
@@ -388,7 +419,7 @@ impl Api {
 
 /// Whether a PUT body leaves the resourceVersion out, so that it replaces whatever is there.
 fn asked_nothing(call: &Call) -> bool {
-    call.object().is_ok_and(|object| meta_str(&object, "resourceVersion").is_empty())
+    call.object().is_ok_and(|object| matches!(meta_str(&object, "resourceVersion"), "" | "0"))
 }
 
 /// Whether two objects are equal, apart from the type fields that typed objects leave to the encoder.
@@ -455,13 +486,10 @@ fn writer<'a>(call: &'a Call, part: Part, manager: &'a str, api_version: &'a str
 }
 
 /// Who owns what after a write that is no apply. `sent` is what the client says of it.
-fn owners(call: &Call, part: Part, old: &Value, mut declared: Value, sent: Option<Value>, now: &str) -> Managers {
-    if let Some(sent) = sent {
-        meta_mut(&mut declared).insert("managedFields".into(), sent);
-    }
+fn owners(call: &Call, part: Part, old: &Value, new: &Value, sent: Option<&Value>, now: &str) -> Managers {
     let (manager, api_version) = (call.manager(), call.target.kind.info().api_version());
     let writer = writer(call, part, &manager, &api_version, now);
-    Managers::after_update(call.target.kind.schema(), old, &declared, &writer)
+    Managers::after_update(call.target.kind.schema(), old, new, sent, &writer)
 }
 
 fn check_namespace(target: &Target, object: &Value) -> Result<(), ApiError> {
@@ -526,6 +554,7 @@ fn check_metadata(info: &Info, object: &Value, causes: &mut Causes) {
     if annotations.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > ANNOTATION_LIMIT {
         causes.too_long("metadata.annotations", ANNOTATION_LIMIT);
     }
+    check_finalizer_names(info, object, causes);
     for (i, owner) in meta(object, "ownerReferences").and_then(Value::as_array).into_iter().flatten().enumerate() {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if owner.get(field).and_then(Value::as_str).unwrap_or_default().is_empty() {
@@ -539,6 +568,28 @@ fn check_metadata(info: &Info, object: &Value, causes: &mut Causes) {
     }
 }
 
+/// Finalizers are qualified names, but for those that Kubernetes itself knows.
+fn check_finalizer_names(info: &Info, object: &Value, causes: &mut Causes) {
+    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+    let names = object::finalizers(object);
+    for (i, name) in names.iter().enumerate() {
+        let field = format!("metadata.finalizers[{i}]");
+        let errors = names::qualified_name_errors(name);
+        let unqualified =
+            errors.is_empty() && !info.custom && !name.contains('/') && !STANDARD.contains(&name.as_str());
+        errors.into_iter().for_each(|e| causes.invalid(field.as_str(), name.as_str(), e));
+        if unqualified {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            causes.invalid(field, name.as_str(), why);
+        }
+    }
+    let has = |name: &str| names.iter().any(|other| other == name);
+    if has("orphan") && has("foregroundDeletion") {
+        let why = "finalizer orphan and foregroundDeletion cannot be both set";
+        causes.invalid("metadata.finalizers", names, why);
+    }
+}
+
 /// While an object is being deleted its finalizers may only go.
 fn check_finalizers(new: &Value, old: &Value, causes: &mut Causes) {
     if !object::is_deleting(old) {
@@ -547,8 +598,12 @@ fn check_finalizers(new: &Value, old: &Value, causes: &mut Causes) {
     let before = object::finalizers(old);
     let added: Vec<String> = object::finalizers(new).into_iter().filter(|name| !before.contains(name)).collect();
     if !added.is_empty() {
-        let detail =
-            format!("no new finalizers can be added if the object is being deleted, found new finalizers {added:?}");
+        // As Go prints a list of strings.
+        let added: Vec<String> = added.iter().map(|name| format!("{name:?}")).collect();
+        let detail = format!(
+            "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+            added.join(", ")
+        );
         causes.forbidden("metadata.finalizers", detail);
     }
 }

@@ -29,6 +29,8 @@ use crate::store::{Entry, Event, EventKind, ReadError, Watch};
 
 /// Without `timeoutSeconds` a watch ends after this long or up to twice that, as in the reference.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
+/// More is as good as for ever.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Events are sent together up to this many bytes.
 const CHUNK: usize = 64 * 1024;
 /// Bookmarks come this long after the first change that they tell of, as often as in the reference.
@@ -86,7 +88,7 @@ impl Api {
             Err(e) => return Err(read_failed(e)),
         };
         let timeout = match call.params.number("timeoutSeconds")?.filter(|seconds| *seconds > 0) {
-            Some(seconds) => Duration::from_secs(seconds),
+            Some(seconds) => Duration::from_secs(seconds).min(LONGEST),
             None => DEFAULT_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()),
         };
         let mut initial: VecDeque<Arc<Entry>> = if from_state { listing.items.into() } else { VecDeque::new() };
@@ -95,7 +97,7 @@ impl Api {
             kind: Arc::clone(&call.target.kind),
             selection,
             form: call.form,
-            include: IncludeObject::parse(call.params.get("includeObject")).unwrap_or_default(),
+            include: IncludeObject::of(&call.params)?,
             columns_sent: false,
             bookmarks,
             initial,
@@ -238,7 +240,7 @@ impl Stream {
                 // The client knows the object as it was; it leaves with the revision of the change.
                 let Some(previous) = &event.previous else { return };
                 let object: Value = serde_json::from_slice(&previous.value).unwrap_or_default();
-                let value = object::encode(self.kind.info(), object)(event.entry.revision);
+                let value = object::encode_again(self.kind.info(), object)(event.entry.revision);
                 let last = Entry {
                     value,
                     revision: event.entry.revision,

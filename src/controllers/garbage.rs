@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
-use kube::core::{ObjectMeta, PartialObjectMeta};
+use kube::core::{ApiResource, ObjectMeta, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
@@ -77,12 +78,26 @@ impl GarbageCollector {
             let gone: Vec<usize> = followed.keys().copied().filter(|place| !places.contains(place)).collect();
             for place in gone {
                 followed.remove(&place).inspect(AbortHandle::abort);
-                let objects = self.graph.lock().of_kind(place);
-                objects.into_iter().for_each(|uid| self.removed(uid));
+                if self.is_defined(place).await {
+                    self.kinds.withdraw(place);
+                    self.graph.lock().forget(place);
+                } else {
+                    // A definition goes after the last of its objects.
+                    let objects = self.graph.lock().of_kind(place);
+                    objects.into_iter().for_each(|uid| self.removed(uid));
+                }
             }
             let Some(next) = served.next().await else { return };
             kinds = next;
         }
+    }
+
+    /// Whether there is a definition of a custom kind, served or not. An answer that fails says nothing: then it counts
+    /// as defined, and nothing is taken for gone.
+    async fn is_defined(&self, place: usize) -> bool {
+        let ApiResource { group, plural, .. } = self.kinds.at(place).resource;
+        let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        !matches!(definitions.get_opt(&format!("{plural}.{group}")).await, Ok(None))
     }
 
     async fn follow(self: Arc<Self>, kind: usize, awaited: Arc<watch::Sender<usize>>) {

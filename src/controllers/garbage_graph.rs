@@ -13,7 +13,7 @@ use std::sync::Arc;
 use kube::core::ObjectMeta;
 use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 
-use super::Kinds;
+use super::{Kind, Kinds};
 
 pub(super) const FOREGROUND_FINALIZER: &str = "foregroundDeletion";
 pub(super) const ORPHAN_FINALIZER: &str = "orphan";
@@ -179,6 +179,17 @@ impl Graph {
     /// Takes an object out that is gone.
     pub(super) fn remove(&mut self, uid: Uid) -> Removal {
         self.absent(uid);
+        self.take_out(uid)
+    }
+
+    /// Takes the objects of a kind out that is not served any more. They may well be there.
+    pub(super) fn forget(&mut self, kind: usize) {
+        for uid in self.of_kind(kind) {
+            self.take_out(uid);
+        }
+    }
+
+    fn take_out(&mut self, uid: Uid) -> Removal {
         let Some(object) = self.objects.remove(&uid) else { return Removal::default() };
         let mut check: Vec<Uid> = self.dependents.get(&uid).into_iter().flatten().copied().collect();
         for owner in &object.owners {
@@ -269,7 +280,10 @@ impl Graph {
 
     fn state_of(&self, owner: &Owner, object: &Object, exists: &FxHashSet<Uid>) -> OwnerState {
         let Some(kind) = owner.kind else { return OwnerState::Solid };
-        let namespaced = self.kinds.at(kind).namespaced;
+        let Kind { namespaced, served, .. } = self.kinds.at(kind);
+        if !served {
+            return OwnerState::Solid;
+        }
         let here = &object.location.namespace;
         if namespaced && here.is_empty() {
             // An object outside of namespaces cannot be owned by one inside: nothing can be told of such an owner.

@@ -1,5 +1,5 @@
-//! One IPAddress object for each address of a Service (SC5-SC7). The Service itself holds the address; the object tells
-//! clients who has it, and comes back when it is deleted.
+//! Brings IPAddress objects of Services back that somebody has deleted, and removes those that nobody needs (SC7). The API
+//! itself writes them along with the Service; here they are all looked at once at the start, and then when one goes.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -110,11 +110,15 @@ impl Reconcile for IpAddressController {
 
 async fn follow_services(controller: Arc<IpAddressController>, queue: Arc<Queue<IpAddr>>) {
     let mut changes = controller.services.subscribe();
+    let mut starting = true;
     while let Some(change) = changes.recv().await {
         let (old, new) = match change {
             Change::Applied { old, new } => (old, Some(new)),
             Change::Deleted(old) => (Some(old), None),
-            Change::Synced => continue,
+            Change::Synced => {
+                starting = false;
+                continue;
+            }
         };
         let key = |service: &Service| ObjectKey::of(service);
         let before = old.as_deref().map(addresses).unwrap_or_default();
@@ -128,11 +132,12 @@ async fn follow_services(controller: Arc<IpAddressController>, queue: Arc<Queue<
             if old.as_deref().map(key).as_ref() == owners.get(&address) {
                 owners.remove(&address);
             }
-            queue.add(address);
         }
         for address in after {
             owners.extend(new.as_deref().map(|service| (address, key(service))));
-            queue.add(address);
+            if starting {
+                queue.add(address);
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ mod golden;
 mod limits;
 mod lists;
 mod networking;
+mod openapi;
 mod patches;
 mod restart;
 mod services;

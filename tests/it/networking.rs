@@ -93,3 +93,18 @@ async fn ingress_without_a_class_gets_the_default_one_ig1() {
     own["spec"]["ingressClassName"] = "mine".into();
     assert_eq!(world.post(INGRESSES, own).await.created()["spec"]["ingressClassName"], "mine");
 }
+
+/// SC6: whoever learns of the Service finds its address.
+#[tokio::test]
+async fn addresses_of_services_are_objects_from_the_first_moment_on() {
+    let world = World::start().await;
+    let made = world.post(SERVICES, service("web", json!({"ports": [{"port": 80}]}))).await.created();
+    let address = made["spec"]["clusterIP"].as_str().unwrap();
+    let path = format!("/apis/networking.k8s.io/v1/ipaddresses/{address}");
+    let object = world.get(&path).await.ok();
+    assert_eq!(object["spec"]["parentRef"], json!({"resource": "services", "namespace": "default", "name": "web"}));
+    assert_eq!(object["metadata"]["labels"]["ipaddress.kubernetes.io/ip-family"], "IPv4");
+    assert!(revision(&object).parse::<u64>().unwrap() < revision(&made).parse::<u64>().unwrap());
+    world.delete(&format!("{SERVICES}/web"), json!({})).await.ok();
+    assert!(world.get(&path).await.found().is_none());
+}

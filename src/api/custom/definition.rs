@@ -17,8 +17,8 @@ use crate::api::causes::Causes;
 use crate::api::kinds::{Admitted, Column, Context, Info, NAME, Part, Strategy, column};
 use crate::api::names::{self, NameRule};
 use crate::api::object::{meta_mut, meta_str};
-use crate::api::schema::Schema;
 use crate::api::schema::builtin::{self, Definitions};
+use crate::api::schema::{self, Schema};
 use crate::api::status::{About, ApiError};
 use crate::store::Scope;
 
@@ -47,6 +47,7 @@ impl Default for DefinitionKind {
             status: true,
             generation: true,
             defines_kinds: true,
+            conditional_update: true,
             name_rule: NameRule::Subdomain,
             columns: COLUMNS,
             ..Info::DEFAULT
@@ -61,17 +62,13 @@ pub fn is_established(definition: &CustomResourceDefinition) -> bool {
     conditions.into_iter().any(|condition| condition.type_ == "Established" && condition.status == "True")
 }
 
-fn decode(value: &Value) -> Result<CustomResourceDefinition, ApiError> {
-    serde_path_to_error::deserialize(value).map_err(|e| {
-        ApiError::bad_request(format!(
-            "{KIND} in version \"v1\" cannot be handled as a {KIND}: {}: cannot unmarshal: {}",
-            e.path(),
-            e.inner()
-        ))
-    })
-}
-
 impl DefinitionKind {
+    fn decode(&self, value: &Value) -> Result<CustomResourceDefinition, ApiError> {
+        schema::decode(|| self.schema(), value).map_err(|why| {
+            ApiError::bad_request(format!("{KIND} in version \"v1\" cannot be handled as a {KIND}: {why}"))
+        })
+    }
+
     fn default_names(value: &mut Value) {
         let kind = value["spec"]["names"]["kind"].as_str().unwrap_or_default().to_owned();
         let names = &mut value["spec"]["names"];
@@ -93,7 +90,7 @@ impl DefinitionKind {
 
     fn finish(&self, value: Value, declared: Value, causes: &Causes) -> Result<Admitted, ApiError> {
         if causes.is_empty() {
-            return Ok(Admitted { value, declared, reservation: Reservation::none() });
+            return Ok(Admitted { value, declared: Some(declared), reservation: Reservation::none() });
         }
         let about = About { group: self.info.group, resource: KIND, name: meta_str(&value, "name") };
         Err(ApiError::invalid(about, &causes.0))
@@ -106,11 +103,11 @@ impl Strategy for DefinitionKind {
     }
 
     fn create(&self, ctx: &Context, mut object: Value, mut causes: Causes) -> Result<Admitted, ApiError> {
-        decode(&object)?;
+        self.decode(&object)?;
         Self::default_names(&mut object);
         crate::api::object::prune(&mut object["metadata"]);
         let declared = object.clone();
-        let definition = decode(&object)?;
+        let definition = self.decode(&object)?;
         check(&definition, &mut causes);
         object["status"] = status(ctx, &definition, None)?;
         let metadata = meta_mut(&mut object);
@@ -131,11 +128,11 @@ impl Strategy for DefinitionKind {
         part: Part,
         mut causes: Causes,
     ) -> Result<Admitted, ApiError> {
-        decode(&new)?;
+        self.decode(&new)?;
         Self::default_names(&mut new);
         crate::api::object::prune(&mut new["metadata"]);
         let declared = new.clone();
-        let (definition, before) = (decode(&new)?, decode(&old)?);
+        let (definition, before) = (self.decode(&new)?, self.decode(&old)?);
         check(&definition, &mut causes);
         for (field, new, old) in [
             ("spec.scope", &definition.spec.scope, &before.spec.scope),

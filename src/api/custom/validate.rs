@@ -1,6 +1,8 @@
 //! The rules of a structural schema, with the messages of the reference (go-openapi's validation through
 //! `apiextensions-apiserver/pkg/apiserver/validation`).
 
+use std::collections::HashSet;
+
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
@@ -139,7 +141,8 @@ fn rules(rules: &Rules, value: &Value, path: &str, causes: &mut Causes) {
             if let Some(least) = rules.min_items.filter(|least| count < *least) {
                 invalid(format!("should have at least {least} items"));
             }
-            if rules.unique_items && items.iter().enumerate().any(|(i, item)| items[..i].contains(item)) {
+            let mut seen = HashSet::new();
+            if rules.unique_items && !items.iter().all(|item| seen.insert(item.to_string())) {
                 invalid("shouldn't contain duplicates".into());
             }
             if let Some(most) = rules.max_items.filter(|most| count > *most) {
@@ -213,12 +216,12 @@ fn duplicates(schema: &Structural, items: &[Value], path: &str, causes: &mut Cau
         }
         _ => None,
     };
-    let ids: Vec<Option<Value>> = items.iter().map(id).collect();
-    for (i, id) in ids.iter().enumerate() {
-        if let Some(value) = id
-            && ids[..i].contains(id)
+    let mut seen = HashSet::new();
+    for (i, item) in items.iter().enumerate() {
+        if let Some(value) = id(item)
+            && !seen.insert(value.to_string())
         {
-            causes.duplicate(format!("{path}[{i}]"), value.clone());
+            causes.duplicate(format!("{path}[{i}]"), value);
         }
     }
 }

@@ -29,6 +29,7 @@ impl super::Kind for Kind {
         columns: &[NAME, DATA, AGE],
         ..Info::DEFAULT
     };
+    const ASSIGNS: bool = false;
 
     fn create(_: &Context, object: &mut ConfigMap, causes: &mut Causes) -> Result<(), ApiError> {
         check(object, causes);

@@ -40,6 +40,7 @@ impl super::Kind for Kind {
         ],
         ..Info::DEFAULT
     };
+    const ASSIGNS: bool = false;
 
     fn default(object: &mut EndpointSlice) {
         for endpoint in object.endpoints.get_or_insert_default() {

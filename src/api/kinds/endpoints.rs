@@ -29,6 +29,7 @@ impl super::Kind for Kind {
         ],
         ..Info::DEFAULT
     };
+    const ASSIGNS: bool = false;
 
     fn default(object: &mut Endpoints) {
         let ports = object.subsets.iter_mut().flatten().flat_map(|subset| subset.ports.iter_mut().flatten());

@@ -56,6 +56,7 @@ impl super::Kind for Kind {
         ],
         ..Info::DEFAULT
     };
+    const ASSIGNS: bool = false;
 
     fn create(_: &Context, object: &mut Event, causes: &mut Causes) -> Result<(), ApiError> {
         let namespace = object.metadata.namespace.clone().unwrap_or_default();

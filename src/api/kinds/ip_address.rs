@@ -1,7 +1,11 @@
 //! IPAddress (networking.k8s.io/v1): rules SC5 and SC7. One says who holds a Service address.
 
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::ServiceSpec;
 use k8s_openapi::api::networking::v1::{IPAddress, ParentReference};
 use k8s_openapi::jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::checks::text;
@@ -10,6 +14,7 @@ use crate::api::alloc::{Item, MANAGED_BY, MANAGER, Reservation};
 use crate::api::causes::Causes;
 use crate::api::names::{NameRule, subdomain_errors};
 use crate::api::status::ApiError;
+use crate::store::Scope;
 
 pub struct Kind;
 
@@ -34,6 +39,7 @@ impl super::Kind for Kind {
         ],
         ..Info::DEFAULT
     };
+    const ASSIGNS: bool = false;
 
     fn create(_: &Context, object: &mut IPAddress, causes: &mut Causes) -> Result<(), ApiError> {
         check(&object.spec.parent_ref, causes);
@@ -62,7 +68,8 @@ impl super::Kind for Kind {
     }
 
     fn release(ctx: &Context, object: &IPAddress) {
-        ctx.allocators.release(held(object));
+        let held = held(object).filter(|item| !matches!(item, Item::Address(address) if is_of_service(ctx, *address)));
+        ctx.allocators.release(held);
     }
 
     fn cells(object: &IPAddress, now: Timestamp) -> Vec<Value> {
@@ -74,6 +81,19 @@ impl super::Kind for Kind {
         let parent = format!("{}{group}/{namespace}{}", parent.resource, parent.name);
         vec![name_cell(object), parent.into(), age_cell(object, now)]
     }
+}
+
+/// Whether a Service has the address, whoever says that the object is theirs.
+fn is_of_service(ctx: &Context, address: IpAddr) -> bool {
+    #[derive(Deserialize)]
+    struct WithAddresses {
+        spec: Option<ServiceSpec>,
+    }
+    ctx.store.list(&Scope::all("services")).items.iter().any(|entry| {
+        let service: Option<WithAddresses> = serde_json::from_slice(&entry.value).ok();
+        let spec = service.and_then(|service| service.spec);
+        spec.is_some_and(|spec| super::held_by(&spec).contains(&Item::Address(address)))
+    })
 }
 
 /// The address that an object of somebody else's keeps from Services; of ours the Service itself holds it.

@@ -17,8 +17,10 @@ impl super::Kind for Kind {
         singular: "lease",
         create_on_update: true,
         columns: &[NAME, column("Holder", "Current holder of the lease"), AGE],
+        conditional_update: true,
         ..Info::DEFAULT
     };
+    const ASSIGNS: bool = false;
 
     fn cells(object: &Lease, now: Timestamp) -> Vec<Value> {
         let holder = object.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();

@@ -28,6 +28,7 @@ impl super::Kind for Kind {
             integer("Allowed Disruptions", "Calculated number of pods that may be disrupted at this time."),
             AGE,
         ],
+        conditional_update: true,
         ..Info::DEFAULT
     };
 

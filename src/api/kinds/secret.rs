@@ -33,6 +33,7 @@ impl super::Kind for Kind {
         ],
         ..Info::DEFAULT
     };
+    const ASSIGNS: bool = false;
 
     fn default(object: &mut Secret) {
         object.type_.get_or_insert_with(|| "Opaque".into());

@@ -23,7 +23,9 @@ impl History {
     }
 
     fn update(&mut self, manager: &str, mut new: Value) {
-        Managers::after_update(&self.schema, &self.object, &new, &writer(manager, NOW)).write_to(&mut new);
+        let sent = meta(&new, "managedFields").cloned();
+        let writer = writer(manager, NOW);
+        Managers::after_update(&self.schema, &self.object, &new, sent.as_ref(), &writer).write_to(&mut new);
         self.object = new;
     }
 
@@ -250,12 +252,12 @@ fn a_status_write_owns_only_the_status() {
     let schema = builtin::schema::<Service>();
     let old = json!({"metadata": {"name": "a"}, "spec": {"type": "ClusterIP"}});
     let mut live = old.clone();
-    Managers::after_update(&schema, &Value::Null, &old, &writer("one", NOW)).write_to(&mut live);
+    Managers::after_update(&schema, &Value::Null, &old, None, &writer("one", NOW)).write_to(&mut live);
     let mut new = live.clone();
     new["status"] = json!({"conditions": [{"type": "A", "status": "True"}]});
     new["spec"]["type"] = "NodePort".into();
     let status = Writer { subresource: "status", ..writer("agent", LATER) };
-    let managers = Managers::after_update(&schema, &live, &new, &status);
+    let managers = Managers::after_update(&schema, &live, &new, None, &status);
     let entry = managers.0.iter().find(|entry| entry.manager == "agent").unwrap();
     assert!(entry.set.paths().iter().all(|path| path.starts_with(".status")), "{:?}", entry.set.paths());
     assert_eq!(entry.to_value()["subresource"], "status");

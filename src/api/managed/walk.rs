@@ -109,12 +109,19 @@ impl Changes {
                 if before.is_none_or(Map::is_empty) && after.is_none_or(Map::is_empty) {
                     return self.leaf(old, new);
                 }
-                for name in before.into_iter().chain(after).flat_map(Map::keys).collect::<HashSet<_>>() {
-                    let Some(inner) = of.field(name) else { continue };
-                    let (before, after) = (before.and_then(|map| map.get(name)), after.and_then(|map| map.get(name)));
+                let mut field = |name: &str, before: Option<&Value>, after: Option<&Value>| {
+                    let Some(inner) = of.field(name) else { return };
                     // A named field that is an object is owned through what is in it.
                     let part = inner.is_struct() && after.is_some_and(|value| !is_empty(value));
                     self.descend(set::field(name), inner, before, after, part);
+                };
+                for (name, value) in after.into_iter().flatten() {
+                    field(name, before.and_then(|before| before.get(name)), Some(value));
+                }
+                for (name, value) in before.into_iter().flatten() {
+                    if after.is_none_or(|after| !after.contains_key(name)) {
+                        field(name, Some(value), None);
+                    }
                 }
                 self.ends(old, new);
             }
@@ -152,6 +159,9 @@ impl Changes {
     }
 
     fn descend(&mut self, element: Box<str>, of: Type<'_>, old: Option<&Value>, new: Option<&Value>, part: bool) {
+        if old == new {
+            return;
+        }
         let mut inner = Self::default();
         inner.compare(of, old, new);
         if part {

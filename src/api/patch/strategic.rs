@@ -1,6 +1,8 @@
 //! Strategic merge patch: lists whose elements have a key are merged by it, as the schema says
 //! (`x-kubernetes-patch-strategy` and `x-kubernetes-patch-merge-key`).
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use crate::api::schema::{ListPatch, Type};
@@ -57,9 +59,9 @@ fn merge_object(of: Option<Type<'_>>, object: &mut Value, patch: Value) -> Resul
     for (key, value) in patch {
         let inner = of.and_then(|of| of.field(&key));
         if let Some(field) = key.strip_prefix(DELETE_FROM_LIST) {
-            let gone = value.as_array().cloned().unwrap_or_default();
+            let gone: HashSet<String> = value.as_array().into_iter().flatten().map(Value::to_string).collect();
             if let Some(Value::Array(items)) = fields.get_mut(field) {
-                items.retain(|item| !gone.contains(item));
+                items.retain(|item| !gone.contains(&item.to_string()));
             }
         } else if value.is_null() {
             fields.remove(&key);
@@ -102,11 +104,8 @@ fn merge_list(
             return Ok(());
         }
         ListPatch::Set => {
-            for value in patch {
-                if !items.contains(&value) {
-                    items.push(value);
-                }
-            }
+            let mut known: HashSet<String> = items.iter().map(Value::to_string).collect();
+            items.extend(patch.into_iter().filter(|value| known.insert(value.to_string())));
         }
         ListPatch::ByKey(merge_key) => {
             let replace = |item: &Value| item.get(DIRECTIVE).is_some_and(|directive| directive == "replace");
@@ -115,15 +114,22 @@ fn merge_list(
                 return Ok(());
             }
             let inner = of.and_then(Type::item);
+            let mut places: HashMap<String, usize> = HashMap::new();
+            for (i, item) in items.iter().enumerate() {
+                places.entry(identity(rule, item)).or_insert(i);
+            }
+            let mut deleted = HashSet::new();
             for mut element in patch {
-                let Some(key) = element.get(merge_key).cloned() else {
+                if element.get(merge_key).is_none() {
                     return Err(bad(format!("map: {element} does not contain declared merge key: {merge_key}")));
-                };
-                let place = items.iter().position(|item| item.get(merge_key) == Some(&key));
+                }
+                let key = identity(rule, &element);
+                let place = places.get(&key).copied();
                 let directive = element.get(DIRECTIVE).and_then(Value::as_str).map(str::to_owned);
                 match (directive.as_deref(), place) {
                     (Some("delete"), Some(i)) => {
-                        items.remove(i);
+                        deleted.insert(i);
+                        places.remove(&key);
                     }
                     (Some("delete"), None) => {}
                     (_, Some(i)) => merge_object(inner, &mut items[i], element)?,
@@ -133,10 +139,13 @@ fn merge_list(
                         }
                         let mut made = Value::Null;
                         merge_object(inner, &mut made, element)?;
+                        places.insert(key, items.len());
                         items.push(made);
                     }
                 }
             }
+            let mut place = 0..;
+            items.retain(|_| !place.next().is_some_and(|i| deleted.contains(&i)));
         }
     }
     arrange(rule, items, order.unwrap_or(&said), &before);
@@ -146,24 +155,30 @@ fn merge_list(
 /// Puts the elements that `wanted` names into its order. Others keep theirs, and come before one that is named only
 /// where they did so `before`.
 fn arrange(rule: &ListPatch, items: &mut Vec<Value>, wanted: &[Value], before: &[Value]) {
-    let same = |a: &Value, b: &Value| match rule {
-        ListPatch::ByKey(key) => a.get(key) == b.get(key),
-        _ => a == b,
+    let places = |list: &[Value]| -> HashMap<String, usize> {
+        list.iter().enumerate().rev().map(|(i, item)| (identity(rule, item), i)).collect()
     };
-    let place = |list: &[Value], item: &Value| list.iter().position(|other| same(other, item));
-    let (mut named, others): (Vec<Value>, Vec<Value>) =
-        std::mem::take(items).into_iter().partition(|item| place(wanted, item).is_some());
-    named.sort_by_key(|item| place(wanted, item));
+    let (wanted, before) = (places(wanted), places(before));
+    let keyed = std::mem::take(items).into_iter().map(|item| (identity(rule, &item), item));
+    let (mut named, others): (Vec<_>, Vec<_>) = keyed.partition(|(key, _)| wanted.contains_key(key));
+    named.sort_by_key(|(key, _)| wanted.get(key));
     let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
-    while let (Some(next), Some(other)) = (named.peek(), others.peek()) {
-        let other_first = match (place(before, other), place(before, next)) {
+    while let (Some((next, _)), Some((other, _))) = (named.peek(), others.peek()) {
+        let other_first = match (before.get(other), before.get(next)) {
             (Some(other), Some(next)) => other < next,
             _ => false,
         };
-        items.extend(if other_first { others.next() } else { named.next() });
+        items.extend(if other_first { others.next() } else { named.next() }.map(|(_, item)| item));
     }
-    items.extend(named);
-    items.extend(others);
+    items.extend(named.chain(others).map(|(_, item)| item));
+}
+
+/// What makes two elements of a list one: the value of their key, or the element itself.
+fn identity(rule: &ListPatch, item: &Value) -> String {
+    match rule {
+        ListPatch::ByKey(key) => item.get(key).map(Value::to_string).unwrap_or_default(),
+        _ => item.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ impl Api {
             let mut value = serde_json::to_value(&budget).map_err(ApiError::internal)?;
             object::prune(&mut value);
             let kind = self.registry().find(BUDGETS_GROUP, "v1", BUDGETS).ok_or_else(ApiError::no_such_resource)?;
-            let encode = object::encode(kind.info(), value);
+            let encode = object::encode(kind.info(), value)?;
             match self.store().commit(entry.key.clone(), Op::Update { expect: entry.revision, encode }).await {
                 Ok(_) => return Ok(()),
                 Err(CommitError::Conflict(_) | CommitError::NotFound) => {}

@@ -19,7 +19,7 @@ use crate::api::negotiate::Form;
 use crate::api::object::{self, meta_str};
 use crate::api::patch::{self, Patch};
 use crate::api::request::{BODY_LIMIT, Call};
-use crate::api::schema::{Schema, builtin};
+use crate::api::schema::{self, Schema, builtin};
 use crate::api::status::{About, ApiError, json_response};
 
 const INFO: Info = Info { group: "autoscaling", kind: "Scale", ..Info::DEFAULT };
@@ -47,7 +47,7 @@ impl Api {
     }
 
     async fn replace_scale(&self, mut call: Call) -> Result<Response, ApiError> {
-        let wanted = decode(call.object()?)?;
+        let wanted = decode(&call.object()?)?;
         let name = wanted.metadata.name.clone().unwrap_or_default();
         if !name.is_empty() && name != call.target.name() {
             return Err(ApiError::bad_request(format!(
@@ -63,7 +63,7 @@ impl Api {
         let patch = Patch::parse(call.content_type(), &call.body)?;
         for _ in 0..ATTEMPTS {
             let current = self.current_scale(&call)?;
-            let wanted = decode(patch.apply(&SCHEMA, &current)?)?;
+            let wanted = decode(&patch.apply(&SCHEMA, &current)?)?;
             let conditional =
                 wanted.metadata.resource_version.as_deref() != Some(meta_str(&current, "resourceVersion"));
             match self.write(&mut call, &wanted).await {
@@ -79,7 +79,7 @@ impl Api {
         let body = std::mem::take(&mut call.body);
         call.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
         call.body = body;
-        let wanted = decode(call.object()?)?;
+        let wanted = decode(&call.object()?)?;
         check(&wanted, call.target.name())?;
         let info = call.target.kind.info();
         let replicas = wanted.spec.and_then(|spec| spec.replicas).unwrap_or(0);
@@ -114,12 +114,9 @@ async fn scale_response(response: Response) -> Result<Response, ApiError> {
     Ok(json_response(code, &scale_of(&workload)))
 }
 
-fn decode(value: Value) -> Result<Scale, ApiError> {
-    serde_path_to_error::deserialize(value).map_err(|e| {
-        let path = e.path().to_string();
-        let why = format!("{path}: cannot unmarshal: {}", e.into_inner());
-        ApiError::bad_request(format!("Scale in version \"v1\" cannot be handled as a Scale: {why}"))
-    })
+fn decode(value: &Value) -> Result<Scale, ApiError> {
+    schema::decode(|| &SCHEMA, value)
+        .map_err(|why| ApiError::bad_request(format!("Scale in version \"v1\" cannot be handled as a Scale: {why}")))
 }
 
 fn check(scale: &Scale, name: &str) -> Result<(), ApiError> {

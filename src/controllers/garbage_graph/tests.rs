@@ -12,6 +12,7 @@ fn graph() -> Graph {
     let kind = |group: &str, kind: &str, namespaced: bool| Kind {
         resource: ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind)),
         namespaced,
+        served: true,
     };
     let kinds = Kinds::default();
     for kind in [kind("", "Pod", true), kind("", "Service", true), kind("", "Node", false)] {
@@ -150,4 +151,16 @@ fn uids_of_both_forms_are_told_apart() {
     assert_eq!(Uid::of(text).to_string(), text);
     assert_ne!(Uid::of("a"), Uid::of("b"));
     assert_eq!(Uid::of("a"), Uid::of("a"));
+}
+
+/// Nothing can be told of an owner whose kind is not served at the moment: its dependents stay.
+#[test]
+fn dependents_of_a_kind_that_is_not_served_stay() {
+    let mut graph = graph();
+    graph.apply(SERVICE, &object("n", "s", json!([]), json!({})));
+    graph.apply(POD, &object("n", "p", json!([owner("Service", "s", false)]), json!({})));
+    graph.kinds.withdraw(SERVICE);
+    graph.forget(SERVICE);
+    assert_eq!(graph.next_step(uid("p"), &FxHashSet::default()), Step::Nothing);
+    assert!(!graph.contains(uid("s")));
 }
