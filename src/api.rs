@@ -168,6 +168,7 @@ impl Api {
     pub fn client(&self, identity: Identity) -> kube::Client {
         let service = self.router().map_request(move |mut request: http::Request<kube::client::Body>| {
             request.extensions_mut().insert(identity.clone());
+            request.extensions_mut().insert(request::Lean);
             request.map(axum::body::Body::new)
         });
         kube::Client::new(service, "default")

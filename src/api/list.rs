@@ -243,9 +243,12 @@ impl Api {
         Ok(match call.form {
             Form::Json => bytes_response(StatusCode::OK, join(kind.info(), &metadata, items)),
             Form::Partial => {
-                let items: Vec<Value> = items.iter().map(|entry| table::partial(&entry.value)).collect();
-                let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items});
-                json_response(StatusCode::OK, &list)
+                let items: Vec<String> = items.iter().map(|entry| table::partial(&entry.value)).collect();
+                let list = format!(
+                    "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{metadata},\"items\":[{}]}}",
+                    items.join(",")
+                );
+                bytes_response(StatusCode::OK, list)
             }
             Form::Table => {
                 let include = IncludeObject::of(&call.params)?;

@@ -140,6 +140,11 @@ impl Params {
     }
 }
 
+/// Among the extensions of a request: its sender, a part of this process, never asks who owns which field, so that
+/// watches leave that out. It would be half of what they have to decode.
+#[derive(Clone, Copy)]
+pub(super) struct Lean;
+
 /// A request with its body read.
 pub(super) struct Call {
     pub method: Method,
@@ -147,6 +152,7 @@ pub(super) struct Call {
     pub params: Params,
     pub headers: HeaderMap,
     pub identity: Option<Identity>,
+    pub lean: bool,
     pub form: Form,
     pub body: Bytes,
 }
@@ -298,10 +304,11 @@ impl Api {
             IncludeObject::of(&params)?;
         }
         let identity = parts.extensions.get::<Identity>().cloned();
+        let lean = parts.extensions.get::<Lean>().is_some();
         let accepted = parts.headers.get(header::ACCEPT_ENCODING).cloned();
         let reads = parts.method == Method::GET;
         let compressible = reads && !params.flag("watch") && target.subresource.is_none();
-        let call = Call { method: parts.method, target, params, headers: parts.headers, identity, form, body };
+        let call = Call { method: parts.method, target, params, headers: parts.headers, identity, lean, form, body };
         let is_event = group == super::events::GROUP;
         let api = self.clone();
         let answer = async move { if is_event { api.translated_event(call).await } else { api.dispatch(call).await } };

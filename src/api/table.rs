@@ -1,6 +1,8 @@
 //! `Table` answers: what `kubectl get` prints.
 
 use k8s_openapi::jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::kinds::{Info, Strategy};
@@ -48,16 +50,21 @@ pub fn row(kind: &dyn Strategy, entry: &Entry, include: IncludeObject, now: Time
     let mut row = json!({"cells": kind.cells(&entry.value, now)});
     match include {
         IncludeObject::None => {}
-        IncludeObject::Metadata => row["object"] = partial(&entry.value),
+        IncludeObject::Metadata => row["object"] = serde_json::from_str(&partial(&entry.value)).unwrap_or_default(),
         IncludeObject::Object => row["object"] = serde_json::from_slice(&entry.value).unwrap_or_default(),
     }
     row
 }
 
-/// The object's metadata alone, as `PartialObjectMetadata`.
-pub fn partial(encoded: &[u8]) -> Value {
-    let object: Value = serde_json::from_slice(encoded).unwrap_or_default();
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
+/// The object's metadata alone, as `PartialObjectMetadata`: cut out of the encoded object without reading it.
+pub fn partial(encoded: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Parts<'a> {
+        #[serde(borrow)]
+        metadata: &'a RawValue,
+    }
+    let metadata = serde_json::from_slice::<Parts<'_>>(encoded).map_or("{}", |parts| parts.metadata.get());
+    format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{metadata}}}")
 }
 
 /// A duration in seconds as `kubectl` shows ages (`k8s.io/apimachinery/pkg/util/duration.HumanDuration`).

@@ -47,7 +47,7 @@ impl Api {
     pub(super) fn entry_response(&self, call: &Call, code: StatusCode, entry: &Entry) -> Result<Response, ApiError> {
         Ok(match call.form {
             Form::Json => bytes_response(code, object::in_version(call.target.kind.info(), &entry.value)),
-            Form::Partial => json_response(code, &table::partial(&entry.value)),
+            Form::Partial => bytes_response(code, table::partial(&entry.value)),
             Form::Table => {
                 let include = IncludeObject::of(&call.params)?;
                 let row = table::row(&*call.target.kind, entry, include, Timestamp::now());

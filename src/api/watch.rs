@@ -3,6 +3,7 @@
 //! Nothing is queued per watcher: one that reads slowly falls behind, and one that falls out of what the log keeps gets
 //! an ERROR event with 410 and lists again.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,8 @@ struct Stream {
     form: Form,
     include: IncludeObject,
     columns_sent: bool,
+    /// Whether objects are sent without the owners of their fields.
+    lean: bool,
     bookmarks: bool,
     initial: VecDeque<Arc<Entry>>,
     /// The revision that the initial events show; sent as a bookmark when the client asked for initial events.
@@ -99,6 +102,7 @@ impl Api {
             form: call.form,
             include: IncludeObject::of(&call.params)?,
             columns_sent: false,
+            lean: call.lean,
             bookmarks,
             initial,
             initial_end: (initial_events == Some(true)).then_some(start),
@@ -257,9 +261,11 @@ impl Stream {
         chunk.extend_from_slice(b"{\"type\":\"");
         chunk.extend_from_slice(kind.as_bytes());
         chunk.extend_from_slice(b"\",\"object\":");
+        let whole = object::in_version(self.kind.info(), &entry.value);
+        let value = if self.lean { object::without_owners(&whole) } else { Cow::Borrowed(&*whole) };
         match self.form {
-            Form::Json => chunk.extend_from_slice(&object::in_version(self.kind.info(), &entry.value)),
-            Form::Partial => chunk.extend_from_slice(table::partial(&entry.value).to_string().as_bytes()),
+            Form::Json => chunk.extend_from_slice(&value),
+            Form::Partial => chunk.extend_from_slice(table::partial(&value).as_bytes()),
             Form::Table => {
                 let row = table::row(&*self.kind, entry, self.include, Timestamp::now());
                 let metadata = json!({"resourceVersion": entry.revision.to_string()});

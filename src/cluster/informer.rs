@@ -194,7 +194,7 @@ where
     /// Follows the API's watch of this kind for ever, starting over where the watch is lost.
     pub async fn run(self, api: Api<K>) {
         let config = watcher::Config::default().streaming_lists();
-        // Parts of the cluster never ask who owns which field, and the answer is often larger than the object.
+        // Our own API leaves them out already; another one does not, and nobody here asks who owns which field.
         let lean = |object: &mut K| object.meta_mut().managed_fields = None;
         let mut events = watcher(api, config).default_backoff().modify(lean).boxed();
         let mut initial = Vec::new();
