@@ -1,5 +1,6 @@
 //! Kinds, asked as the verbs ask them: tables of objects and what is said of them.
 
+mod config;
 mod networking;
 mod policy;
 mod workloads;
