@@ -34,6 +34,7 @@ mod subresources;
 mod table;
 pub mod tokens;
 mod verbs;
+mod warnings;
 mod watch;
 
 use std::sync::Arc;

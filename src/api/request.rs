@@ -20,6 +20,7 @@ use super::negotiate::Form;
 use super::patch;
 use super::protobuf;
 use super::status::{About, ApiError};
+use super::warnings::Warnings;
 use crate::store::{Key, Scope};
 
 /// The largest body that is read: what the reference accepts.
@@ -147,6 +148,7 @@ pub(super) struct Call {
     pub identity: Option<Identity>,
     pub form: Form,
     pub body: Bytes,
+    pub warnings: Warnings,
 }
 
 /// The longest name of a field manager.
@@ -292,9 +294,19 @@ impl Api {
         let log = target.subresource.as_deref() == Some("log");
         let form = if log { Form::Json } else { Form::negotiate(&parts.headers)? };
         let identity = parts.extensions.get::<Identity>().cloned();
-        let call = Call { method: parts.method, target, params, headers: parts.headers, identity, form, body };
+        let warnings = Warnings::default();
+        if let Some(text) = target.kind.info().deprecation {
+            warnings.add(text);
+        }
+        let method = parts.method;
+        let call =
+            Call { method, target, params, headers: parts.headers, identity, form, body, warnings: warnings.clone() };
         let answer = async {
-            if group == super::events::GROUP { self.translated_event(call).await } else { self.dispatch(call).await }
+            let events = group == super::events::GROUP;
+            let answer = if events { self.translated_event(call).await } else { self.dispatch(call).await };
+            let mut response = answer.unwrap_or_else(IntoResponse::into_response);
+            warnings.write_to(response.headers_mut());
+            Ok(response)
         };
         // A mistake of ours in one request must not look like a broken connection: the panic hook has logged it.
         AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {

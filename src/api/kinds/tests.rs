@@ -3,6 +3,7 @@
 mod config;
 mod networking;
 mod policy;
+mod storage;
 mod workloads;
 
 use serde_json::{Value, json};

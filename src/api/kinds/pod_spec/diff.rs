@@ -4,7 +4,7 @@
 //! or not. `FIELDS` says how those types differ from what clients write; the order is that of
 //! `k8s.io/kubernetes/pkg/apis/core/types.go`.
 
-use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaimSpec, PodSpec};
 use serde_json::{Map, Value};
 
 /// `(type, fields)`. A field is `Name:kind`, or `Name=json:kind` where the name in JSON is another than the same with a
@@ -148,6 +148,14 @@ const FIELDS: &[(&str, &str)] = &[
     ("PodOS", "Name:s"),
     ("PodSchedulingGate", "Name:s"),
     ("PodResourceClaim", "Name:s ResourceClaimName:* ResourceClaimTemplateName:*"),
+    (
+        "PersistentVolumeClaimSpec",
+        "AccessModes:* Selector:* Resources:VolumeResources VolumeName:s StorageClassName:* VolumeMode:* \
+         DataSource:*TypedReference DataSourceRef:*SpacedReference VolumeAttributesClassName:*",
+    ),
+    ("VolumeResources", "Limits:* Requests:*"),
+    ("TypedReference", "APIGroup=apiGroup:* Kind:s Name:s"),
+    ("SpacedReference", "APIGroup=apiGroup:* Kind:s Name:s Namespace:*"),
 ];
 
 /// Fields that are the security context's in the internal types.
@@ -155,7 +163,24 @@ const OF_CONTEXT: [&str; 5] = ["hostNetwork", "hostPID", "hostIPC", "shareProces
 
 /// The unified difference of the internal forms, three lines of context around each change.
 pub(super) fn unified(old: &PodSpec, new: &PodSpec) -> String {
-    similar::TextDiff::from_lines(internal(old), internal(new)).unified_diff().missing_newline_hint(false).to_string()
+    unified_text(&internal(old), &internal(new))
+}
+
+/// The same for the specifications of two PersistentVolumeClaims.
+pub(in crate::api::kinds) fn unified_claims(
+    old: &PersistentVolumeClaimSpec,
+    new: &PersistentVolumeClaimSpec,
+) -> String {
+    let text = |spec: &PersistentVolumeClaimSpec| {
+        let mut text = String::new();
+        write_struct("PersistentVolumeClaimSpec", &serde_json::to_value(spec).unwrap_or_default(), 0, &mut text);
+        text
+    };
+    unified_text(&text(old), &text(new))
+}
+
+fn unified_text(old: &str, new: &str) -> String {
+    similar::TextDiff::from_lines(old, new).unified_diff().missing_newline_hint(false).to_string()
 }
 
 fn internal(spec: &PodSpec) -> String {
