@@ -39,6 +39,7 @@ mod subresources;
 mod table;
 pub mod tokens;
 mod verbs;
+mod warnings;
 mod watch;
 
 use std::collections::HashMap;

@@ -7,6 +7,7 @@ mod informer;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 
@@ -21,6 +22,7 @@ pub struct Cluster {
     pub services: Informer<Service>,
     pub endpoints: Informer<Endpoints>,
     pub slices: Informer<EndpointSlice>,
+    pub service_cidrs: Informer<ServiceCIDR>,
     pub config_maps: Informer<ConfigMap>,
     pub secrets: Informer<Secret>,
     pub service_accounts: Informer<ServiceAccount>,
@@ -34,6 +36,7 @@ pub struct Writers {
     pub services: Writer<Service>,
     pub endpoints: Writer<Endpoints>,
     pub slices: Writer<EndpointSlice>,
+    pub service_cidrs: Writer<ServiceCIDR>,
     pub config_maps: Writer<ConfigMap>,
     pub secrets: Writer<Secret>,
     pub service_accounts: Writer<ServiceAccount>,
@@ -48,11 +51,23 @@ impl Cluster {
         let (services, services_w) = Informer::new();
         let (endpoints, endpoints_w) = Informer::new();
         let (slices, slices_w) = Informer::new();
+        let (service_cidrs, service_cidrs_w) = Informer::new();
         let (config_maps, config_maps_w) = Informer::new();
         let (secrets, secrets_w) = Informer::new();
         let (service_accounts, service_accounts_w) = Informer::new();
         (
-            Self { namespaces, nodes, pods, services, endpoints, slices, config_maps, secrets, service_accounts },
+            Self {
+                namespaces,
+                nodes,
+                pods,
+                services,
+                endpoints,
+                slices,
+                service_cidrs,
+                config_maps,
+                secrets,
+                service_accounts,
+            },
             Writers {
                 namespaces: namespaces_w,
                 nodes: nodes_w,
@@ -60,6 +75,7 @@ impl Cluster {
                 services: services_w,
                 endpoints: endpoints_w,
                 slices: slices_w,
+                service_cidrs: service_cidrs_w,
                 config_maps: config_maps_w,
                 secrets: secrets_w,
                 service_accounts: service_accounts_w,
@@ -78,6 +94,7 @@ impl Writers {
         tasks.spawn(self.services.run(Api::all(all.clone())));
         tasks.spawn(self.endpoints.run(Api::all(all.clone())));
         tasks.spawn(self.slices.run(Api::all(all.clone())));
+        tasks.spawn(self.service_cidrs.run(Api::all(all.clone())));
         tasks.spawn(self.config_maps.run(Api::all(all.clone())));
         tasks.spawn(self.secrets.run(Api::all(all.clone())));
         tasks.spawn(self.service_accounts.run(Api::all(all)));

@@ -129,7 +129,7 @@ pub struct NodeInfo {
     pub zone: Option<Arc<str>>,
 }
 
-/// The cluster's address ranges, both families each.
+/// The cluster's address ranges, both families each; `service` grows with every further ServiceCIDR.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ranges {
     pub service: Box<[IpNet]>,

@@ -20,7 +20,7 @@ pub(super) fn subresources(info: &Info) -> Vec<(&'static str, &'static str, &'st
     if info.status {
         all.push(("status", info.kind, &["get", "patch", "update"]));
     }
-    if info.scale {
+    if info.scale.is_some() {
         all.push(("scale", "Scale", &["get", "patch", "update"]));
     }
     match info.plural {

@@ -6,6 +6,8 @@
 mod checks;
 mod config_map;
 mod controller_revision;
+mod cron_job;
+mod cron_schedule;
 mod daemon_set;
 mod deployment;
 mod endpoint_slice;
@@ -20,6 +22,8 @@ mod lease;
 mod namespace;
 mod network_policy;
 mod node;
+mod persistent_volume;
+mod persistent_volume_claim;
 mod pod;
 mod pod_columns;
 mod pod_disruption_budget;
@@ -28,6 +32,7 @@ mod priority_class;
 mod quantity;
 mod rbac;
 mod replica_set;
+mod replication_controller;
 mod secret;
 mod service;
 mod service_account;
@@ -35,6 +40,7 @@ mod service_addresses;
 mod service_cidr;
 mod service_validation;
 mod stateful_set;
+mod storage;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -85,8 +91,10 @@ pub struct Info {
     pub namespaced: bool,
     /// Whether the kind has a `status` subresource, so that a write to the object leaves its status alone.
     pub status: bool,
-    /// Whether the kind has a `scale` subresource over `spec.replicas`.
-    pub scale: bool,
+    /// Where the kind's `scale` subresource reads and writes, if it has one.
+    pub scale: Option<ScalePaths>,
+    /// What every client of this version is told.
+    pub deprecation: Option<&'static str>,
     /// Whether `metadata.generation` counts the changes of `spec`.
     pub generation: bool,
     /// Whether a CustomResourceDefinition brought the kind.
@@ -100,9 +108,9 @@ pub struct Info {
     /// Whether a DELETE answers with the deleted object rather than with a Status.
     pub returns_deleted: bool,
     pub name_rule: NameRule,
-    /// Times that are null when unset rather than left out, as they are no pointers in Go: of the object itself,
-    pub times: &'static [&'static str],
-    /// and of each of its conditions.
+    /// Fields that are null when unset rather than left out, as Go writes them without `omitempty`: of the object,
+    pub nulls: &'static [&'static str],
+    /// and the times of each of its conditions.
     pub condition_times: &'static [&'static str],
     /// Field selectors beyond the two of metadata.
     pub fields: &'static [&'static str],
@@ -121,7 +129,8 @@ impl Info {
         categories: &[],
         namespaced: true,
         status: false,
-        scale: false,
+        scale: None,
+        deprecation: None,
         generation: false,
         custom: false,
         defines_kinds: false,
@@ -129,7 +138,7 @@ impl Info {
         create_on_update: false,
         returns_deleted: false,
         name_rule: NameRule::Subdomain,
-        times: &[],
+        nulls: &[],
         condition_times: &[],
         fields: &[],
         columns: &[NAME, AGE],
@@ -139,14 +148,14 @@ impl Info {
         if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
     }
 
-    fn show_unset_times(&self, object: &mut Value) {
-        let show = |value: &mut Value, times: &[&str]| {
+    fn show_nulls(&self, object: &mut Value) {
+        let show = |value: &mut Value, names: &[&str]| {
             let Some(fields) = value.as_object_mut() else { return };
-            for time in times {
-                fields.entry(*time).or_insert(Value::Null);
+            for name in names {
+                fields.entry(*name).or_insert(Value::Null);
             }
         };
-        show(object, self.times);
+        show(object, self.nulls);
         for condition in object.pointer_mut("/status/conditions").and_then(Value::as_array_mut).into_iter().flatten() {
             show(condition, self.condition_times);
         }
@@ -171,6 +180,21 @@ impl Info {
     pub fn resource(&self) -> String {
         if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
     }
+}
+
+/// The fields behind a `scale` subresource, as simple JSON paths (`.spec.replicas`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScalePaths {
+    pub replicas: &'static str,
+    pub status_replicas: &'static str,
+    /// A selector as an object, or as the text of one; empty for none.
+    pub selector: &'static str,
+}
+
+impl ScalePaths {
+    /// Those of the built-in workloads.
+    pub const WORKLOAD: Self =
+        Self { replicas: ".spec.replicas", status_replicas: ".status.replicas", selector: ".spec.selector" };
 }
 
 /// A column of `kubectl get`; those with a priority above 0 are shown with `-o wide`.
@@ -261,6 +285,9 @@ pub trait Kind: Send + Sync + 'static {
     /// Gives back what a deleted object held.
     fn release(_ctx: &Context, _object: &Self::Object) {}
 
+    /// What the one who makes an object should know; nothing for most kinds.
+    const NOTICE: Option<&'static str> = None;
+
     /// One table cell per column.
     fn cells(object: &Self::Object, now: Timestamp) -> Vec<Value> {
         vec![name_cell(object), age_cell(object, now)]
@@ -295,6 +322,10 @@ pub trait Strategy: Send + Sync {
     fn create(&self, ctx: &Context, object: Value, causes: Causes) -> Result<Admitted, ApiError>;
     fn update(&self, ctx: &Context, new: Value, old: Value, part: Part, causes: Causes) -> Result<Admitted, ApiError>;
     fn release(&self, ctx: &Context, object: Value);
+    /// What the writer of an object should know, in `Warning` headers.
+    fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
     /// The structure of the kind's objects.
     fn schema(&self) -> &Schema;
     /// Adds the kind's type to a description of the API, and returns its name there.
@@ -331,7 +362,7 @@ impl<K: Kind> Typed<K> {
     fn encode(&self, object: &K::Object) -> Result<Value, ApiError> {
         let mut value = serde_json::to_value(object).map_err(ApiError::internal)?;
         super::object::prune(&mut value);
-        self.info.show_unset_times(&mut value);
+        self.info.show_nulls(&mut value);
         Ok(value)
     }
 
@@ -389,6 +420,10 @@ impl<K: Kind> Strategy for Typed<K> {
         if let Ok(object) = Self::stored(&object) {
             K::release(ctx, &object);
         }
+    }
+
+    fn warnings(&self, _: &Value, old: Option<&Value>) -> Vec<String> {
+        K::NOTICE.filter(|_| old.is_none()).map(str::to_owned).into_iter().collect()
     }
 
     fn schema(&self) -> &Schema {
@@ -459,6 +494,9 @@ impl Default for Registry {
             Typed::<config_map::Kind>::boxed(),
             Typed::<secret::Kind>::boxed(),
             Typed::<service_account::Kind>::boxed(),
+            Typed::<replication_controller::Kind>::boxed(),
+            Typed::<persistent_volume::Kind>::boxed(),
+            Typed::<persistent_volume_claim::Kind>::boxed(),
             Typed::<event::Kind>::boxed(),
             Typed::<events_event::Kind>::boxed(),
             Typed::<endpoint_slice::Kind>::boxed(),
@@ -469,6 +507,7 @@ impl Default for Registry {
             Typed::<daemon_set::Kind>::boxed(),
             Typed::<controller_revision::Kind>::boxed(),
             Typed::<job::Kind>::boxed(),
+            Typed::<cron_job::Kind>::boxed(),
             Typed::<network_policy::Kind>::boxed(),
             Typed::<ingress::Kind>::boxed(),
             Typed::<ingress_class::Kind>::boxed(),

@@ -21,6 +21,7 @@ use super::patch;
 use super::protobuf;
 use super::status::{About, ApiError};
 use super::table::IncludeObject;
+use super::warnings::Warnings;
 use crate::store::{Key, Scope};
 
 /// The largest body that is read: what the reference accepts.
@@ -155,6 +156,7 @@ pub(super) struct Call {
     pub lean: bool,
     pub form: Form,
     pub body: Bytes,
+    pub warnings: Warnings,
 }
 
 /// The longest name of a field manager.
@@ -306,9 +308,13 @@ impl Api {
         let identity = parts.extensions.get::<Identity>().cloned();
         let lean = parts.extensions.get::<Lean>().is_some();
         let accepted = parts.headers.get(header::ACCEPT_ENCODING).cloned();
-        let reads = parts.method == Method::GET;
+        let (method, headers, reads) = (parts.method.clone(), parts.headers, parts.method == Method::GET);
         let compressible = reads && !params.flag("watch") && target.subresource.is_none();
-        let call = Call { method: parts.method, target, params, headers: parts.headers, identity, lean, form, body };
+        let warnings = Warnings::default();
+        if let Some(text) = target.kind.info().deprecation {
+            warnings.add(text);
+        }
+        let call = Call { method, target, params, headers, identity, lean, form, body, warnings: warnings.clone() };
         let is_event = group == super::events::GROUP;
         let api = self.clone();
         let answer = async move { if is_event { api.translated_event(call).await } else { api.dispatch(call).await } };
@@ -320,7 +326,10 @@ impl Api {
             // A mistake of ours in one request must not look like a broken connection: the panic hook has logged it.
             let message = "This request caused apiserver to panic. Look in the logs for details.\n";
             Ok((http::StatusCode::INTERNAL_SERVER_ERROR, message).into_response())
-        })?;
+        });
+        // Warnings come with a refusal, too.
+        let mut answer = answer.unwrap_or_else(IntoResponse::into_response);
+        warnings.write_to(answer.headers_mut());
         Ok(if compressible { compression::negotiated(accepted.as_ref(), answer).await } else { answer })
     }
 

@@ -31,7 +31,7 @@ impl Api {
             (_, "status", "PUT") if info.status => self.replace(&call, Part::Status).await,
             (_, "status", "PATCH") if info.status => self.patch(&call, Part::Status).await,
             ("namespaces", "finalize", "PUT") => self.replace(&call, Part::Finalize).await,
-            (_, "scale", _) if info.scale => self.scale(call).await,
+            (_, "scale", _) if info.scale.is_some() => self.scale(call).await,
             ("pods", "ephemeralcontainers" | "resize", "GET") => self.get(&call),
             ("pods", "ephemeralcontainers", "PUT") => self.replace(&call, Part::EphemeralContainers).await,
             ("pods", "ephemeralcontainers", "PATCH") => self.patch(&call, Part::EphemeralContainers).await,

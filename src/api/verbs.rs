@@ -22,12 +22,11 @@ struct Change {
     object: Value,
     /// Who owns what afterwards, where the change says so; else whoever writes owns what it changes.
     managers: Option<Managers>,
-    warnings: Vec<String>,
 }
 
 impl Change {
     fn of(object: Value) -> Self {
-        Self { object, managers: None, warnings: Vec::new() }
+        Self { object, managers: None }
     }
 }
 
@@ -61,13 +60,13 @@ impl Api {
         let dry_run = call.params.dry_run("CreateOptions")?;
         call.check_manager("CreateOptions", false)?;
         let object = call.typed_object()?;
-        let warnings = self.check_fields(call, &object)?;
-        self.create_object(call, Change { object, managers: None, warnings }, dry_run).await
+        self.check_fields(call, &object)?;
+        self.create_object(call, Change::of(object), dry_run).await
     }
 
     async fn create_object(&self, call: &Call, change: Change, dry_run: bool) -> Result<Response, ApiError> {
         let (target, info) = (&call.target, call.target.kind.info());
-        let Change { mut object, managers, warnings } = change;
+        let Change { mut object, managers } = change;
         if !meta_str(&object, "resourceVersion").is_empty() && call.method == http::Method::POST {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
@@ -100,6 +99,7 @@ impl Api {
         if let Some(existing) = self.store().get(&key) {
             return Err(already_exists(target, &existing, &name));
         }
+        target.kind.warnings(&object, None).into_iter().for_each(|text| call.warnings.add(text));
         let Admitted { mut value, declared, reservation } = target.kind.create(&self.inner.ctx, object, causes)?;
         let managers = managers.unwrap_or_else(|| {
             let owned = declared.as_ref().unwrap_or(&value);
@@ -107,8 +107,7 @@ impl Api {
         });
         managers.write_to(&mut value);
         if dry_run {
-            let response = bytes_response(StatusCode::CREATED, object::with_type_first(info, value));
-            return Ok(with_warnings(response, warnings));
+            return Ok(bytes_response(StatusCode::CREATED, object::with_type_first(info, value)));
         }
         let entry = if info.has_addresses() {
             let encode = object::encode(info, value.clone())?;
@@ -129,7 +128,7 @@ impl Api {
         })?;
         reservation.commit();
         self.committed(info);
-        Ok(with_warnings(self.entry_response(call, StatusCode::CREATED, &entry)?, warnings))
+        self.entry_response(call, StatusCode::CREATED, &entry)
     }
 
     /// What a write has to bring about before it is answered.
@@ -160,14 +159,15 @@ impl Api {
     }
 
     /// Unknown fields: refused with `fieldValidation=Strict`, warned about with `Warn` (the default), else ignored.
-    fn check_fields(&self, call: &Call, object: &Value) -> Result<Vec<String>, ApiError> {
+    fn check_fields(&self, call: &Call, object: &Value) -> Result<(), ApiError> {
         let mode = FieldValidation::of(call)?;
         if mode == FieldValidation::Ignore {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let unknown = unknown_fields(call, object);
         if mode == FieldValidation::Warn || unknown.is_empty() {
-            return Ok(unknown);
+            unknown.into_iter().for_each(|text| call.warnings.add(text));
+            return Ok(());
         }
         let info = call.target.kind.info();
         Err(ApiError::bad_request(format!(
@@ -180,16 +180,17 @@ impl Api {
     }
 
     /// The same for what a patch makes of an object; what was unknown before is not the patch's doing.
-    fn check_patched(&self, call: &Call, old: &Value, new: &Value) -> Result<Vec<String>, ApiError> {
+    fn check_patched(&self, call: &Call, old: &Value, new: &Value) -> Result<(), ApiError> {
         let mode = FieldValidation::of(call)?;
         if mode == FieldValidation::Ignore {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let before = unknown_fields(call, old);
         let unknown: Vec<String> =
             unknown_fields(call, new).into_iter().filter(|path| !before.contains(path)).collect();
         if mode == FieldValidation::Warn || unknown.is_empty() {
-            return Ok(unknown);
+            unknown.into_iter().for_each(|text| call.warnings.add(text));
+            return Ok(());
         }
         Err(invalid_patch(&call.body, &format!("strict decoding error: {}", unknown.join(", "))))
     }
@@ -199,7 +200,7 @@ impl Api {
         call.check_manager("UpdateOptions", false)?;
         let target = &call.target;
         let mut object = call.typed_object()?;
-        let warnings = self.check_fields(call, &object)?;
+        self.check_fields(call, &object)?;
         let name = meta_str(&object, "name");
         if name.is_empty() {
             meta_mut(&mut object).insert("name".into(), target.name().into());
@@ -211,9 +212,9 @@ impl Api {
         }
         check_namespace(target, &object)?;
         if part == Part::Main && target.kind.info().create_on_update && self.store().get(&target.key()).is_none() {
-            return self.create_object(call, Change { object, managers: None, warnings }, dry_run).await;
+            return self.create_object(call, Change::of(object), dry_run).await;
         }
-        let change = |_: &Value| Ok(Change { warnings: warnings.clone(), ..Change::of(object.clone()) });
+        let change = |_: &Value| Ok(Change::of(object.clone()));
         self.modify(call, part, dry_run, change).await
     }
 
@@ -232,8 +233,8 @@ impl Api {
         let change = |current: &Value| {
             let object = patch.apply(schema, current)?;
             check_result(&call.target, &object)?;
-            let warnings = self.check_patched(call, current, &object)?;
-            Ok(Change { warnings, ..Change::of(object) })
+            self.check_patched(call, current, &object)?;
+            Ok(Change::of(object))
         };
         self.modify(call, part, dry_run, change).await.map_err(|e| match e.code {
             // What the patch makes of the object is not of the object's type.
@@ -277,7 +278,7 @@ impl Api {
                 }
             }
             let applied = managed::apply(schema, &Value::Null, &config, &writer, force)?;
-            let change = Change { managers: Some(applied.managers), ..Change::of(applied.object) };
+            let change = Change { object: applied.object, managers: Some(applied.managers) };
             match self.create_object(call, change, dry_run).await {
                 Err(e) if e.reason == "AlreadyExists" => {}
                 done => return done,
@@ -285,7 +286,7 @@ impl Api {
         }
         let change = |current: &Value| {
             let applied = managed::apply(schema, current, &config, &writer, force)?;
-            Ok(Change { managers: Some(applied.managers), ..Change::of(applied.object) })
+            Ok(Change { object: applied.object, managers: Some(applied.managers) })
         };
         self.modify(call, part, dry_run, change).await
     }
@@ -302,7 +303,7 @@ impl Api {
         for _ in 0..ATTEMPTS {
             let entry = self.store().get(&target.key()).ok_or_else(|| target.not_found())?;
             let old: Value = serde_json::from_slice(&entry.value).map_err(ApiError::internal)?;
-            let Change { object: mut new, managers, warnings } = change(&old)?;
+            let Change { object: mut new, managers } = change(&old)?;
             // "0" stands for any version, as nothing does.
             let asked = Some(meta_str(&new, "resourceVersion")).filter(|asked| !asked.is_empty() && *asked != "0");
             if asked.is_none() && info.conditional_update && call.method == http::Method::PUT {
@@ -316,6 +317,9 @@ impl Api {
                 return Err(ApiError::modified(target.about(target.name())));
             }
             let sent = meta_mut(&mut new).remove("managedFields");
+            if part == Part::Main {
+                target.kind.warnings(&new, Some(&old)).into_iter().for_each(|text| call.warnings.add(text));
+            }
             let Admitted { mut value, declared, reservation } = self.admit_change(target, part, new, &old)?;
             let managers = managers.unwrap_or_else(|| {
                 let owned = declared.as_ref().unwrap_or(&value);
@@ -323,11 +327,10 @@ impl Api {
             });
             managers.write_to(&mut value);
             if same_but_type(&value, &old) {
-                return Ok(with_warnings(self.entry_response(call, StatusCode::OK, &entry)?, warnings));
+                return self.entry_response(call, StatusCode::OK, &entry);
             }
             if dry_run {
-                let response = bytes_response(StatusCode::OK, object::with_type_first(info, value));
-                return Ok(with_warnings(response, warnings));
+                return Ok(bytes_response(StatusCode::OK, object::with_type_first(info, value)));
             }
             let finished = object::is_deleting(&value) && !super::delete::is_held(info, &value);
             let expect = entry.revision;
@@ -347,7 +350,7 @@ impl Api {
                             target.kind.release(&self.inner.ctx, after);
                         }
                     }
-                    return Ok(with_warnings(self.entry_response(call, StatusCode::OK, &entry)?, warnings));
+                    return self.entry_response(call, StatusCode::OK, &entry);
                 }
                 Err(CommitError::Conflict(_)) if call.method == http::Method::PUT && !asked_nothing(call) => {
                     return Err(ApiError::modified(target.about(target.name())));
@@ -627,15 +630,4 @@ pub(super) fn commit_failed(target: &Target, name: &str, error: &CommitError) ->
             ApiError::service_unavailable("the write could not be stored: see the log of vipyard, then try again")
         }
     }
-}
-
-/// Adds `Warning` headers (RFC 7234, code 299), which kubectl prints.
-fn with_warnings(mut response: Response, warnings: Vec<String>) -> Response {
-    for warning in warnings {
-        let text = warning.replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(value) = http::HeaderValue::from_str(&format!("299 - \"{text}\"")) {
-            response.headers_mut().append(http::header::WARNING, value);
-        }
-    }
-    response
 }

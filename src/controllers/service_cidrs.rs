@@ -38,9 +38,7 @@ pub(super) struct ServiceCidrController {
 impl ServiceCidrController {
     pub(super) fn start(client: &Client, cluster: &Cluster, network: &Network, tasks: &mut JoinSet<()>) {
         let queue = Arc::new(Queue::new());
-        let (cidrs, writer) = Informer::new();
-        tasks.spawn(writer.run(Api::all(client.clone())));
-        let services = cluster.services.clone();
+        let (services, cidrs) = (cluster.services.clone(), cluster.service_cidrs.clone());
         let controller = Arc::new(Self { client: client.clone(), network: network.clone(), services, cidrs });
         tasks.spawn(follow(Arc::clone(&controller), Arc::clone(&queue)));
         tasks.spawn(async move {

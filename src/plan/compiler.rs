@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::service::{Hinted, Lists, ServicePort, ServicePortId, SliceRef};
 use super::spec::{self, PortKey, Slice, Spec};
-use super::{NodePortKey, Plan, Protocol, Via, Vip, VipKey};
+use super::{NodePortKey, Plan, Protocol, Ranges, Via, Vip, VipKey};
 use crate::cluster::ObjectKey;
 use crate::config::Network;
 
@@ -28,6 +30,9 @@ pub struct Compiler {
     claims: FxHashMap<VipKey, Vec<Claim<Vip>>>,
     node_port_claims: FxHashMap<NodePortKey, Vec<Claim<Arc<ServicePort>>>>,
     names: FxHashSet<Arc<str>>,
+    /// The ranges that the cluster was started with, and those of each ServiceCIDR.
+    ranges: Ranges,
+    cidrs: BTreeMap<String, Vec<IpNet>>,
     last_id: u64,
 }
 
@@ -63,6 +68,8 @@ impl Compiler {
             claims: FxHashMap::default(),
             node_port_claims: FxHashMap::default(),
             names: FxHashSet::default(),
+            ranges: Ranges::of(network),
+            cidrs: BTreeMap::new(),
             last_id: 0,
         }
     }
@@ -115,6 +122,33 @@ impl Compiler {
 
     pub fn node_deleted(&mut self, name: &str) {
         self.changed |= self.next.nodes.remove(name).is_some();
+    }
+
+    /// Addresses of every ServiceCIDR are Services', allocated or not (rule SC3).
+    pub fn service_cidr_applied(&mut self, cidr: &ServiceCIDR) {
+        self.saw(&cidr.metadata);
+        let cidrs = cidr.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());
+        let nets = cidrs.filter_map(|cidr| cidr.parse().ok()).collect();
+        self.cidrs.insert(cidr.metadata.name.clone().unwrap_or_default(), nets);
+        self.set_service_ranges();
+    }
+
+    pub fn service_cidr_deleted(&mut self, name: &str) {
+        self.cidrs.remove(name);
+        self.set_service_ranges();
+    }
+
+    fn set_service_ranges(&mut self) {
+        let mut service = self.ranges.service.to_vec();
+        for net in self.cidrs.values().flatten() {
+            if !service.contains(net) {
+                service.push(*net);
+            }
+        }
+        if self.next.ranges.service[..] != service[..] {
+            self.next.ranges = Arc::new(Ranges { service: service.into(), ..self.ranges.clone() });
+            self.changed = true;
+        }
     }
 
     /// The plan that follows from all changes so far: the same `Arc` as before when none of them mattered.

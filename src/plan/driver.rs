@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use tokio::sync::watch;
 use tracing::debug;
 
@@ -15,7 +16,7 @@ use crate::config::Network;
 /// later one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Applied {
-    /// Zero until the first plan, which waits until Services, slices and Nodes are complete.
+    /// Zero until the first plan, which waits until Services, slices, Nodes and ServiceCIDRs are complete.
     pub epoch: u64,
     /// The highest resourceVersion that the plan rests on.
     pub revision: u64,
@@ -29,6 +30,7 @@ pub async fn run(cluster: Cluster, network: Network, apply: impl Fn(Arc<Plan>), 
     let mut services = Feed::new(cluster.services.subscribe());
     let mut slices = Feed::new(cluster.slices.subscribe());
     let mut nodes = Feed::new(cluster.nodes.subscribe());
+    let mut cidrs = Feed::new(cluster.service_cidrs.subscribe());
     drop(cluster);
     let mut compiler = Compiler::new(&network);
     loop {
@@ -37,12 +39,14 @@ pub async fn run(cluster: Cluster, network: Network, apply: impl Fn(Arc<Plan>), 
             Some(change) = nodes.changes.recv() => nodes.take(&mut compiler, change),
             Some(change) = services.changes.recv() => services.take(&mut compiler, change),
             Some(change) = slices.changes.recv() => slices.take(&mut compiler, change),
+            Some(change) = cidrs.changes.recv() => cidrs.take(&mut compiler, change),
             else => return,
         }
         nodes.drain(&mut compiler);
         services.drain(&mut compiler);
         slices.drain(&mut compiler);
-        if !(nodes.synced && services.synced && slices.synced) {
+        cidrs.drain(&mut compiler);
+        if !(nodes.synced && services.synced && slices.synced && cidrs.synced) {
             continue;
         }
         let plan = compiler.plan();
@@ -115,5 +119,15 @@ impl Fold for Node {
 
     fn deleted(&self, compiler: &mut Compiler) {
         compiler.node_deleted(&ObjectKey::of(self).name);
+    }
+}
+
+impl Fold for ServiceCIDR {
+    fn applied(&self, compiler: &mut Compiler) {
+        compiler.service_cidr_applied(self);
+    }
+
+    fn deleted(&self, compiler: &mut Compiler) {
+        compiler.service_cidr_deleted(&ObjectKey::of(self).name);
     }
 }

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
@@ -397,6 +398,27 @@ fn plan_stays_the_same_when_nothing_changed_and_keeps_ids_when_something_did() {
 }
 
 #[test]
+fn sc3_addresses_of_every_service_cidr_are_service_space() {
+    let mut compiler = compiler();
+    let (own, further): (IpAddr, IpAddr) = ("10.96.7.7".parse().unwrap(), "10.50.0.9".parse().unwrap());
+    let cidr = |name: &str, cidrs: Value| -> ServiceCIDR {
+        serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"cidrs": cidrs}})).expect("a ServiceCIDR")
+    };
+    let first = compiler.plan();
+    assert!(first.ranges().is_service(own) && !first.ranges().is_service(further));
+    compiler.service_cidr_applied(&cidr("kubernetes", json!(["10.96.0.0/16"])));
+    compiler.service_cidr_applied(&cidr("more", json!(["10.50.0.0/24", "fd00:50::/112"])));
+    let plan = compiler.plan();
+    assert!(plan.ranges().is_service(further) && plan.ranges().is_service("fd00:50::1".parse().unwrap()));
+    assert_eq!(plan.epoch, first.epoch + 1);
+    compiler.service_cidr_applied(&cidr("more", json!(["10.50.0.0/24", "fd00:50::/112"])));
+    assert!(Arc::ptr_eq(&plan, &compiler.plan()));
+    compiler.service_cidr_deleted("more");
+    let last = compiler.plan();
+    assert!(last.ranges().is_service(own) && !last.ranges().is_service(further));
+}
+
+#[test]
 fn t8_nodes_have_addresses_ranges_and_zone() {
     let mut compiler = compiler();
     compiler.node_applied(&node("n1", None));
@@ -448,13 +470,14 @@ fn a_change_costs_the_same_with_many_services() {
 }
 
 #[tokio::test]
-async fn driver_publishes_once_all_three_kinds_are_complete_and_then_each_change() {
+async fn driver_publishes_once_all_kinds_are_complete_and_then_each_change() {
     let (cluster, writers) = Cluster::new();
     let (plans, mut published) = mpsc::unbounded_channel();
     let (applied_tx, mut applied) = watch::channel(Applied::default());
     let driver = tokio::spawn(run(cluster, Network::default(), move |plan| drop(plans.send(plan)), applied_tx));
     writers.services.replace(vec![web(json!({}))]);
     writers.nodes.replace(vec![node("n1", None)]);
+    writers.service_cidrs.replace(Vec::new());
     tokio::task::yield_now().await;
     assert!(published.try_recv().is_err());
     writers.slices.replace(vec![slice("web-1", "web", json!([{"addresses": ["10.244.1.2"]}]))]);

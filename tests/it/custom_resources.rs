@@ -152,3 +152,90 @@ async fn deleting_a_definition_deletes_its_objects_and_ends_its_paths() {
     world.until(async || world.get(&path).await.found().is_none().then_some(())).await;
     assert_eq!(world.get(WIDGETS).await.code, 404);
 }
+
+/// The definition with something changed in its first version.
+fn changed(change: impl Fn(&mut Value)) -> Value {
+    let mut definition = definition();
+    change(&mut definition["spec"]["versions"][0]);
+    definition
+}
+
+#[tokio::test]
+async fn scale_of_a_custom_resource_uses_the_paths_of_its_definition() {
+    let world = World::start().await;
+    let paths = json!({"specReplicasPath": ".spec.size", "statusReplicasPath": ".status.count",
+        "labelSelectorPath": ".status.selector"});
+    let definition = changed(|version| {
+        version["subresources"]["scale"] = paths.clone();
+        version["schema"]["openAPIV3Schema"]["properties"]["spec"]["required"] = json!([]);
+        version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"] =
+            json!({"count": {"type": "integer"}, "selector": {"type": "string"}});
+    });
+    world.post(DEFINITIONS, definition).await.created();
+    world.post(WIDGETS, widget("a", json!({"size": 2}))).await.created();
+    let status = json!({"status": {"count": 1, "selector": "app=a"}});
+    world.merge(&format!("{WIDGETS}/a/status"), status).await.ok();
+    let path = format!("{WIDGETS}/a/scale");
+    let scale = world.get(&path).await.ok();
+    assert_eq!(scale["spec"], json!({"replicas": 2}));
+    assert_eq!(scale["status"], json!({"replicas": 1, "selector": "app=a"}));
+    assert_eq!(world.merge(&path, json!({"spec": {"replicas": 5}})).await.ok()["spec"]["replicas"], 5);
+    assert_eq!(world.get(&format!("{WIDGETS}/a")).await.ok()["spec"]["size"], 5);
+    let resources = world.get("/apis/example.com/v1").await.ok();
+    assert!(resources["resources"].as_array().unwrap().iter().any(|r| r["name"] == "widgets/scale"));
+
+    world.post(WIDGETS, widget("b", json!({}))).await.created();
+    let refused = world.get(&format!("{WIDGETS}/b/scale")).await.refused(500, "InternalError");
+    let why = "Internal error occurred: the spec replicas field \".spec.size\" does not exist";
+    assert_eq!(refused["message"], why);
+    world.get(&format!("{}/a/scale", WIDGETS.replace("/v1/", "/v1beta1/"))).await.refused(404, "NotFound");
+}
+
+#[tokio::test]
+async fn deprecated_versions_say_so_in_every_answer() {
+    let world = World::start().await;
+    let mut old = definition();
+    old["spec"]["versions"][1]["deprecated"] = true.into();
+    world.post(DEFINITIONS, old).await.created();
+    let (v1, beta) = (WIDGETS.to_owned(), WIDGETS.replace("/v1/", "/v1beta1/"));
+    assert!(!world.get(&v1).await.headers.contains_key("warning"));
+    for path in [beta.clone(), format!("{beta}/absent")] {
+        let warning = world.get(&path).await.headers["warning"].clone();
+        assert_eq!(warning, r#"299 - "example.com/v1beta1 Widget is deprecated; use example.com/v1 Widget""#);
+    }
+    let own = json!({"spec": {"versions": [version("v1", true), {
+        "name": "v1beta1", "served": true, "storage": false, "deprecated": true, "deprecationWarning": "use v1",
+        "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
+    world.merge(&format!("{DEFINITIONS}/widgets.example.com"), own).await.ok();
+    assert_eq!(world.get(&beta).await.headers["warning"], r#"299 - "use v1""#);
+}
+
+#[tokio::test]
+async fn selectable_fields_select() {
+    let world = World::start().await;
+    let definition = changed(|version| version["selectableFields"] = json!([{"jsonPath": ".spec.mode"}]));
+    world.post(DEFINITIONS, definition).await.created();
+    world.post(WIDGETS, widget("a", json!({"size": 1, "mode": "safe"}))).await.created();
+    world.post(WIDGETS, widget("b", json!({"size": 1}))).await.created();
+    let found = world.get(&format!("{WIDGETS}?fieldSelector=spec.mode%3Dsafe")).await.ok();
+    let names: Vec<&Value> = found["items"].as_array().unwrap().iter().map(|item| &item["metadata"]["name"]).collect();
+    assert_eq!(names, ["a"]);
+    let refused = world.get(&format!("{WIDGETS}?fieldSelector=spec.size%3D1")).await.refused(400, "BadRequest");
+    assert!(refused["message"].as_str().unwrap().contains("field label not supported: spec.size"), "{refused}");
+}
+
+#[tokio::test]
+async fn who_defines_rules_that_are_not_evaluated_is_told_so() {
+    let world = World::start().await;
+    let rules = json!([{"rule": "self.size > 2"}]);
+    let definition = changed(|version| {
+        version["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] = rules.clone();
+    });
+    let answer = world.post(DEFINITIONS, definition).await;
+    let warning = answer.headers["warning"].to_str().unwrap().to_owned();
+    assert!(warning.contains("does not evaluate x-kubernetes-validations"), "{warning}");
+    let made = answer.created();
+    let kept = &made["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    assert_eq!(kept["x-kubernetes-validations"], rules);
+    world.post(WIDGETS, widget("a", json!({"size": 1}))).await.created();
+}

@@ -117,6 +117,10 @@ async fn misspelt_field_is_refused_when_strict_and_warned_about_otherwise() {
         assert!(warnings.contains(&r#"299 - "unknown field \"spec.selektor\"""#), "{warnings:?}");
         assert_eq!(answer.created()["spec"].get("selektor"), None);
     }
+    // What is refused for another reason is warned about, too.
+    let invalid = world.post(SERVICES, service("a", json!({"ports": [{"port": 0}], "selektor": {}}))).await;
+    assert_eq!(invalid.headers.get("warning").unwrap(), r#"299 - "unknown field \"spec.selektor\"""#);
+    invalid.refused(422, "Invalid");
     let silent = world.post(&format!("{SERVICES}?fieldValidation=Ignore"), misspelt("ignore")).await;
     assert!(!silent.headers.contains_key("warning"));
     silent.created();

@@ -8,6 +8,7 @@ mod deletion;
 mod errors;
 mod events;
 mod golden;
+mod kept;
 mod limits;
 mod lists;
 mod networking;

@@ -28,6 +28,10 @@ const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 const COLUMNS: &[Column] = &[NAME, column("Created At", "The time at which the definition was created")];
 const KIND: &str = "CustomResourceDefinition";
 
+/// What the writer of a definition with rules in CEL is told.
+const NOT_EVALUATED: &str =
+    "Vipyard does not evaluate x-kubernetes-validations: objects that break these rules are accepted";
+
 /// The kind of definitions. It works on JSON as it is: within a schema, empty strings and lists mean something.
 pub struct DefinitionKind {
     info: Info,
@@ -152,6 +156,10 @@ impl Strategy for DefinitionKind {
 
     fn release(&self, _: &Context, _: Value) {}
 
+    fn warnings(&self, new: &Value, _: Option<&Value>) -> Vec<String> {
+        if has_rules(&new["spec"]["versions"]) { vec![NOT_EVALUATED.to_owned()] } else { Vec::new() }
+    }
+
     fn schema(&self) -> &Schema {
         self.schema.get_or_init(builtin::schema::<CustomResourceDefinition>)
     }
@@ -163,6 +171,19 @@ impl Strategy for DefinitionKind {
     fn cells(&self, object: &[u8], _: Timestamp) -> Vec<Value> {
         let object: Value = serde_json::from_slice(object).unwrap_or_default();
         vec![meta_str(&object, "name").into(), meta_str(&object, "creationTimestamp").into()]
+    }
+}
+
+/// Whether a schema in `value` has rules in CEL. A field of an object may have the same name: then its schema is there,
+/// and no list.
+fn has_rules(value: &Value) -> bool {
+    match value {
+        Value::Object(fields) => fields.iter().any(|(name, value)| {
+            (name == "x-kubernetes-validations" && value.as_array().is_some_and(|rules| !rules.is_empty()))
+                || has_rules(value)
+        }),
+        Value::Array(items) => items.iter().any(has_rules),
+        _ => false,
     }
 }
 
@@ -269,6 +290,11 @@ fn check_version(version: &CustomResourceDefinitionVersion, path: &str, causes: 
                 let why = format!("should be a json path under {within}");
                 causes.invalid(format!("{path}.subresources.scale.{field}"), value.as_str(), why.trim_end_matches('.'));
             }
+        }
+        let selector = scale.label_selector_path.as_deref().unwrap_or_default();
+        if !selector.is_empty() && ![".spec.", ".status."].iter().any(|within| selector.starts_with(within)) {
+            let why = "should be a json path under either .spec or .status";
+            causes.invalid(format!("{path}.subresources.scale.labelSelectorPath"), selector, why);
         }
     }
 }

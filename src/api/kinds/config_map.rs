@@ -17,6 +17,9 @@ const DATA: Column = Column {
     description: "Data contains the configuration data. Each key must consist of alphanumeric characters, '-', '_' or '.'.",
 };
 
+/// Bytes of all values of a ConfigMap or a Secret together.
+pub(super) const SIZE_LIMIT: usize = 1024 * 1024;
+
 pub struct Kind;
 
 impl super::Kind for Kind {
@@ -37,24 +40,25 @@ impl super::Kind for Kind {
     }
 
     fn update(_: &Context, new: &mut ConfigMap, old: &ConfigMap, _: Part, causes: &mut Causes) {
-        check(new, causes);
         if old.immutable == Some(true) {
-            if new.immutable != Some(true) {
-                causes.forbidden("immutable", "field is immutable when `immutable` is set");
-            }
-            if new.data != old.data {
-                causes.forbidden("data", "field is immutable when `immutable` is set");
-            }
-            if new.binary_data != old.binary_data {
-                causes.forbidden("binaryData", "field is immutable when `immutable` is set");
-            }
+            let same = [("data", new.data == old.data), ("binaryData", new.binary_data == old.binary_data)];
+            check_frozen(new.immutable, &same, causes);
         }
+        check(new, causes);
     }
 
     fn cells(object: &ConfigMap, now: Timestamp) -> Vec<Value> {
         let count =
             object.data.as_ref().map_or(0, |data| data.len()) + object.binary_data.as_ref().map_or(0, |d| d.len());
         vec![name_cell(object), count.into(), age_cell(object, now)]
+    }
+}
+
+/// What was made immutable stays so, and stays the same. `same` says of each field whether it did.
+pub(super) fn check_frozen(immutable: Option<bool>, same: &[(&str, bool)], causes: &mut Causes) {
+    let changed = same.iter().filter(|(_, same)| !same).map(|(field, _)| *field);
+    for field in Some("immutable").filter(|_| immutable != Some(true)).into_iter().chain(changed) {
+        causes.forbidden(field, "field is immutable when `immutable` is set");
     }
 }
 
@@ -71,5 +75,11 @@ fn check(object: &ConfigMap, causes: &mut Causes) {
         for error in config_key_errors(key) {
             causes.invalid(format!("binaryData[{key}]"), key.as_str(), error);
         }
+    }
+    let texts = object.data.iter().flatten().map(|(_, text)| text.len());
+    let size: usize = texts.chain(object.binary_data.iter().flatten().map(|(_, value)| value.0.len())).sum();
+    if size > SIZE_LIMIT {
+        // The whole object is meant: the reference says so with this name.
+        causes.too_long("[]", SIZE_LIMIT);
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::checks::{amount, check_amount, check_at_most_all, fill, forget_zero, format_selector, text, to_value};
 use super::template::{self, CONTAINERS, IMAGES, container_cells};
-use super::{AGE, Context, Info, NAME, Part, age_cell, column, name_cell, wide};
+use super::{AGE, Context, Info, NAME, Part, ScalePaths, age_cell, column, name_cell, wide};
 use crate::api::causes::Causes;
 use crate::api::status::ApiError;
 
@@ -28,7 +28,7 @@ impl super::Kind for Kind {
         short_names: &["deploy"],
         categories: &["all"],
         status: true,
-        scale: true,
+        scale: Some(ScalePaths::WORKLOAD),
         generation: true,
         condition_times: &["lastTransitionTime", "lastUpdateTime"],
         columns: &[

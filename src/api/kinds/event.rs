@@ -32,7 +32,7 @@ impl super::Kind for Kind {
             "source",
             "type",
         ],
-        times: &["eventTime", "firstTimestamp", "lastTimestamp"],
+        nulls: &["eventTime", "firstTimestamp", "lastTimestamp"],
         columns: &[
             column("Last Seen", "The time at which the most recent occurrence of this event was recorded."),
             column("Type", "Type of this event (Normal, Warning), new types could be added in the future"),

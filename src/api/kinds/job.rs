@@ -178,6 +178,18 @@ fn check_generated(object: &Job, causes: &mut Causes) {
 }
 
 fn check(spec: &JobSpec, causes: &mut Causes) {
+    check_spec(spec, causes);
+    match &spec.selector {
+        None => causes.required("spec.selector", ""),
+        Some(selector) => {
+            check_selector(causes, "spec.selector", selector);
+            template::check_selected(selector, &spec.template, causes);
+        }
+    }
+}
+
+/// All but the selector, which the Jobs of a CronJob do not have yet.
+pub(super) fn check_spec(spec: &JobSpec, causes: &mut Causes) {
     causes.non_negative("spec.parallelism", spec.parallelism);
     causes.non_negative("spec.completions", spec.completions);
     causes.non_negative("spec.activeDeadlineSeconds", spec.active_deadline_seconds);
@@ -200,13 +212,6 @@ fn check(spec: &JobSpec, causes: &mut Causes) {
         "OnFailure" | "Never" => {}
         "Always" => causes.required(field, "valid values: \"OnFailure\", \"Never\""),
         other => causes.unsupported(field, other, &["OnFailure", "Never"]),
-    }
-    match &spec.selector {
-        None => causes.required("spec.selector", ""),
-        Some(selector) => {
-            check_selector(causes, "spec.selector", selector);
-            template::check_selected(selector, &spec.template, causes);
-        }
     }
 }
 

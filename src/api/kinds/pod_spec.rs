@@ -5,7 +5,7 @@
 
 mod containers;
 mod defaults;
-mod diff;
+pub(super) mod diff;
 mod env;
 mod ephemeral;
 mod probes;

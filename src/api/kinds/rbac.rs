@@ -28,7 +28,14 @@ pub struct ClusterRoleBindingKind;
 
 impl super::Kind for RoleKind {
     type Object = Role;
-    const INFO: Info = Info { kind: "Role", plural: "roles", singular: "role", columns: &[NAME, CREATED], ..DEFAULT };
+    const INFO: Info = Info {
+        kind: "Role",
+        plural: "roles",
+        singular: "role",
+        nulls: &["rules"],
+        columns: &[NAME, CREATED],
+        ..DEFAULT
+    };
 
     fn create(_: &Context, object: &mut Role, causes: &mut Causes) -> Result<(), ApiError> {
         check_rules(object.rules.as_deref(), true, causes);
@@ -51,6 +58,7 @@ impl super::Kind for ClusterRoleKind {
         plural: "clusterroles",
         singular: "clusterrole",
         namespaced: false,
+        nulls: &["rules"],
         columns: &[NAME, CREATED],
         ..DEFAULT
     };

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::checks::{forget_zero, format_selector};
 use super::template::{self, CONTAINERS, IMAGES, container_cells};
-use super::{AGE, Context, Info, NAME, Part, age_cell, integer, name_cell, wide};
+use super::{AGE, Context, Info, NAME, Part, ScalePaths, age_cell, integer, name_cell, wide};
 use crate::api::causes::Causes;
 use crate::api::status::ApiError;
 
@@ -22,7 +22,7 @@ impl super::Kind for Kind {
         short_names: &["rs"],
         categories: &["all"],
         status: true,
-        scale: true,
+        scale: Some(ScalePaths::WORKLOAD),
         generation: true,
         fields: &["status.replicas"],
         condition_times: &["lastTransitionTime"],

@@ -1,14 +1,21 @@
 //! Secret.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
+use super::checks::text;
+use super::config_map::{self, SIZE_LIMIT};
 use super::{AGE, Context, Info, NAME, Part, age_cell, column, name_cell};
 use crate::api::causes::Causes;
 use crate::api::names::config_key_errors;
 use crate::api::status::ApiError;
+
+/// The ServiceAccount that a token is for.
+const ACCOUNT: &str = "kubernetes.io/service-account.name";
 
 pub struct Kind;
 
@@ -48,18 +55,11 @@ impl super::Kind for Kind {
     }
 
     fn update(_: &Context, new: &mut Secret, old: &Secret, _: Part, causes: &mut Causes) {
-        check(new, causes);
-        if new.type_ != old.type_ {
-            causes.invalid("type", new.type_.clone().unwrap_or_default(), "field is immutable");
-        }
+        causes.immutable("type", &new.type_, &old.type_);
         if old.immutable == Some(true) {
-            if new.immutable != Some(true) {
-                causes.forbidden("immutable", "field is immutable when `immutable` is set");
-            }
-            if new.data != old.data {
-                causes.forbidden("data", "field is immutable when `immutable` is set");
-            }
+            config_map::check_frozen(new.immutable, &[("data", new.data == old.data)], causes);
         }
+        check(new, causes);
     }
 
     fn cells(object: &Secret, now: Timestamp) -> Vec<Value> {
@@ -69,9 +69,50 @@ impl super::Kind for Kind {
 }
 
 fn check(object: &Secret, causes: &mut Causes) {
-    for key in object.data.iter().flatten().map(|(key, _)| key) {
+    let data = object.data.clone().unwrap_or_default();
+    for key in data.keys() {
         for error in config_key_errors(key) {
             causes.invalid(format!("data[{key}]"), key.as_str(), error);
         }
+    }
+    if data.values().map(|value| value.0.len()).sum::<usize>() > SIZE_LIMIT {
+        causes.too_long("data", SIZE_LIMIT);
+    }
+    let required = |key: &str, causes: &mut Causes| causes.required(format!("data[{key}]"), "");
+    match text(&object.type_) {
+        "kubernetes.io/service-account-token" => {
+            let annotations = object.metadata.annotations.as_ref();
+            if annotations.and_then(|annotations| annotations.get(ACCOUNT)).is_none_or(String::is_empty) {
+                causes.required(format!("metadata.annotations[{ACCOUNT}]"), "");
+            }
+        }
+        "kubernetes.io/dockercfg" => check_json(&data, ".dockercfg", causes),
+        "kubernetes.io/dockerconfigjson" => check_json(&data, ".dockerconfigjson", causes),
+        // One of them is enough, and may be empty.
+        "kubernetes.io/basic-auth" if !data.contains_key("username") && !data.contains_key("password") => {
+            required("username", causes);
+            required("password", causes);
+        }
+        "kubernetes.io/ssh-auth" if data.get("ssh-privatekey").is_none_or(|key| key.0.is_empty()) => {
+            required("ssh-privatekey", causes);
+        }
+        "kubernetes.io/tls" => {
+            for key in ["tls.crt", "tls.key"] {
+                if !data.contains_key(key) {
+                    required(key, causes);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Credentials of registries are a JSON object.
+fn check_json(data: &BTreeMap<String, ByteString>, key: &str, causes: &mut Causes) {
+    let field = format!("data[{key}]");
+    match data.get(key).map(|value| serde_json::from_slice::<serde_json::Map<String, Value>>(&value.0)) {
+        None => causes.required(field, ""),
+        Some(Err(error)) => causes.invalid(field, "<secret contents redacted>", error),
+        Some(Ok(_)) => {}
     }
 }

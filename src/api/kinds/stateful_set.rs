@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::checks::{amount, check_amount, check_at_most_all, fill, forget_zero, text, to_value};
 use super::template::{self, CONTAINERS, IMAGES, container_cells};
-use super::{AGE, Context, Info, NAME, Part, age_cell, column, name_cell};
+use super::{AGE, Context, Info, NAME, Part, ScalePaths, age_cell, column, name_cell};
 use crate::api::causes::Causes;
 use crate::api::names::NameRule;
 use crate::api::status::ApiError;
@@ -33,7 +33,7 @@ impl super::Kind for Kind {
         short_names: &["sts"],
         categories: &["all"],
         status: true,
-        scale: true,
+        scale: Some(ScalePaths::WORKLOAD),
         generation: true,
         // Its Pods carry the name and a number in a label.
         name_rule: NameRule::Label,

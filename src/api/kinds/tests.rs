@@ -1,7 +1,9 @@
 //! Kinds, asked as the verbs ask them: tables of objects and what is said of them.
 
+mod config;
 mod networking;
 mod policy;
+mod storage;
 mod workloads;
 
 use serde_json::{Value, json};

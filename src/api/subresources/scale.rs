@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::api::causes::Causes;
-use crate::api::kinds::{Info, Part, selector_text};
+use crate::api::kinds::{Info, Part, ScalePaths, selector_text};
 use crate::api::negotiate::Form;
 use crate::api::object::{self, meta_str};
 use crate::api::patch::{self, Patch};
@@ -43,7 +43,7 @@ impl Api {
     fn current_scale(&self, call: &Call) -> Result<Value, ApiError> {
         let entry = self.store().get(&call.target.key()).ok_or_else(|| call.target.not_found())?;
         let workload: Value = serde_json::from_slice(&entry.value).map_err(ApiError::internal)?;
-        Ok(scale_of(&workload))
+        scale_of(&workload, paths(call))
     }
 
     async fn replace_scale(&self, mut call: Call) -> Result<Response, ApiError> {
@@ -83,17 +83,19 @@ impl Api {
         check(&wanted, call.target.name())?;
         let info = call.target.kind.info();
         let replicas = wanted.spec.and_then(|spec| spec.replicas).unwrap_or(0);
-        let applied = json!({"apiVersion": info.api_version(), "kind": info.kind,
-            "metadata": {"name": call.target.name()}, "spec": {"replicas": replicas}});
+        let mut applied = json!({"apiVersion": info.api_version(), "kind": info.kind,
+            "metadata": {"name": call.target.name()}});
+        set(&mut applied, paths(&call).replicas, replicas);
         call.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(patch::APPLY));
         call.body = applied.to_string().into();
-        scale_response(self.patch(&call, Part::Main).await?).await
+        scale_response(self.patch(&call, Part::Main).await?, paths(&call)).await
     }
 
     async fn write(&self, call: &mut Call, wanted: &Scale) -> Result<Response, ApiError> {
         check(wanted, call.target.name())?;
         let replicas = wanted.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
-        let mut change = json!({"spec": {"replicas": replicas}});
+        let mut change = json!({});
+        set(&mut change, paths(call).replicas, replicas);
         let preconditions = [("uid", &wanted.metadata.uid), ("resourceVersion", &wanted.metadata.resource_version)];
         for (field, value) in preconditions {
             if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
@@ -102,16 +104,16 @@ impl Api {
         }
         call.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MERGE));
         call.body = change.to_string().into();
-        scale_response(self.patch(call, Part::Main).await?).await
+        scale_response(self.patch(call, Part::Main).await?, paths(call)).await
     }
 }
 
 /// The Scale of the workload that a write answered with.
-async fn scale_response(response: Response) -> Result<Response, ApiError> {
+async fn scale_response(response: Response, paths: ScalePaths) -> Result<Response, ApiError> {
     let code = response.status();
     let body = to_bytes(response.into_body(), 2 * BODY_LIMIT).await.map_err(ApiError::internal)?;
     let workload: Value = serde_json::from_slice(&body).map_err(ApiError::internal)?;
-    Ok(json_response(code, &scale_of(&workload)))
+    Ok(json_response(code, &scale_of(&workload, paths)?))
 }
 
 fn decode(value: &Value) -> Result<Scale, ApiError> {
@@ -130,10 +132,45 @@ fn check(scale: &Scale, name: &str) -> Result<(), ApiError> {
     Err(ApiError::invalid(About { group: INFO.group, resource: INFO.kind, name }, &causes.0))
 }
 
-fn scale_of(workload: &Value) -> Value {
+/// Where the kind keeps what a Scale shows; only kinds that have one come here.
+fn paths(call: &Call) -> ScalePaths {
+    call.target.kind.info().scale.unwrap_or(ScalePaths::WORKLOAD)
+}
+
+/// `/spec/replicas` for `.spec.replicas`.
+fn pointer(path: &str) -> String {
+    path.replace('.', "/")
+}
+
+fn set(object: &mut Value, path: &str, replicas: i32) {
+    let field = path.split('.').filter(|name| !name.is_empty()).fold(object, |value, name| &mut value[name]);
+    *field = replicas.into();
+}
+
+/// A selector as text: ReplicationControllers have a map of labels, custom resources the text itself.
+fn selector_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Object(labels) if !labels.is_empty() && labels.values().all(Value::is_string) => {
+            let labels = labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+            Some(labels.collect::<Vec<_>>().join(","))
+        }
+        Value::Null => None,
+        other => serde_json::from_value(other.clone()).ok().map(|selector: LabelSelector| selector_text(&selector)),
+    }
+}
+
+/// # Errors
+/// An internal error, as in the reference, for a custom resource that does not say its replicas.
+fn scale_of(workload: &Value, paths: ScalePaths) -> Result<Value, ApiError> {
     let text = |field: &str| Some(meta_str(workload, field).to_owned()).filter(|text| !text.is_empty());
     let count = |value: &Value| value.as_i64().and_then(|count| i32::try_from(count).ok());
-    let selector: Option<LabelSelector> = serde_json::from_value(workload["spec"]["selector"].clone()).ok();
+    let at = |path: &str| workload.pointer(&pointer(path)).unwrap_or(&Value::Null);
+    let replicas = at(paths.replicas);
+    if replicas.is_null() {
+        return Err(ApiError::internal(format!("the spec replicas field {:?} does not exist", paths.replicas)));
+    }
+    let selector = if paths.selector.is_empty() { None } else { selector_of(at(paths.selector)) };
     let scale = Scale {
         metadata: ObjectMeta {
             name: text("name"),
@@ -142,14 +179,11 @@ fn scale_of(workload: &Value) -> Value {
             resource_version: text("resourceVersion"),
             ..ObjectMeta::default()
         },
-        spec: Some(ScaleSpec { replicas: count(&workload["spec"]["replicas"]).filter(|count| *count != 0) }),
-        status: Some(ScaleStatus {
-            replicas: count(&workload["status"]["replicas"]).unwrap_or(0),
-            selector: selector.map(|selector| selector_text(&selector)),
-        }),
+        spec: Some(ScaleSpec { replicas: count(replicas).filter(|count| *count != 0) }),
+        status: Some(ScaleStatus { replicas: count(at(paths.status_replicas)).unwrap_or(0), selector }),
     };
     let mut value = serde_json::to_value(scale).unwrap_or_default();
     value["metadata"]["creationTimestamp"] = workload["metadata"]["creationTimestamp"].clone();
     object::prune(&mut value);
-    value
+    Ok(value)
 }

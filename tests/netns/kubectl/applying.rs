@@ -74,9 +74,9 @@ pub async fn apply_prunes_and_diff_tells_what_would_change() {
 
     cluster.kubectl(&["create", "configmap", "alien"]).await;
     cluster.kubectl(&["label", "configmap", "alien", "set=a"]).await;
-    let allow = "--prune-allowlist=core/v1/ConfigMap";
-    let out = cluster.kubectl(&["apply", "--prune", "-l", "set=a", allow, "-f", &changed]).await;
-    assert_eq!(out, "configmap/stays configured\nconfigmap/goes pruned\n");
+    // Every kind that kubectl prunes is listed: no allowlist.
+    let (code, out, err) = cluster.kubectl_with_code(&["apply", "--prune", "-l", "set=a", "-f", &changed]).await;
+    assert_eq!((code, out.as_str()), (0, "configmap/stays configured\nconfigmap/goes pruned\n"), "{err}");
     assert_eq!(cluster.find(&format!("{CONFIG_MAPS}/goes")).await, None);
     assert!(cluster.find(&format!("{CONFIG_MAPS}/alien")).await.is_some(), "what was not applied is not pruned");
     let last = cluster.kubectl(&["apply", "view-last-applied", "configmap", "stays", "-o", "json"]).await;

@@ -30,6 +30,7 @@ async fn roles_and_bindings_are_checked() {
         (rule(json!({"verbs": ["get"], "resources": ["pods"]})), Some("rules[0].apiGroups: Required value: resource rules must supply at least one api group")),
         (rule(json!({"verbs": ["get"], "nonResourceURLs": ["/x"]})), Some("rules[0].nonResourceURLs: Invalid value: [\"/x\"]: namespaced rules cannot apply to non-resource URLs")),
     ]);
+    assert_eq!(role.create(base.clone()).unwrap().get("rules"), Some(&Value::Null));
     let cluster = Desk::of::<rbac::ClusterRoleKind>().await;
     cluster.assert_creates(
         &base,

@@ -203,3 +203,49 @@ async fn workloads_print_as_kubectl_shows_them() {
     let cells = Desk::of::<job::Kind>().await.cells(&object);
     assert_eq!(Value::from(cells), json!(["web", "Running", "1/4", "60s", "60m", "c", "i:1", "app=web"]));
 }
+
+#[tokio::test]
+async fn cron_jobs_are_checked_with_their_schedule_and_their_jobs() {
+    let desk = Desk::of::<cron_job::Kind>().await;
+    let base = json!({"metadata": {"name": "c"}, "spec": {"schedule": "0 * * * *", "jobTemplate": {"spec": {"template": {
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}}}});
+    let job = |spec: Value| json!({"spec": {"jobTemplate": {"spec": spec}}});
+    desk.assert_creates(&base, &[
+        (json!({"spec": {"timeZone": "UTC"}}), None),
+        (json!({"spec": {"schedule": ""}}), Some("spec.schedule: Required value")),
+        (json!({"spec": {"schedule": "daily"}}), Some("spec.schedule: Invalid value: \"daily\": expected exactly 5 fields, found 1: [daily]")),
+        (json!({"spec": {"schedule": "TZ=UTC 0 * * * *"}}), Some("spec.schedule: Invalid value: \"TZ=UTC 0 * * * *\": cannot use TZ or CRON_TZ in schedule, use timeZone field instead")),
+        (json!({"spec": {"timeZone": "Local"}}), Some("spec.timeZone: Invalid value: \"Local\": timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones")),
+        (json!({"spec": {"concurrencyPolicy": "Maybe"}}), Some("spec.concurrencyPolicy: Unsupported value: \"Maybe\": supported values: \"Allow\", \"Forbid\", \"Replace\"")),
+        (json!({"metadata": {"name": "c".repeat(53)}}), Some("metadata.name: Invalid value: ")),
+        (job(json!({"parallelism": -1})), Some("spec.jobTemplate.spec.parallelism: Invalid value: -1: must be greater than or equal to 0")),
+        (job(json!({"selector": {"matchLabels": {"a": "b"}}})), Some("spec.jobTemplate.spec.selector: Invalid value: {\"matchLabels\":{\"a\":\"b\"}}: `selector` will be auto-generated")),
+        (job(json!({"template": {"spec": {"restartPolicy": "Always"}}})), Some("spec.jobTemplate.spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\"")),
+    ]);
+    let created = desk.create(base).unwrap();
+    assert_eq!(created["spec"]["concurrencyPolicy"], "Allow");
+    assert_eq!(created["spec"]["jobTemplate"]["spec"]["template"]["spec"]["dnsPolicy"], "ClusterFirst");
+    assert_eq!(
+        Value::from(desk.cells(&created)),
+        json!(["c", "0 * * * *", "<none>", "False", 0, "<none>", "<unknown>", "c", "i", "<none>"])
+    );
+}
+
+#[tokio::test]
+async fn replication_controllers_take_their_labels_from_their_template() {
+    let desk = Desk::of::<replication_controller::Kind>().await;
+    let base = json!({"metadata": {"name": "r"}, "spec": {"template": {"metadata": {"labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    desk.assert_creates(&base, &[
+        (json!({"spec": {"replicas": -1}}), Some("spec.replicas: Invalid value: -1: must be greater than or equal to 0")),
+        (json!({"spec": {"selector": {"app": "other"}}}), Some("spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`")),
+        (json!({"spec": {"template": {"metadata": null}}}), Some("spec.selector: Required value")),
+        (json!({"spec": {"template": {"spec": {"restartPolicy": "Never"}}}}), Some("spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"")),
+    ]);
+    let created = desk.create(base).unwrap();
+    assert_eq!(
+        (&created["spec"]["selector"], &created["metadata"]["labels"]),
+        (&json!({"app": "web"}), &json!({"app": "web"}))
+    );
+    assert_eq!(Value::from(desk.cells(&created)), json!(["r", 1, 0, 0, "<unknown>", "c", "i", "app=web"]));
+}
