@@ -3,6 +3,7 @@
 
 mod strategic;
 
+use json_patch::PatchOperation;
 use serde_json::{Map, Value, json};
 
 use super::schema::Schema;
@@ -10,6 +11,13 @@ use super::status::ApiError;
 
 /// The content type of a server-side apply.
 pub const APPLY: &str = "application/apply-patch+yaml";
+
+/// How many operations a JSON patch may have, in the reference, too.
+const MOST_OPERATIONS: usize = 10_000;
+/// How many bytes of JSON its copies may add, as in the reference: else each could double the object.
+const MOST_COPIED: usize = 3 * 1024 * 1024;
+/// The deepest that JSON may be to be read again.
+const DEEPEST: usize = 127;
 
 /// The media type of a content type, without its parameters.
 pub fn media_type(content_type: &str) -> &str {
@@ -30,6 +38,12 @@ impl Patch {
             "application/json-patch+json" => {
                 let operations: Vec<Map<String, Value>> = serde_json::from_slice(body)
                     .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
+                if operations.len() > MOST_OPERATIONS {
+                    return Err(ApiError::entity_too_large(format!(
+                        "The allowed maximum operations in a JSON patch is {MOST_OPERATIONS}, got {}",
+                        operations.len()
+                    )));
+                }
                 // What an operation says counts when it is carried out.
                 serde_json::from_value(json!(operations)).map(Self::Json).map_err(|_| not_possible())
             }
@@ -43,11 +57,43 @@ impl Patch {
     pub fn apply(&self, schema: &Schema, current: &Value) -> Result<Value, ApiError> {
         let mut result = current.clone();
         match self {
-            Self::Json(operations) => json_patch::patch(&mut result, operations).map_err(|_| not_possible())?,
+            Self::Json(operations) => apply_operations(&mut result, operations)?,
             Self::Merge(patch) => json_patch::merge(&mut result, patch),
             Self::Strategic(patch) => strategic::merge(Some(schema.root()), &mut result, patch.clone())?,
         }
         Ok(result)
+    }
+}
+
+fn apply_operations(object: &mut Value, operations: &[PatchOperation]) -> Result<(), ApiError> {
+    let mut copied = 0;
+    for operation in operations {
+        let source = match operation {
+            PatchOperation::Add(add) => Some((&add.path, &add.value)),
+            PatchOperation::Replace(replace) => Some((&replace.path, &replace.value)),
+            PatchOperation::Move(from) => object.pointer(from.from.as_str()).map(|value| (&from.path, value)),
+            PatchOperation::Copy(from) => object.pointer(from.from.as_str()).map(|value| (&from.path, value)),
+            _ => None,
+        };
+        if let Some((path, value)) = source {
+            let copy = matches!(operation, PatchOperation::Copy(_));
+            copied += if copy { value.to_string().len() } else { 0 };
+            if copied > MOST_COPIED || path.tokens().count() + depth(value) > DEEPEST {
+                return Err(not_possible());
+            }
+        }
+        // The form that undoes what went before panics where it cannot; a half patched object is dropped here.
+        json_patch::patch_unsafe(object, std::slice::from_ref(operation)).map_err(|_| not_possible())?;
+    }
+    Ok(())
+}
+
+/// How many arrays and objects are in one another.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or_default(),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or_default(),
+        _ => 0,
     }
 }
 
