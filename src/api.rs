@@ -18,6 +18,7 @@ mod discovery;
 mod events;
 mod ip_addresses;
 pub mod kinds;
+mod leftover;
 mod limits;
 mod list;
 pub mod logs;
@@ -175,9 +176,11 @@ impl Api {
         kube::Client::new(service, "default")
     }
 
-    /// What is served to the outside: [`Self::router`] with bounds on requests.
+    /// What is served to the outside: [`Self::router`] with bounds on requests, which are read to their end.
     pub fn public_router(&self) -> Router {
-        self.router().layer(axum::middleware::from_fn_with_state(self.clone(), limits::bound))
+        self.router()
+            .layer(axum::middleware::from_fn_with_state(self.clone(), limits::bound))
+            .layer(axum::middleware::from_fn(leftover::read))
     }
 
     /// Everything that is served. Requests without an [`Identity`] among their extensions get 401, health checks aside.

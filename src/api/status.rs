@@ -145,10 +145,11 @@ impl ApiError {
     }
 
     pub fn too_large(limit: usize) -> Self {
-        Self::too_large_because(format!("Request entity too large: limit is {limit}"))
+        Self::entity_too_large(format!("limit is {limit}"))
     }
 
-    pub fn too_large_because(message: String) -> Self {
+    pub fn entity_too_large(why: impl std::fmt::Display) -> Self {
+        let message = format!("Request entity too large: {why}");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message).with(json!({}))
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -195,4 +196,67 @@ async fn request_of_a_client_that_goes_away_is_dropped() {
     server.until_connections(1).await;
     drop(stream);
     server.until_connections(0).await;
+}
+
+/// A body of so many bytes in pieces of 10,000, and how many of them are still to come.
+fn counted(bytes: usize) -> (Body, Arc<AtomicUsize>) {
+    const PIECE: usize = 10_000;
+    let left = Arc::new(AtomicUsize::new(bytes));
+    let taken = Arc::clone(&left);
+    let pieces = std::iter::repeat_with(move || {
+        taken.fetch_sub(PIECE, Ordering::Relaxed);
+        Ok::<_, std::convert::Infallible>(Bytes::from_static(&[b'x'; PIECE]))
+    });
+    (Body::from_stream(futures::stream::iter(pieces.take(bytes / PIECE))), left)
+}
+
+#[tokio::test]
+async fn refusal_waits_for_the_body_that_nobody_wants() {
+    let world = World::start().await;
+    let stranger = |path: &str| Request::builder().method("POST").uri(path);
+    let body = 2_000_000;
+    for (code, request, size) in [
+        (401, stranger(CONFIG_MAPS), body),
+        (401, stranger("/none"), body),
+        (404, request("POST", "/none"), body),
+        (404, request("POST", "/apis/none/v1/things"), body),
+        (405, request("POST", "/version"), body),
+        (405, stranger("/readyz"), body),
+        (400, request("POST", &format!("{CONFIG_MAPS}?timeout=soon")), body),
+        (415, request("POST", CONFIG_MAPS).header("content-type", "text/plain"), body),
+        (413, request("POST", CONFIG_MAPS), 5_000_000),
+    ] {
+        let (body, left) = counted(size);
+        let request = request.body(body).unwrap();
+        let path = request.uri().to_string();
+        assert_eq!((answer(&world, request).await.0, left.load(Ordering::Relaxed)), (code, 0), "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusal_does_not_wait_for_ever() {
+    let world = World::start().await;
+    let stranger = || Request::builder().method("POST").uri(CONFIG_MAPS);
+    let begin = Instant::now();
+    assert_eq!(answer(&world, stranger().body(endless()).unwrap()).await.0, 401);
+    assert_eq!(begin.elapsed().as_secs(), 5);
+    let (body, left) = counted(100_000_000);
+    assert_eq!(answer(&world, stranger().body(body).unwrap()).await.0, 401);
+    let taken = 100_000_000 - left.load(Ordering::Relaxed);
+    assert!(taken < 4_000_000, "{taken} bytes are read for nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_that_is_still_sending_sees_why_it_is_refused() {
+    let server = listen(serve::STALLED).await;
+    let head = format!("POST {CONFIG_MAPS} HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n");
+    // A connection that is closed early is not reset every time.
+    for _ in 0..10 {
+        let mut stream = server.connect().await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&[b'x'; 2_000_000]).await.expect("the connection stays open");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.expect("an answer");
+        assert_eq!(&answer, b"HTTP/1.1 401");
+    }
 }

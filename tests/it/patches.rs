@@ -1,6 +1,6 @@
 //! Patches of the three kinds that are served.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::world::*;
 
@@ -34,6 +34,48 @@ async fn json_patch_applies_all_operations_or_none() {
     world.json_patch(&path, bad).await.refused(422, "Invalid");
     assert_eq!(world.get(&path).await.ok()["data"]["key"], "2");
     world.json_patch(&path, json!({"op": "add"})).await.refused(400, "BadRequest");
+}
+
+#[tokio::test]
+async fn json_patch_that_cannot_be_undone_is_refused_whole() {
+    let world = World::start().await;
+    let before = world.config_map("a", "1").await;
+    let path = format!("{CONFIG_MAPS}/a");
+    for first in [
+        json!({"op": "move", "path": "", "from": "/data/key"}),
+        json!({"op": "move", "path": "/data", "from": "/data/key"}),
+        json!({"op": "copy", "path": "", "from": "/data/key"}),
+    ] {
+        let failing = json!({"op": "remove", "path": "/data/none"});
+        world.json_patch(&path, json!([first, failing])).await.refused(422, "Invalid");
+    }
+    assert_eq!(world.get(&path).await.ok(), before);
+}
+
+#[tokio::test]
+async fn json_patch_has_bounds() {
+    let world = World::start().await;
+    world.config_map("a", &"x".repeat(1000)).await;
+    let path = format!("{CONFIG_MAPS}/a");
+    // Each doubles the metadata: without a bound it would be larger than the machine.
+    let doubling: Vec<Value> =
+        (0..60).map(|i| json!({"op": "copy", "from": "/metadata", "path": format!("/metadata/copy{i}")})).collect();
+    world.json_patch(&path, json!(doubling)).await.refused(422, "Invalid");
+    // Unknown fields are dropped, so that only the way there is deep; what could not be read again is never made.
+    let deep = |levels: usize| -> Vec<Value> {
+        (1..=levels)
+            .map(|i| json!({"op": "add", "path": format!("/metadata{}", "/x".repeat(i)), "value": {}}))
+            .collect()
+    };
+    world.json_patch(&path, json!(deep(125))).await.ok();
+    world.json_patch(&path, json!(deep(300))).await.refused(422, "Invalid");
+    let test = json!({"op": "test", "path": "/metadata/name", "value": "a"});
+    world.json_patch(&path, json!(vec![&test; 10_000])).await.ok();
+    let status = world.json_patch(&path, json!(vec![&test; 10_001])).await.refused(413, "RequestEntityTooLarge");
+    assert_eq!(
+        status["message"],
+        "Request entity too large: The allowed maximum operations in a JSON patch is 10000, got 10001"
+    );
 }
 
 #[tokio::test]

@@ -3,14 +3,18 @@
 mod applying;
 mod asking;
 mod changing;
+mod custom;
 mod printing;
+mod typed;
 
 pub use applying::{
     apply_prunes_and_diff_tells_what_would_change, server_side_apply_owns_fields_and_refuses_to_take_others,
 };
 pub use asking::{kinds_are_listed_and_explained, who_asks_is_told_who_it_is_and_what_it_may};
 pub use changing::{deletes_cascade_as_asked, deployments_are_scaled_exposed_and_get_new_images};
+pub use custom::kinds_of_a_definition_are_used_like_others;
 pub use printing::{editor_changes_the_object, objects_are_created_by_command_and_printed_in_every_form};
+pub use typed::typed_commands_create_every_kind_that_is_served;
 
 use std::fs::File;
 use std::process::Stdio;

@@ -64,6 +64,8 @@ scenarios! {
     kubectl::deployments_are_scaled_exposed_and_get_new_images: kubectl,
     kubectl::deletes_cascade_as_asked: kubectl,
     kubectl::kinds_are_listed_and_explained: kubectl,
+    kubectl::kinds_of_a_definition_are_used_like_others: kubectl,
+    kubectl::typed_commands_create_every_kind_that_is_served: kubectl,
     kubectl::objects_are_created_by_command_and_printed_in_every_form: kubectl,
     kubectl::server_side_apply_owns_fields_and_refuses_to_take_others: kubectl,
     kubectl::apply_prunes_and_diff_tells_what_would_change: kubectl,

@@ -7,12 +7,9 @@ use crate::api::discovery::subresources;
 use crate::api::kinds::Info;
 use crate::api::patch;
 
-const PATCHES: [&str; 4] = [
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-    patch::APPLY,
-];
+const PATCHES: [&str; 4] =
+    ["application/json-patch+json", "application/merge-patch+json", STRATEGIC_MERGE_PATCH, patch::APPLY];
+const STRATEGIC_MERGE_PATCH: &str = "application/strategic-merge-patch+json";
 
 /// Adds the paths of one kind.
 pub(super) fn add(info: &Info, name: &str, list_name: &str, common: &Common, paths: &mut Map<String, Value>) {
@@ -91,8 +88,10 @@ fn write(info: &Info, verb: &str, action: &str, body: &str, answer: &str, codes:
 
 fn patch(info: &Info, name: &str, common: &Common) -> Value {
     let mut operation = operation(info, "patch", "patch", "", write_parameters(true));
+    // `kubectl apply` reads here whether it can send a strategic merge patch.
+    let taken = PATCHES.iter().filter(|media| !(info.custom && **media == STRATEGIC_MERGE_PATCH));
     let content: Map<String, Value> =
-        PATCHES.iter().map(|media| ((*media).to_owned(), json!({"schema": reference(&common.patch)}))).collect();
+        taken.map(|media| ((*media).to_owned(), json!({"schema": reference(&common.patch)}))).collect();
     operation["requestBody"] = json!({"required": true, "content": content});
     operation["responses"] = responses(&["200", "201"], name);
     operation
