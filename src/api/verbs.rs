@@ -578,8 +578,9 @@ fn check_finalizer_names(info: &Info, object: &Value, causes: &mut Causes) {
     for (i, name) in names.iter().enumerate() {
         let field = format!("metadata.finalizers[{i}]");
         let errors = names::qualified_name_errors(name);
-        let unqualified =
-            errors.is_empty() && !info.custom && !name.contains('/') && !STANDARD.contains(&name.as_str());
+        // Definitions of kinds and what they define have the looser rules of their own API server.
+        let strict = !info.custom && !info.defines_kinds;
+        let unqualified = strict && errors.is_empty() && !name.contains('/') && !STANDARD.contains(&name.as_str());
         errors.into_iter().for_each(|e| causes.invalid(field.as_str(), name.as_str(), e));
         if unqualified {
             let why = "name is neither a standard finalizer name nor is it fully qualified";
