@@ -174,7 +174,7 @@ async fn follow(controller: Arc<ServiceCidrController>, queue: Arc<Queue<String>
                     }
                     queue_deleted(&controller, &queue);
                 }
-                Change::Synced => {}
+                Change::Synced | Change::Marked(_) => {}
             },
             Some(change) = services.recv() => if let Change::Deleted(_) = change {
                 queue_deleted(&controller, &queue);
