@@ -25,7 +25,7 @@ async fn populate(cluster: &Cluster) -> SocketAddr {
 }
 
 /// Waits until none of the processes lives and nobody uses their namespaces.
-async fn nothing_left(processes: &[Process], namespaces: &BTreeSet<processes::Namespace>) {
+async fn nothing_left(processes: &[Process], namespaces: &processes::Namespaces) {
     let gone = async || processes::alive(processes).is_empty().then_some(());
     crate::cluster::within(Duration::from_secs(5), &format!("none of {processes:?} lives"), gone).await;
     let unused = async || processes::still_used(namespaces).is_empty().then_some(());
@@ -46,7 +46,7 @@ pub async fn terminated_cluster_exits_0_and_leaves_nothing() {
         let namespaces = processes::namespaces(&family);
         assert!(family.len() > 4, "{family:?}");
         for (kind, at_least) in [("net", 7), ("mnt", 4), ("pid", 4)] {
-            let count = namespaces.iter().filter(|(found, _)| found == kind).count();
+            let count = namespaces.keys().filter(|(found, _)| found == kind).count();
             assert!(count >= at_least, "{count} {kind} namespaces in {namespaces:?}");
         }
         // An open watch does not hold the end up.

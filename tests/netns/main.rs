@@ -90,6 +90,7 @@ scenarios! {
     services::service_without_endpoint_refuses_at_once_n1_n2,
     services::node_port_answers_on_every_node_and_nothing_listens_p1_p3_p5,
     services::address_of_a_recreated_service_leads_to_its_new_pods,
+    services::ends_of_a_pods_connections_reach_its_peers,
     services::established_connection_stays_with_its_pod_c1,
     services::large_transfer_through_a_vip_arrives_whole,
     services::datagrams_from_one_port_go_on_to_another_pod_when_theirs_is_gone,

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, PODS, SERVICES, eventually};
@@ -194,6 +195,25 @@ pub async fn address_of_a_recreated_service_leads_to_its_new_pods() {
     cluster.service("new", spec).await;
     eventually("the new Pod answers", async || client.http(vip).is_ok_and(|r| r.pod == "new-1").then_some(())).await;
     assert!((0..TRIES).all(|_| client.http(vip).unwrap().pod == "new-1"));
+    cluster.stop().await;
+}
+
+/// What a Pod's kernel sends when its processes end is forwarded before the Pod's network goes.
+pub async fn ends_of_a_pods_connections_reach_its_peers() {
+    let cluster = Cluster::start().await;
+    cluster.whoami("web", &["web-1"]).await;
+    let client = cluster.client_pod("client", "n2").await;
+    let server = at(cluster.pod_ip("web-1").await.parse().unwrap(), 9000);
+    let streams: Vec<_> = (0..100).map(|_| client.connect(server).expect("a connection")).collect();
+    let path = format!("{PODS}/web-1");
+    cluster.request(Method::DELETE, &path, Some(json!({"gracePeriodSeconds": 0}))).await.expect("an answer");
+    for mut stream in streams {
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        match stream.read_to_end(&mut Vec::new()) {
+            Ok(_) => {}
+            Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::ConnectionReset),
+        }
+    }
     cluster.stop().await;
 }
 
