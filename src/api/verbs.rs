@@ -109,20 +109,9 @@ impl Api {
         if dry_run {
             return Ok(bytes_response(StatusCode::CREATED, object::with_type_first(info, value)));
         }
-        let entry = if info.has_addresses() {
-            let encode = object::encode(info, value.clone())?;
-            // The addresses first (SC6); both are on their way before either is waited for, so that they share a commit.
-            let addresses = self.move_addresses(&Value::Null, &value);
-            let ((), entry) = futures::future::join(addresses, self.store().commit(key, Op::Create { encode })).await;
-            if entry.is_err() {
-                self.move_addresses(&value, &Value::Null).await;
-            }
-            entry
-        } else {
-            let encode = object::encode(info, value)?;
-            self.store().commit(key, Op::Create { encode }).await
-        };
-        let entry = entry.map_err(|e| match e {
+        let along = self.address_writes(info, &Value::Null, &value);
+        let encode = object::encode(info, value)?;
+        let entry = self.store().commit_with(along, key, Op::Create { encode }).await.map_err(|e| match e {
             CommitError::Exists(existing) => already_exists(target, &existing, &name),
             other => commit_failed(target, &name, &other),
         })?;
@@ -334,21 +323,16 @@ impl Api {
             }
             let finished = object::is_deleting(&value) && !super::delete::is_held(info, &value);
             let expect = entry.revision;
-            // What the Service or its like had and has is needed after the write.
-            let after = (finished || info.has_addresses()).then(|| value.clone());
+            let along = self.address_writes(info, &old, if finished { &Value::Null } else { &value });
+            let last = finished.then(|| value.clone());
             let encode = object::encode(info, value)?;
             let op = if finished { Op::Delete { expect, encode } } else { Op::Update { expect, encode } };
-            match self.store().commit(target.key(), op).await {
+            match self.store().commit_with(along, target.key(), op).await {
                 Ok(entry) => {
                     reservation.commit();
                     self.committed(info);
-                    if let Some(after) = after {
-                        if info.has_addresses() {
-                            self.move_addresses(&old, if finished { &Value::Null } else { &after }).await;
-                        }
-                        if finished {
-                            target.kind.release(&self.inner.ctx, after);
-                        }
+                    if let Some(last) = last {
+                        target.kind.release(&self.inner.ctx, last);
                     }
                     return self.entry_response(call, StatusCode::OK, &entry);
                 }
