@@ -24,6 +24,7 @@ mod limits;
 mod list;
 pub mod logs;
 mod managed;
+mod metadata;
 mod names;
 mod negotiate;
 mod object;

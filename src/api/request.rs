@@ -91,6 +91,17 @@ impl Target {
         About { group: info.group, resource: info.plural, name }
     }
 
+    /// An object that is sent to a URL has the name in it.
+    pub fn check_name(&self, name: &str) -> Result<(), ApiError> {
+        if name == self.name() {
+            return Ok(());
+        }
+        let in_url = self.name();
+        Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({in_url})"
+        )))
+    }
+
     pub fn not_found(&self) -> ApiError {
         ApiError::not_found(self.about(self.name()))
     }
