@@ -28,7 +28,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How long connections are accepted after SIGTERM. The kernel resets those that are not accepted yet when the listener
+/// How long connections are accepted and kept after SIGTERM. The kernel resets those that are not accepted yet when the listener
 /// closes.
 const LAST_CONNECTIONS: Duration = Duration::from_millis(100);
 /// How long requests in flight may take after SIGTERM; less than a Pod's usual 30 seconds of grace.
@@ -46,6 +46,8 @@ struct Identity {
     namespace: String,
     node: String,
     ready: AtomicBool,
+    /// SIGTERM has come: each connection ends with its next answer.
+    leaving: AtomicBool,
 }
 
 pub fn main(args: &[String]) -> ExitCode {
@@ -99,6 +101,7 @@ async fn serve(ports: &Ports) -> io::Result<()> {
         namespace: variable("POD_NAMESPACE"),
         node: variable("NODE_NAME"),
         ready: AtomicBool::new(true),
+        leaving: AtomicBool::new(false),
     });
     let http = bind(ports.http, "HTTP").await?;
     let tcp = bind(ports.tcp, "TCP").await?;
@@ -119,7 +122,9 @@ async fn serve(ports: &Ports) -> io::Result<()> {
             _ = interrupt.recv() => break,
         }
     }
-    // Handshakes that were under way are not refused.
+    // Handshakes that were under way are not refused, and clients that keep connections learn of the end by an answer
+    // and not by a reset of their next request.
+    identity.leaving.store(true, Ordering::Relaxed);
     let last = async {
         loop {
             accept().await;
@@ -149,7 +154,10 @@ fn serve_http(stream: TcpStream, client: SocketAddr, identity: &Arc<Identity>, g
     let local = stream.local_addr().unwrap_or_else(|_| any(0));
     let identity = Arc::clone(identity);
     let service = service_fn(move |request| {
-        let response = identity.respond(&request, client, local);
+        let mut response = identity.respond(&request, client, local);
+        if identity.leaving.load(Ordering::Relaxed) {
+            response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        }
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);

@@ -24,6 +24,7 @@ mod pods;
 mod processes;
 mod readiness;
 mod refusals;
+mod rolling;
 mod services;
 
 use std::collections::VecDeque;
@@ -77,6 +78,7 @@ scenarios! {
     kube_rs::everything_that_discovery_names_can_be_listed,
     kube_rs::server_side_apply_owns_fields,
     pods::failing_container_backs_off_and_keeps_its_last_log,
+    rolling::replaced_pods_cost_no_request,
     barrier::next_packet_follows_the_slice_that_was_written,
     barrier::next_packet_and_next_answer_follow_what_controllers_wrote,
     barrier::command_returns_when_the_write_is_in_and_refuses_what_nobody_wrote,
