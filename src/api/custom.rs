@@ -147,7 +147,18 @@ impl Strategy for Custom {
         self.admit(object, None, causes)
     }
 
-    fn update(&self, _: &Context, mut new: Value, old: Value, _: Part, causes: Causes) -> Result<Admitted, ApiError> {
+    fn update(
+        &self,
+        _: &Context,
+        mut new: Value,
+        old: Value,
+        part: Part,
+        causes: Causes,
+    ) -> Result<Admitted, ApiError> {
+        if part == Part::Status {
+            // Who owns what is written afterwards.
+            new["metadata"] = old["metadata"].clone();
+        }
         if new["status"].is_null()
             && let Some(fields) = new.as_object_mut()
         {

@@ -108,6 +108,13 @@ async fn status_is_a_subresource_and_strategic_patches_are_not_for_custom_resour
     let patched =
         world.merge(&format!("{path}/status"), json!({"status": {"phase": "ok"}, "spec": {"size": 9}})).await.ok();
     assert_eq!((&patched["status"]["phase"], &patched["spec"]["size"]), (&json!("ok"), &json!(2)));
+    let metadata = json!({"annotations": {"a": "b"}, "labels": {"c": "d"}, "finalizers": ["example.com/f"]});
+    let patched =
+        world.merge(&format!("{path}/status"), json!({"status": {"phase": "again"}, "metadata": metadata})).await.ok();
+    assert_eq!(patched["status"]["phase"], "again");
+    for field in ["annotations", "labels", "finalizers"] {
+        assert_eq!(patched["metadata"].get(field), None, "a status write is about the status: {field}");
+    }
     assert_eq!(patched["metadata"]["generation"], 1);
     world.strategic(&path, json!({"spec": {"size": 3}})).await.refused(415, "UnsupportedMediaType");
 }

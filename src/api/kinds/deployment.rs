@@ -89,6 +89,7 @@ impl super::Kind for Kind {
 
     fn update(_: &Context, new: &mut Deployment, old: &Deployment, part: Part, causes: &mut Causes) {
         if part == Part::Status {
+            new.metadata.labels = old.metadata.labels.clone();
             check_status(new.status.as_ref(), old.status.as_ref(), causes);
             return;
         }
