@@ -62,7 +62,9 @@ impl super::Kind for Kind {
     fn create(ctx: &Context, object: &mut Pod, causes: &mut Causes) -> Result<(), ApiError> {
         let namespace = object.metadata.namespace.clone().unwrap_or_default();
         let name = object.metadata.name.clone().unwrap_or_default();
+        let labels = object.metadata.labels.clone().unwrap_or_default();
         let spec = object.spec.get_or_insert_default();
+        pod_spec::add_own_labels(spec, &labels);
         admit_service_account(ctx, &namespace, &name, spec)?;
         admit_tolerations(spec);
         priority_class::admit(ctx, &name, spec)?;
