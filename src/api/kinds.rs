@@ -86,6 +86,8 @@ pub struct Info {
     pub kind: &'static str,
     pub plural: &'static str,
     pub singular: &'static str,
+    /// The kind of lists, where it is not the kind with `List` behind it.
+    pub list_kind: &'static str,
     pub short_names: &'static [&'static str],
     pub categories: &'static [&'static str],
     pub namespaced: bool,
@@ -125,6 +127,7 @@ impl Info {
         kind: "",
         plural: "",
         singular: "",
+        list_kind: "",
         short_names: &[],
         categories: &[],
         namespaced: true,
@@ -146,6 +149,10 @@ impl Info {
 
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    pub fn list_kind(&self) -> String {
+        if self.list_kind.is_empty() { format!("{}List", self.kind) } else { self.list_kind.to_owned() }
     }
 
     fn show_nulls(&self, object: &mut Value) {

@@ -292,8 +292,8 @@ fn page_expired(next: &Continue) -> Response {
 fn join(info: &Info, metadata: &Value, items: &[Arc<Entry>]) -> Vec<u8> {
     let size: usize = items.iter().map(|entry| entry.value.len() + 2).sum();
     let head = format!(
-        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-        info.kind,
+        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+        info.list_kind(),
         info.api_version()
     );
     let mut text = Vec::with_capacity(head.len() + size + 2);
