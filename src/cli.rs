@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. Exit codes: 0 fine, 1 failed, 64 bad usage or configuration.
 
 mod backup;
+mod client;
 mod demo;
 mod doctor;
 mod down;
@@ -8,6 +9,7 @@ mod kubeconfig;
 mod paths;
 mod restore;
 mod up;
+mod wait;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -36,6 +38,8 @@ enum Command {
     Demo(demo::Args),
     /// Print the kubeconfig of a cluster
     Kubeconfig(kubeconfig::Args),
+    /// Return when what was written is in the packets
+    Wait(wait::Args),
     /// Copy a cluster into one file, also while it runs
     Backup(backup::Args),
     /// Make a new data directory from a backup
@@ -98,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Down(args) => down::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Kubeconfig(args) => kubeconfig::run(args),
+        Command::Wait(args) => wait::run(args),
         Command::Backup(args) => backup::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Doctor => doctor::run(),

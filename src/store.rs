@@ -197,6 +197,11 @@ impl Store {
         self.shared.revision()
     }
 
+    /// No later revision changed an object of this resource. At least the revision at which the store was opened.
+    pub fn newest_of(&self, resource: &str) -> u64 {
+        self.shared.feeds.find(resource).map_or(self.shared.feeds.base(), |feed| feed.newest())
+    }
+
     /// The compaction floor: lists at it and watches after it are possible, below it they are [`ReadError::Compacted`].
     pub fn compacted(&self) -> u64 {
         self.shared.compacted()

@@ -10,6 +10,10 @@
 //!     └────────── deletionTimestamp, or an unknown past ───────────────────────┘
 //! ```
 //!
+//! SIGTERM waits until the router knows that the Pod is going, a millisecond or so. A kubelet does not wait, and so a
+//! server that closes its socket at once refuses connections that kube-proxy still sends; here nothing is gained by
+//! that race. It never waits longer than [`Timings::unroute`](super::Timings) or the grace period.
+//!
 //! The loop is level-triggered. Each turn takes in all news, does what the state asks for (start the containers that
 //! are due, signal those that must end), writes the status if it changed, and sleeps until there is news or a deadline.
 //! In `Ended` the sandbox is gone; a Pod with a deletionTimestamp is then removed from the API (rule PX3), any other
@@ -72,6 +76,8 @@ pub enum News {
         slot: usize,
         run: u32,
     },
+    /// New flows go elsewhere now, as far as Services have somewhere else.
+    Unrouted,
 }
 
 /// See the module's picture.
@@ -103,6 +109,8 @@ pub struct Worker {
     start_time: Timestamp,
     /// When everything must have ended, in `Stopping`.
     deadline: Instant,
+    /// New flows may still come, so nothing is stopped yet.
+    routed: bool,
     gone: bool,
     shutdown: bool,
     /// The object tells of an end before this task's time, which is left as it is.
@@ -153,6 +161,7 @@ impl Worker {
             slots,
             start_time: status.start_time.map_or(now, |t| t.0),
             deadline: Instant::now(),
+            routed: false,
             gone: false,
             shutdown: false,
             frozen: over || dying,
@@ -211,11 +220,13 @@ impl Worker {
             }
             News::Shutdown(grace) => {
                 self.shutdown = true;
+                self.routed = false;
                 let own = Duration::from_secs(self.grace_seconds());
                 self.begin_stopping(grace.min(own));
             }
             News::Exited { slot, run, exit } => self.take_exit(slot, run, exit),
             News::Probed { slot, run, kind, report } => self.take_probe(slot, run, kind, &report),
+            News::Unrouted => self.routed = false,
             News::HookDone { slot, run } => {
                 if let Some(slot) = self.slots.get_mut(slot).filter(|slot| slot.run == run) {
                     terminate(slot);
@@ -233,7 +244,10 @@ impl Worker {
         if self.pod.metadata.deletion_timestamp.is_some() {
             let grace = Duration::from_secs(self.grace_seconds());
             match self.stage {
-                Stage::Starting | Stage::Running => self.begin_stopping(grace),
+                Stage::Starting | Stage::Running => {
+                    self.begin_stopping(grace);
+                    self.unroute(grace);
+                }
                 Stage::Stopping => {
                     // A later delete may only shorten the grace period (rule PX1).
                     let deadline = self.deadline.min(Instant::now() + grace);
@@ -336,7 +350,7 @@ impl Worker {
             self.start_due().await;
             self.finish_if_done();
         }
-        if self.stage == Stage::Stopping {
+        if self.stage == Stage::Stopping && !self.routed {
             self.drive_stop();
         }
         self.kill_overdue();
@@ -569,6 +583,21 @@ impl Worker {
                 active.stop_health_probes();
             }
         }
+    }
+
+    /// Waits until new flows go elsewhere, before containers are asked to end.
+    fn unroute(&mut self, grace: Duration) {
+        if !self.slots.iter().any(Slot::is_running) {
+            return;
+        }
+        self.routed = true;
+        let (settled, sender) = (self.node.shared.data_plane.settled(), self.sender.clone());
+        let limit = grace.min(self.node.shared.timings.unroute);
+        tokio::spawn(async move {
+            // Late is as good as never: a Pod may not outlive its grace period for this.
+            let _ = tokio::time::timeout(limit, settled).await;
+            let _ = sender.send(News::Unrouted);
+        });
     }
 
     /// Main containers end together, then the sidecars one by one from the last (rule PX3).

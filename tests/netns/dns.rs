@@ -9,7 +9,7 @@ use crate::inside::Inside;
 use crate::services::vips;
 
 /// The addresses that the C library finds for a name; empty when there is none.
-async fn addresses(client: &Inside, database: &str, name: &str) -> BTreeSet<String> {
+pub async fn addresses(client: &Inside, database: &str, name: &str) -> BTreeSet<String> {
     let (code, out) = client.sh(&format!("getent {database} {name}")).await;
     // 2: not found.
     assert!([0, 2].contains(&code), "getent {database} {name}: {code} {out}");

@@ -8,6 +8,7 @@
 //! reason is printed.
 
 mod access;
+mod barrier;
 mod client;
 mod cluster;
 mod dns;
@@ -76,6 +77,9 @@ scenarios! {
     kube_rs::everything_that_discovery_names_can_be_listed,
     kube_rs::server_side_apply_owns_fields,
     pods::failing_container_backs_off_and_keeps_its_last_log,
+    barrier::next_packet_follows_the_slice_that_was_written,
+    barrier::next_packet_and_next_answer_follow_what_controllers_wrote,
+    barrier::command_returns_when_the_write_is_in_and_refuses_what_nobody_wrote,
     readiness::no_request_reaches_a_pod_that_left_the_slice,
     readiness::pod_that_vanishes_at_once_gets_no_request_after_it_left_the_slice,
     readiness::unready_pod_gets_no_new_connection_and_comes_back,
