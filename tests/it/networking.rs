@@ -85,6 +85,8 @@ async fn service_cidr_stays_while_an_address_of_it_is_kept_sc4() {
         "spec": {"parentRef": {"resource": "things", "group": "example.com", "name": "x"}}});
     world.post(ADDRESSES, address).await.created();
     world.delete(&path, json!({})).await.ok();
+    // What a condition always has is there even when it is empty.
+    assert_eq!(condition().await["reason"], "");
     let held = world.until(async || Some(condition().await).filter(|found| found["status"] == "False")).await;
     assert_eq!(held["reason"], "Terminating");
     // The rest is the time that Services in the making have.
