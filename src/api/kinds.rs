@@ -85,6 +85,8 @@ pub struct Info {
     pub kind: &'static str,
     pub plural: &'static str,
     pub singular: &'static str,
+    /// The kind of lists, where it is not the kind with `List` behind it.
+    pub list_kind: &'static str,
     pub short_names: &'static [&'static str],
     pub categories: &'static [&'static str],
     pub namespaced: bool,
@@ -111,6 +113,8 @@ pub struct Info {
     pub nulls: &'static [&'static str],
     /// and the times of each of its conditions.
     pub condition_times: &'static [&'static str],
+    /// The texts of each of its conditions that are there even when empty.
+    pub condition_texts: &'static [&'static str],
     /// Field selectors beyond the two of metadata.
     pub fields: &'static [&'static str],
     pub columns: &'static [Column],
@@ -124,6 +128,7 @@ impl Info {
         kind: "",
         plural: "",
         singular: "",
+        list_kind: "",
         short_names: &[],
         categories: &[],
         namespaced: true,
@@ -139,6 +144,7 @@ impl Info {
         name_rule: NameRule::Subdomain,
         nulls: &[],
         condition_times: &[],
+        condition_texts: &[],
         fields: &[],
         columns: &[NAME, AGE],
     };
@@ -147,7 +153,11 @@ impl Info {
         if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
     }
 
-    fn show_nulls(&self, object: &mut Value) {
+    pub fn list_kind(&self) -> String {
+        if self.list_kind.is_empty() { format!("{}List", self.kind) } else { self.list_kind.to_owned() }
+    }
+
+    fn show_empty(&self, object: &mut Value) {
         let show = |value: &mut Value, names: &[&str]| {
             let Some(fields) = value.as_object_mut() else { return };
             for name in names {
@@ -157,6 +167,9 @@ impl Info {
         show(object, self.nulls);
         for condition in object.pointer_mut("/status/conditions").and_then(Value::as_array_mut).into_iter().flatten() {
             show(condition, self.condition_times);
+            for name in self.condition_texts {
+                condition.as_object_mut().map(|fields| fields.entry(*name).or_insert_with(|| "".into()));
+            }
         }
     }
 
@@ -238,6 +251,9 @@ pub struct Context {
     pub allocators: Arc<Allocators>,
     pub store: Store,
 }
+
+/// What `metav1.Condition` always says, for [`Info::condition_texts`].
+pub(super) const STANDARD_TEXTS: &[&str] = &["reason", "message"];
 
 /// Which part of an object a write is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -361,7 +377,7 @@ impl<K: Kind> Typed<K> {
     fn encode(&self, object: &K::Object) -> Result<Value, ApiError> {
         let mut value = serde_json::to_value(object).map_err(ApiError::internal)?;
         super::object::prune(&mut value);
-        self.info.show_nulls(&mut value);
+        self.info.show_empty(&mut value);
         Ok(value)
     }
 
