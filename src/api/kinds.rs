@@ -423,7 +423,9 @@ impl<K: Kind> Strategy for Typed<K> {
         let mut new = self.decode(new)?;
         let old = Self::stored(&old)?;
         K::default(&mut new);
-        let declared = if K::ASSIGNS { Some(self.encode(&new)?) } else { None };
+        // With a status nothing is given, and some of what came along with it is not taken.
+        let assigns = K::ASSIGNS && part != Part::Status;
+        let declared = if assigns { Some(self.encode(&new)?) } else { None };
         K::update(ctx, &mut new, &old, part, &mut causes);
         let reserve = causes.is_empty() && part == Part::Main;
         let reservation =

@@ -242,23 +242,25 @@ impl Call {
 
     /// Fields that the body has twice: refused with `fieldValidation=Strict`, warned about with `Warn` (the default).
     fn check_duplicates(&self, object: &Value) -> Result<(), ApiError> {
-        let validation = self.params.get("fieldValidation");
-        if validation == "Ignore" || !["", JSON].contains(&patch::media_type(self.content_type())) {
-            return Ok(());
-        }
-        let twice = duplicate_fields(&self.body).into_iter().map(|path| format!("duplicate field {path:?}"));
-        if validation != "Strict" {
-            twice.for_each(|text| self.warnings.add(text));
-            return Ok(());
-        }
-        let mut found: Vec<String> = twice.collect();
-        if found.is_empty() {
+        let mut found = self.duplicates();
+        if self.params.get("fieldValidation") != "Strict" || found.is_empty() {
+            found.into_iter().for_each(|text| self.warnings.add(text));
             return Ok(());
         }
         // One refusal tells of everything.
         let unknown = schema::unknown_fields(self.target.kind.schema().root(), object);
         found.extend(unknown.into_iter().map(|path| format!("unknown field {path:?}")));
         Err(self.undecodable(&format!("strict decoding error: {}", found.join(", "))))
+    }
+
+    /// What there is to say of fields that the body has twice; nothing with `fieldValidation=Ignore`, and of bodies that are
+    /// no JSON.
+    pub fn duplicates(&self) -> Vec<String> {
+        let media = patch::media_type(self.content_type());
+        if self.params.get("fieldValidation") == "Ignore" || !(media.is_empty() || media.ends_with("json")) {
+            return Vec::new();
+        }
+        duplicate_fields(&self.body).into_iter().map(|path| format!("duplicate field {path:?}")).collect()
     }
 
     fn undecodable(&self, why: &str) -> ApiError {

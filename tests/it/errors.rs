@@ -165,6 +165,14 @@ async fn field_that_is_there_twice_is_refused_when_strict_and_warned_about_other
     assert_eq!((&made["metadata"]["name"], &made["data"]["a"]), (&json!("a"), &json!("2")));
     let put = world.raw("PUT", &format!("{CONFIG_MAPS}/a?{STRICT}"), json, twice("a")).await;
     put.refused(400, "BadRequest");
+    let patch = r#"{"data": {"a": "3", "a": "4"}}"#;
+    for mime in ["application/merge-patch+json", "application/strategic-merge-patch+json"] {
+        let refused = world.raw("PATCH", &format!("{CONFIG_MAPS}/a?{STRICT}"), mime, patch).await.invalid(&["patch"]);
+        assert!(message(&refused).ends_with("strict decoding error: duplicate field \"data.a\""), "{refused}");
+        let patched = world.raw("PATCH", &format!("{CONFIG_MAPS}/a"), mime, patch).await;
+        assert_eq!(told(&patched), [r#"299 - "duplicate field \"data.a\"""#]);
+        assert_eq!(patched.ok()["data"]["a"], "4");
+    }
     let silent = world.raw("POST", &format!("{CONFIG_MAPS}?fieldValidation=Ignore"), json, twice("b")).await;
     assert_eq!(told(&silent), [""; 0]);
     silent.created();

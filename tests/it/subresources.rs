@@ -42,6 +42,57 @@ async fn scale_reads_and_writes_the_replicas_of_a_workload() {
     assert_eq!(world.put(&path, scale("web", 0)).await.ok()["spec"], json!({}));
 }
 
+/// The owners of an object's fields, of the object itself and of its subresources.
+fn owners(object: &Value) -> Vec<(&str, &str, &Value)> {
+    let entries = object["metadata"]["managedFields"].as_array().expect("managedFields");
+    entries
+        .iter()
+        .map(|e| (e["manager"].as_str().unwrap(), e["subresource"].as_str().unwrap_or_default(), &e["fieldsV1"]))
+        .collect()
+}
+
+#[tokio::test]
+async fn who_scales_owns_the_replicas_through_the_subresource() {
+    let world = World::start().await;
+    let path = format!("{DEPLOYMENTS}/web");
+    world.post(&format!("{DEPLOYMENTS}?fieldManager=maker"), deployment("web")).await.created();
+    world.put(&format!("{path}/scale?fieldManager=scaler"), scale("web", 3)).await.ok();
+    let scaled = world.get(&path).await.ok();
+    let replicas = json!({"f:spec": {"f:replicas": {}}});
+    assert!(owners(&scaled).contains(&("scaler", "scale", &replicas)), "{:?}", owners(&scaled));
+    let maker = owners(&scaled).into_iter().find(|owner| owner.0 == "maker").unwrap();
+    assert_eq!(maker.2["f:spec"].get("f:replicas"), None, "they are the scaler's now");
+
+    let refused = world.apply(&format!("{path}/scale"), "third", scale("web", 5)).await.refused(409, "Conflict");
+    assert!(message(&refused).contains("conflict with \"scaler\" with subresource \"scale\""), "{refused}");
+    world.apply(&format!("{path}/scale"), "third", scale("web", 3)).await.ok();
+    let applied = world.get(&path).await.ok();
+    assert!(owners(&applied).contains(&("third", "scale", &replicas)), "{:?}", owners(&applied));
+    world.apply(&format!("{DEPLOYMENTS}/none/scale"), "third", scale("none", 1)).await.refused(404, "NotFound");
+}
+
+/// What each kind's `PrepareForUpdate` of the status leaves of what came along.
+#[tokio::test]
+async fn status_write_changes_the_metadata_that_its_kind_lets_it() {
+    let world = World::start().await;
+    world.pod("p", json!({"a": "old"}), None).await;
+    world.post(DEPLOYMENTS, deployment("d")).await.created();
+    world.post(SERVICES, service("s", json!({"ports": [{"port": 80}]}))).await.created();
+    let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "u"}]);
+    let metadata = json!({"labels": {"a": "new"}, "annotations": {"b": "new"}, "finalizers": ["example.com/f"],
+        "ownerReferences": owner});
+    let written = async |path: &str| {
+        let object = world.merge(&format!("{path}/status"), json!({"metadata": metadata, "spec": {"x": 1}})).await.ok();
+        assert_eq!(object["metadata"]["annotations"]["b"], "new", "{path}");
+        assert_eq!(object["metadata"]["finalizers"], json!(["example.com/f"]), "{path}");
+        (object["metadata"]["labels"]["a"].clone(), object["metadata"]["ownerReferences"].clone())
+    };
+    assert_eq!(written(&format!("{PODS}/p")).await, (json!("new"), json!(null)));
+    assert_eq!(written(&format!("{DEPLOYMENTS}/d")).await, (json!(null), owner.clone()));
+    assert_eq!(written(&format!("{SERVICES}/s")).await, (json!("new"), owner.clone()));
+    assert_eq!(written(&format!("{NAMESPACES}/default")).await, (json!("new"), owner.clone()));
+}
+
 #[tokio::test]
 async fn scale_refuses_negative_replicas_and_stale_revisions() {
     let world = World::start().await;
