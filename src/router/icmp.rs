@@ -132,12 +132,22 @@ fn transport_delta(old: &Tuple, new: &Tuple) -> Delta {
 
 /// Writes the checksum of the ICMP message at `l4`, whose field is zero.
 fn fill_checksum(packet: &mut [u8], l4: usize) {
+    let sum = message_checksum(packet, l4);
+    put16(packet, l4 + 2, sum);
+}
+
+/// Whether the checksum of the ICMP message at `l4`, which ends with the packet, is right.
+pub(super) fn is_intact(packet: &[u8], l4: usize) -> bool {
+    message_checksum(packet, l4) == 0
+}
+
+/// The checksum over a message as it is: 0 when it has the right one in it.
+fn message_checksum(packet: &[u8], l4: usize) -> u16 {
     let start = if packet[0] >> 4 == 6 {
         let len = u16::try_from(packet.len() - l4).unwrap_or(u16::MAX);
         Sum::default().bytes(&packet[8..40]).word(len).word(ICMPV6.into())
     } else {
         Sum::default()
     };
-    let sum = checksum(start, &packet[l4..]);
-    put16(packet, l4 + 2, sum);
+    checksum(start, &packet[l4..])
 }

@@ -389,6 +389,9 @@ impl<R: Rng> Pipeline<R> {
         if !self.ports.contains(out) {
             return Err(DropReason::PortGone.into());
         }
+        if !icmp::is_intact(&buf.packet()[..headers.len], headers.l4) {
+            return Err(DropReason::IcmpChecksum.into());
+        }
         icmp::translate(buf, headers, &quoted, &sent, &outer, hops);
         Ok(out)
     }

@@ -14,6 +14,8 @@ pub enum DropReason {
     Malformed,
     /// Wrong IPv4 header checksum.
     HeaderChecksum,
+    /// Wrong checksum of an ICMP error about a flow: its translation would make it look right.
+    IcmpChecksum,
     /// The source is not an address of the sending port.
     Spoofed,
     /// It arrived with no time to live.
@@ -55,10 +57,11 @@ pub enum DropReason {
 }
 
 impl DropReason {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Truncated,
         Self::Malformed,
         Self::HeaderChecksum,
+        Self::IcmpChecksum,
         Self::Spoofed,
         Self::TtlZero,
         Self::PortGone,
@@ -86,6 +89,7 @@ impl DropReason {
             Self::Truncated => "truncated",
             Self::Malformed => "malformed",
             Self::HeaderChecksum => "header_checksum",
+            Self::IcmpChecksum => "icmp_checksum",
             Self::Spoofed => "spoofed",
             Self::TtlZero => "ttl_zero",
             Self::PortGone => "port_gone",

@@ -2,6 +2,7 @@
 
 mod conntrack;
 mod faults;
+mod fuzz;
 mod policies;
 mod services;
 mod world;
