@@ -12,6 +12,7 @@
 //!                    ├── controllers ─ events        slices, Endpoints, scheduler, namespaces, garbage, budgets
 //!                    ├── plan ───── router ─ sys     objects in, immutable plan out; packets
 //!                    ├── node ───── images ─ sys     Pods: namespaces, devices, processes, probes, logs
+//!                    ├── edge ───── router, node     the host's own access, health check ports
 //!                    ├── dns                         answers from the cache, forwarding
 //!                    └── dashboard                   the page and its streams
 //! ```
@@ -39,6 +40,8 @@
 //! | `--ui-listen`, 127.0.0.1:8080 | dashboard, plain HTTP with a token that becomes a cookie |
 //! | 10.245.0.1:6443 and its IPv6 twin | API, in the control plane's namespace, behind `default/kubernetes` |
 //! | 10.245.0.1:53, UDP and TCP, and its IPv6 twin | DNS, in the control plane's namespace, behind `kube-system/kube-dns` |
+//! | 10256 of each node, 10249 on its loopback | health and mode of the proxy, in the node's namespace |
+//! | each `healthCheckNodePort` of each node | whether the node has endpoints of that Service, in the node's namespace |
 //!
 //! # The way of a write
 //!
@@ -67,6 +70,7 @@ pub mod config;
 pub mod controllers;
 pub mod dashboard;
 pub mod dns;
+pub mod edge;
 pub mod events;
 pub mod images;
 pub mod lifecycle;

@@ -53,6 +53,9 @@ pub enum PortKind {
     Node,
     /// The control plane's namespace, where API and DNS listen.
     ControlPlane,
+    /// The namespace that vipyard was started in: a client outside of the cluster. What it sends to a virtual address
+    /// arrives at some node, as by a load balancer (X2, X5, X8).
+    Outside,
 }
 
 /// A device to be connected to the router.

@@ -102,6 +102,12 @@ impl Router {
         self.shared.pipeline.lock().flows().iter().take(limit).map(view).collect()
     }
 
+    /// Whether all threads still move packets.
+    pub fn is_healthy(&self) -> bool {
+        let workers = self.workers.lock();
+        !workers.is_empty() && workers.iter().all(Worker::is_alive)
+    }
+
     /// Stops the threads and closes all devices. Further calls have no effect.
     pub fn shutdown(&self) {
         // Dropping a worker stops and joins it.
@@ -172,7 +178,9 @@ mod tests {
         assert_eq!((router.plan().epoch, router.stats().epoch), (7, 7));
         router.detach(PortId(99));
         assert!(router.flows(10, |flow| flow.created).is_empty());
+        assert!(router.is_healthy());
         router.shutdown();
+        assert!(!router.is_healthy());
         router.shutdown();
     }
 }

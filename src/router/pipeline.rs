@@ -274,7 +274,9 @@ impl<R: Rng> Pipeline<R> {
         let route = walk.route(headers.tuple, headers.ttl, port).map_err(|refusal| match refusal {
             Refusal::Drop(reason) => Stop::Drop(reason),
             Refusal::Answer { reason, node } => {
+                // A kernel takes no packet that claims to be from itself.
                 let source = self.ports.host_address(&node, headers.is_v6());
+                let source = source.filter(|source| *source != headers.tuple.src);
                 Stop::Answer { headers: *headers, reason, source }
             }
         })?;

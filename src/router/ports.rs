@@ -85,6 +85,11 @@ impl PortTable {
         self.hosts.get(node)?.address(v6)
     }
 
+    /// The nodes of the cluster, in no order.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<PortInfo>> + Clone {
+        self.hosts.values().filter(|port| port.kind == PortKind::Node)
+    }
+
     pub fn len(&self) -> usize {
         self.by_id.len()
     }

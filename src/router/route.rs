@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rand::Rng;
+use rand::seq::IteratorRandom;
 
 use super::balance::Affinity;
 use super::flow::{Grounds, Masquerade, Millis};
@@ -72,8 +73,7 @@ pub(super) struct Walk<'a, R> {
 
 impl<R: Rng> Walk<'_, R> {
     pub(super) fn route(&mut self, mut tuple: Tuple, ttl: u8, from: &PortInfo) -> Result<Route, Refusal> {
-        let mut node = Arc::clone(&from.node);
-        let mut origin = if from.kind == PortKind::Pod { Origin::Pod } else { Origin::Host };
+        let (mut node, mut origin) = self.start(&tuple, from);
         let (mut hops, mut allocate, mut grounds) = (0u8, false, None);
         for _ in 0..MAX_NODES {
             match self.capture(&tuple, &node) {
@@ -104,6 +104,28 @@ impl<R: Rng> Walk<'_, R> {
             origin = Origin::Elsewhere;
         }
         Err(DropReason::RoutingLoop.into())
+    }
+
+    /// Where a packet begins its way. What comes from outside and is for no host of the cluster enters at any node.
+    fn start(&mut self, tuple: &Tuple, from: &PortInfo) -> (Arc<str>, Origin) {
+        let entry = match from.kind {
+            PortKind::Pod => return (Arc::clone(&from.node), Origin::Pod),
+            PortKind::Outside if self.ports.owner(tuple.dst).is_none() => self.entry_node(tuple),
+            PortKind::Outside | PortKind::Node | PortKind::ControlPlane => None,
+        };
+        entry.map_or_else(|| (Arc::clone(&from.node), Origin::Host), |node| (node, Origin::Elsewhere))
+    }
+
+    /// The node that a load balancer outside of the cluster would choose: with external policy Local one with a local
+    /// endpoint, which is what the health check ports are for (H2), if there is any.
+    fn entry_node(&mut self, tuple: &Tuple) -> Option<Arc<str>> {
+        let vip = Protocol::from_number(tuple.protocol).and_then(|p| self.plan.vip(tuple.dst, p, tuple.dport));
+        let local = vip.filter(|vip| vip.via.is_external() && vip.service.external_local);
+        let serves =
+            |node: &str| local.is_none_or(|vip| !vip.service.candidates(Scope::Local, node, None).indices.is_empty());
+        let nodes = self.ports.nodes().map(|port| &port.node);
+        let serving = nodes.clone().filter(|node| serves(node)).choose(self.rng);
+        serving.or_else(|| nodes.choose(self.rng)).cloned()
     }
 
     /// The Service port that a packet at `node` is addressed to (rules P1, P3, V1, V2).

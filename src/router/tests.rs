@@ -2,6 +2,7 @@
 
 mod conntrack;
 mod faults;
+mod outside;
 mod policies;
 mod services;
 mod world;

@@ -100,6 +100,11 @@ impl Worker {
         Ok(Self { mailbox, thread: Some(thread) })
     }
 
+    /// Whether the thread runs.
+    pub(super) fn is_alive(&self) -> bool {
+        self.mailbox.commands.lock().is_some()
+    }
+
     /// Posts a command and waits until it is done.
     pub(super) fn command(&self, make: impl FnOnce(Done) -> Command) -> io::Result<()> {
         let (done, answer) = sync_channel(1);

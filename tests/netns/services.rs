@@ -20,18 +20,18 @@ pub fn vips(service: &Value) -> Vec<IpAddr> {
     serde_json::from_value(service["spec"]["clusterIPs"].clone()).expect("addresses")
 }
 
-fn at(ip: IpAddr, port: u16) -> SocketAddr {
+pub fn at(ip: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip, port)
 }
 
 /// The addresses of a Pod, IPv4 first.
-async fn pod_ips(cluster: &Cluster, pod: &str) -> Vec<IpAddr> {
+pub async fn pod_ips(cluster: &Cluster, pod: &str) -> Vec<IpAddr> {
     let object = cluster.get(&format!("{PODS}/{pod}")).await;
     let ips = object["status"]["podIPs"].as_array().expect("addresses").iter();
     ips.map(|ip| ip["ip"].as_str().expect("an address").parse().expect("an address")).collect()
 }
 
-async fn node_ips(cluster: &Cluster, node: &str) -> Vec<IpAddr> {
+pub async fn node_ips(cluster: &Cluster, node: &str) -> Vec<IpAddr> {
     let object = cluster.get(&format!("/api/v1/nodes/{node}")).await;
     let all = object["status"]["addresses"].as_array().expect("addresses").iter();
     let internal = all.filter(|address| address["type"] == "InternalIP");
@@ -39,7 +39,7 @@ async fn node_ips(cluster: &Cluster, node: &str) -> Vec<IpAddr> {
 }
 
 /// Waits until the packets of `client` meet what the API says.
-async fn until_answered(client: &Inside, to: SocketAddr) {
+pub async fn until_answered(client: &Inside, to: SocketAddr) {
     eventually(&format!("{to} answers"), async || client.http(to).ok()).await;
 }
 
