@@ -172,7 +172,7 @@ pub async fn build(config: Config) -> Result<Running> {
     })
     .await?;
     api.set_log_source(Arc::new(adapters::NodeLogs(agents.clone())));
-    edge::start(EdgeConfig {
+    let reach = edge::start(EdgeConfig {
         network: config.network.clone(),
         host_access: config.host_access,
         nodes: config.nodes,
@@ -183,6 +183,10 @@ pub async fn build(config: Config) -> Result<Running> {
         stopping: stopping.clone(),
         tasks: &mut tasks,
     })?;
+    let reach_file = config.data_dir.join(edge::HOST_ACCESS_FILE);
+    pki::write_private(&reach_file, &format!("{}\n", reach.as_str()))
+        .with_context(|| format!("cannot write {}", reach_file.display()))?;
+    files.push(reach_file);
     let nodes = agents.clone();
     tasks.spawn(async move {
         nodes.ready().await;

@@ -1,11 +1,13 @@
 //! The command line: one file per subcommand. Exit codes: 0 fine, 1 failed, 64 bad usage or configuration.
 
 mod backup;
+mod client;
 mod demo;
 mod doctor;
 mod down;
 mod kubeconfig;
 mod paths;
+mod reach;
 mod restore;
 mod up;
 
@@ -36,6 +38,8 @@ enum Command {
     Demo(demo::Args),
     /// Print the kubeconfig of a cluster
     Kubeconfig(kubeconfig::Args),
+    /// Print how to reach a Service from this host, from a Pod and from a browser
+    Reach(reach::Args),
     /// Copy a cluster into one file, also while it runs
     Backup(backup::Args),
     /// Make a new data directory from a backup
@@ -98,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Down(args) => down::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Kubeconfig(args) => kubeconfig::run(args),
+        Command::Reach(args) => reach::run(args),
         Command::Backup(args) => backup::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Doctor => doctor::run(),

@@ -79,7 +79,7 @@ impl StoreConfig {
 /// * Service addresses: the first of each range is the API's VIP, the tenth the DNS server's.
 /// * Pod addresses: node *i* (from 1) has the *i*-th /24 and the *i*-th /64.
 /// * Node addresses: the first host address is the control plane's (API and DNS listen there), the second the host's
-///   own when it is connected; node *i* has the host number 10 + *i*.
+///   own when it is connected, the third the gate's to the world; node *i* has the host number 10 + *i*.
 #[derive(Clone, Debug)]
 pub struct Network {
     pub service_v4: Ipv4Net,
@@ -143,6 +143,11 @@ impl Network {
     /// The host's own address in the cluster: Pods see it as the client, and reach the host by it.
     pub fn host(&self) -> DualAddr {
         nth(self.node_v4, self.node_v6, 2)
+    }
+
+    /// Where connections of Pods into the world end, to be carried on from there.
+    pub fn gate(&self) -> DualAddr {
+        nth(self.node_v4, self.node_v6, 3)
     }
 
     /// The address of node `index`, counted from 1.

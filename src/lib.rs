@@ -12,7 +12,7 @@
 //!                    ├── controllers ─ events        slices, Endpoints, scheduler, namespaces, garbage, budgets
 //!                    ├── plan ───── router ─ sys     objects in, immutable plan out; packets
 //!                    ├── node ───── images ─ sys     Pods: namespaces, devices, processes, probes, logs
-//!                    ├── edge ───── router, node     the host's own access, health check ports
+//!                    ├── edge ───── router, node     the host's own access, Pods' way out, health checks
 //!                    ├── dns                         answers from the cache, forwarding
 //!                    └── dashboard                   the page and its streams
 //! ```

@@ -10,17 +10,18 @@ use tracing::{info, warn};
 use crate::config::{HostAccess, Network};
 use crate::node::netif;
 use crate::router::{PortKind, PortSpec, Ports};
+use crate::sys::tun::Tun;
 
 const PREFIX: &str = "vipyard";
 const NAME: &str = "host";
 
-/// Connects the host as far as `access` wants it and the kernel allows it.
+/// Connects the host as far as `access` wants it and the kernel allows it. Says whether it did.
 ///
 /// # Errors
 /// When access is asked for and cannot be had.
-pub(super) fn attach(network: &Network, access: HostAccess, ports: &dyn Ports) -> Result<()> {
+pub(super) fn attach(network: &Network, access: HostAccess, ports: &dyn Ports) -> Result<bool> {
     if access == HostAccess::No {
-        return Ok(());
+        return Ok(false);
     }
     let addresses = network.host().both();
     let ranges = network.ranges().map(|(_, range)| range);
@@ -34,20 +35,26 @@ pub(super) fn attach(network: &Network, access: HostAccess, ports: &dyn Ports) -
         }
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             info!("this host cannot dial Services by their own addresses: that takes root");
-            return Ok(());
+            return Ok(false);
         }
         Err(e) => {
             warn!(error = %e, "this host cannot dial Services by their own addresses");
-            return Ok(());
+            return Ok(false);
         }
     };
+    connect(network, tun, ports)?;
+    info!(device, address = %network.host().v4, "this host reaches the cluster");
+    Ok(true)
+}
+
+/// Connects a device as a client outside of the cluster.
+pub(super) fn connect(network: &Network, device: Tun, ports: &dyn Ports) -> Result<()> {
     ports.attach(PortSpec {
         name: NAME.into(),
         kind: PortKind::Outside,
         node: NAME.into(),
-        addresses: addresses.to_vec(),
-        device: tun,
+        addresses: network.host().both().to_vec(),
+        device,
     })?;
-    info!(device, address = %network.host().v4, "this host reaches the cluster");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The pipeline packet by packet: packets are built and checked with etherparse, plans are compiled from objects.
 
 mod conntrack;
+mod egress;
 mod faults;
 mod outside;
 mod policies;

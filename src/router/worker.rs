@@ -26,6 +26,7 @@ use tracing::{error, warn};
 use super::PortId;
 use super::dataplane::Shared;
 use super::pipeline::Verdict;
+use super::stats::DropReason;
 use super::wire::PacketBuf;
 use crate::sys::tun::Tun;
 
@@ -229,6 +230,10 @@ impl State {
                 Verdict::Forward(to) => to,
                 Verdict::Reply(_) => id,
                 Verdict::Drop(_) => continue,
+                Verdict::Hold(destination) => {
+                    self.shared.hold(id, destination, &self.buf);
+                    continue;
+                }
             };
             self.send(to);
         }
@@ -241,7 +246,7 @@ impl State {
             None => false,
         };
         if !written {
-            self.shared.pipeline.lock().count_write_failure();
+            self.shared.pipeline.lock().count_failure(DropReason::DeviceWrite);
         }
     }
 

@@ -11,6 +11,7 @@ mod access;
 mod client;
 mod cluster;
 mod dns;
+mod egress;
 mod inside;
 mod kube_rs;
 #[path = "../common/kubeconfig.rs"]
@@ -95,6 +96,13 @@ scenarios! {
     outside::proxy_tells_its_health_on_every_node_h5,
     outside::host_access_is_refused_where_it_is_not_allowed: unshare,
     outside::host_access_no_touches_nothing,
+    outside::reach_prints_addresses_that_answer,
+    outside::services_are_at_the_loopback_of_an_ordinary_user: unshare,
+    egress::pods_reach_the_world_by_tcp_and_udp,
+    egress::what_the_world_refuses_looks_refused_to_the_pod,
+    egress::service_of_an_endpoint_outside_leads_there,
+    egress::echo_requests_leave_where_the_user_may_send_them,
+    egress::pods_of_an_ordinary_user_reach_the_world: unshare,
     dns::names_of_services_and_pods_resolve,
     dns::headless_service_resolves_to_its_ready_pods: dig,
     pods::api_answers_inside_the_cluster,

@@ -10,7 +10,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::cluster::{Cluster, Home, SERVICES, VIPYARD, eventually, run};
+use crate::cluster::{Cluster, Home, SERVICES, VIPYARD, eventually, run, vipyard};
 use crate::inside::{Inside, Reply};
 use crate::processes;
 use crate::services::{at, node_ips, pod_ips, until_answered, vips};
@@ -215,5 +215,95 @@ pub async fn host_access_no_touches_nothing() {
     assert_eq!(processes::devices(), ["lo"]);
     let pod = Inside::host(HOST[0]).connect("10.96.0.1:443".parse().unwrap());
     assert!(pod.is_err(), "no way into the cluster");
+    cluster.stop().await;
+}
+
+/// Without privilege over its network the host has its own loopback.
+pub async fn services_are_at_the_loopback_of_an_ordinary_user() {
+    let home = Home::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:8181").unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-user=1000", "--map-group=1000", "--", VIPYARD, "up", "--data-dir"]).arg(home.data());
+    let cluster = Cluster::start_with(home, command).await;
+    assert_eq!(processes::devices(), ["lo"]);
+    let host = Inside::host("127.0.0.1");
+    let ports = json!([{"name": "http", "port": 8180, "targetPort": 80}, {"name": "taken", "port": 8181, "targetPort": 80},
+        {"name": "low", "port": 80}, {"name": "udp", "port": 9001, "protocol": "UDP"}]);
+    let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": ports});
+    let service = cluster.service("web", spec).await;
+    cluster.whoami("web", &["web-1"]).await;
+    cluster.endpoints("web", &["web-1"]).await;
+    let loopback = |port: u16| at("127.0.0.1".parse().unwrap(), port);
+    for port in [8180, node_port(&service, "http")] {
+        until_answered(&host, loopback(port)).await;
+        let reply = host.http(loopback(port)).expect("an answer");
+        // The source is lost, and stands for a client outside of the cluster (X2).
+        assert_eq!((reply.pod.as_str(), reply.client), ("web-1", HOST[0].parse().unwrap()));
+    }
+    for port in [9001, node_port(&service, "udp")] {
+        assert_eq!(host.udp(loopback(port)).expect("an answer").pod, "web-1");
+    }
+    // What cannot be had is told, and breaks nothing else: its node port is there.
+    for (port, word) in [("8181/TCP", "in use"), ("80/TCP", "privilege")] {
+        let what = format!("an event about port {port}");
+        let told = async || {
+            let events = cluster.get("/api/v1/namespaces/default/events").await;
+            let events = events["items"].as_array().unwrap().clone();
+            let about = |e: &&Value| e["reason"] == "LoopbackPortNotOpen" && e["type"] == "Warning";
+            let mut messages = events.iter().filter(about).map(|e| e["message"].as_str().unwrap());
+            messages.any(|message| message.contains(&format!("Port {port}")) && message.contains(word)).then_some(())
+        };
+        eventually(&what, told).await;
+    }
+    assert!(host.http(loopback(node_port(&service, "taken"))).is_ok());
+    // The doors go with the Service.
+    cluster.delete(&format!("{SERVICES}/web")).await;
+    let closed = async || host.connect(loopback(8180)).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
+    eventually("the door is closed", async || closed().await.then_some(())).await;
+    drop(taken);
+    cluster.stop().await;
+}
+
+/// What `vipyard reach` prints leads there.
+pub async fn reach_prints_addresses_that_answer() {
+    let cluster = Cluster::start().await;
+    let host = Inside::host(HOST[0]);
+    cluster.service("web", json!({"type": "LoadBalancer"})).await;
+    let data = cluster.home.data();
+    let data = data.to_str().unwrap();
+    let (code, out, err) = vipyard(&["reach", "svc/web", "--data-dir", data]).await;
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert!(out.contains("note: it has no ready endpoint, so connections are refused"), "{out}");
+
+    cluster.whoami("web", &["web-1"]).await;
+    cluster.endpoints("web", &["web-1"]).await;
+    let vips = balancer(&cluster, "web", 2).await;
+    until_answered(&host, at(vips[0], 80)).await;
+    let client = cluster.client_pod("client", "n1").await;
+    let (code, out, err) = vipyard(&["reach", "svc/web", "-o", "json", "--data-dir", data]).await;
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    let ways: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(ways["notes"], json!([]));
+    assert_eq!(ways["browser"][0]["address"], format!("http://{}:80/", vips[0]));
+    let mut asked = 0;
+    for (from, list) in [(&host, &ways["host"]), (&client, &ways["pod"])] {
+        for way in list.as_array().expect("ways") {
+            let (address, by) = (way["address"].as_str().unwrap(), way["by"].as_str().unwrap());
+            let Ok(address) = address.parse::<SocketAddr>() else { continue };
+            match by {
+                by if by.ends_with("port http") => drop(from.http(address).unwrap_or_else(|e| panic!("{by}: {e}"))),
+                by if by.ends_with("port udp") => drop(from.udp(address).unwrap_or_else(|e| panic!("{by}: {e}"))),
+                _ => drop(from.connect(address).unwrap_or_else(|e| panic!("{by}: {e}"))),
+            }
+            asked += 1;
+        }
+    }
+    // Two ClusterIPs, two balancer addresses, six node addresses, for three ports, from two places.
+    assert_eq!(asked, 10 * 3 * 2, "{out}");
+
+    let (code, _, err) = vipyard(&["reach", "svc/none", "--data-dir", data]).await;
+    assert!(code == 1 && err.contains("there is no Service default/none"), "{code} {err}");
+    let (code, _, err) = vipyard(&["reach", "pod/web-1", "--data-dir", data]).await;
+    assert!(code == 64 && err.contains("svc/NAME"), "{code} {err}");
     cluster.stop().await;
 }

@@ -49,6 +49,7 @@ pub enum Seen {
     At(String, String),
     Answered(AnswerReason, Vec<u8>),
     Dropped(DropReason),
+    Held(SocketAddr),
 }
 
 impl World {
@@ -140,9 +141,17 @@ impl World {
         self.publish();
     }
 
-    fn publish(&mut self) {
+    pub fn publish(&mut self) {
         let plan = self.compiler.plan();
         drop(self.pipeline.set_plan(plan));
+    }
+
+    pub fn id(&self, name: &str) -> PortId {
+        self.ids[name]
+    }
+
+    pub fn name(&self, id: PortId) -> String {
+        self.ids.iter().find(|(_, known)| **known == id).expect("a port").0.clone()
     }
 
     pub fn process(&mut self, from: &str, buf: &mut PacketBuf) -> Verdict {
@@ -158,15 +167,13 @@ impl World {
     pub fn send_buf(&mut self, from: &str, packet: &[u8]) -> (Seen, Vec<u8>) {
         let mut buf = PacketBuf::of(packet);
         let seen = match self.process(from, &mut buf) {
-            Verdict::Forward(to) => {
-                let name = self.ids.iter().find(|(_, id)| **id == to).expect("a port").0.clone();
-                Seen::At(name, describe(buf.packet()))
-            }
+            Verdict::Forward(to) => Seen::At(self.name(to), describe(buf.packet())),
             Verdict::Reply(reason) => {
                 describe(buf.packet());
                 Seen::Answered(reason, buf.packet().to_vec())
             }
             Verdict::Drop(reason) => Seen::Dropped(reason),
+            Verdict::Hold(destination) => Seen::Held(destination),
         };
         (seen, buf.packet().to_vec())
     }
