@@ -218,4 +218,5 @@ fn print_ready(running: &Running, started: Instant) {
     println!("  dashboard   {}", running.dashboard_url);
     println!("try:  export KUBECONFIG={}", running.kubeconfig.display());
     println!("      kubectl apply -f examples/web.yaml && kubectl get pods,svc -o wide");
+    println!("      vipyard reach svc/web");
 }

@@ -14,6 +14,7 @@
 //! Everything is bounded: packets that wait, flows of each protocol ([`Bounds`]), and idle time. What the router never
 //! hands over, so that it cannot be dialed: loopback, link-local and multicast addresses, and the cluster's own ranges.
 
+mod bounds;
 mod echo;
 mod tcp;
 mod udp;
@@ -26,10 +27,11 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::debug;
 
+use self::bounds::{Bounds, Place, Room};
 use crate::config::Network;
 use crate::node::netif;
 use crate::router::stats::AnswerReason;
@@ -41,27 +43,6 @@ const NAME: &str = "gate";
 const DEVICE: &str = "eth0";
 /// Packets that wait for the relay. Each is one flow's first, or a datagram that came while that one waited.
 const QUEUE: usize = 256;
-
-/// How many flows there may be at the same time.
-struct Bounds {
-    tcp: Arc<Semaphore>,
-    udp: Arc<Semaphore>,
-    echo: Arc<Semaphore>,
-}
-
-impl Bounds {
-    const MOST: u64 = 4096;
-    const LEAST: u64 = 64;
-    const ECHO: usize = 64;
-
-    /// A TCP flow takes two file descriptors, a UDP flow one; together they leave most of them to the rest.
-    fn new() -> Self {
-        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let flows = (descriptors.unwrap_or(u64::MAX) / 8).clamp(Self::LEAST, Self::MOST);
-        let room = |places: u64| Arc::new(Semaphore::new(usize::try_from(places).unwrap_or_default()));
-        Self { tcp: room(flows), udp: room(flows), echo: Arc::new(Semaphore::new(Self::ECHO)) }
-    }
-}
 
 /// The relay's state; see the module's documentation.
 struct Egress {
@@ -138,8 +119,8 @@ impl Egress {
     }
 
     /// A place for one more flow. Without one the packet is dropped; its sender tries again.
-    fn place(room: &Arc<Semaphore>, held: &Held) -> Option<OwnedSemaphorePermit> {
-        let place = Arc::clone(room).try_acquire_owned().ok();
+    fn place(room: &Arc<Room>, held: &Held) -> Option<Place> {
+        let place = room.place(held.from);
         if place.is_none() {
             debug!(to = %held.destination, "too many flows leave the cluster: raise `ulimit -n`");
         }

@@ -18,7 +18,7 @@ use kube::Resource;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -81,11 +81,14 @@ struct Doorkeeper {
     shut: BTreeMap<ObjectKey, Arc<Service>>,
 }
 
-struct Open(AbortHandle);
+struct Open(JoinHandle<()>);
 
-impl Drop for Open {
-    fn drop(&mut self) {
+impl Open {
+    /// Returns when the port can be had by another Service.
+    async fn close(self) {
         self.0.abort();
+        // The error says that it was aborted.
+        let _ = self.0.await;
     }
 }
 
@@ -98,22 +101,25 @@ impl Doorkeeper {
                 Change::Deleted(old) => (old, Vec::new()),
                 Change::Synced => continue,
             };
-            if self.set(&service, wanted) {
-                for waiting in std::mem::take(&mut self.shut).into_values() {
-                    self.set(&waiting, doors(&waiting));
+            if self.set(&service, wanted).await {
+                let waiting: Vec<_> = self.shut.values().cloned().collect();
+                for service in waiting {
+                    self.set(&service, doors(&service)).await;
                 }
             }
         }
     }
 
     /// Makes exactly the `wanted` doors of a Service open, as far as the host allows; whether one was closed.
-    fn set(&mut self, service: &Arc<Service>, wanted: Vec<Door>) -> bool {
+    async fn set(&mut self, service: &Arc<Service>, wanted: Vec<Door>) -> bool {
         let key = ObjectKey::of(&**service);
         let was_shut = self.shut.remove(&key);
         let mut open = self.open.remove(&key).unwrap_or_default();
-        let before = open.len();
-        open.retain(|door, _| wanted.contains(door));
-        let closed = open.len() < before;
+        let mut closed = false;
+        for (_, door) in open.extract_if(.., |door, _| !wanted.contains(door)) {
+            door.close().await;
+            closed = true;
+        }
         for door in wanted {
             if open.contains_key(&door) {
                 continue;
@@ -155,7 +161,7 @@ impl Doorkeeper {
             }
         };
         info!(%at, protocol = door.protocol.as_str(), "a Service is at the loopback");
-        Ok(Open(handle.abort_handle()))
+        Ok(Open(handle))
     }
 }
 
@@ -180,16 +186,11 @@ async fn connections(listener: StdListener, target: impl Fn() -> Option<SocketAd
         Err(error) => return debug!(%error, "door not opened"),
     };
     let room = Arc::new(Semaphore::new(FLOWS));
-    // What was accepted ends with the door.
-    let mut relays = JoinSet::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = relays.join_next() => continue,
-        };
-        match (accepted, Arc::clone(&room).try_acquire_owned(), target()) {
+        match (listener.accept().await, Arc::clone(&room).try_acquire_owned(), target()) {
             (Ok((client, _)), Ok(place), Some(target)) => {
-                relays.spawn(async move {
+                // It outlives the door, as any connection outlives its Service (C1).
+                tokio::spawn(async move {
                     let _place = place;
                     match TcpStream::connect(target).await {
                         Ok(inside) => relay(client, inside).await,

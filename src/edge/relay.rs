@@ -8,7 +8,7 @@ use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::TcpStream;
 use tracing::debug;
 
-const BUFFER: usize = 64 << 10;
+const BUFFER: usize = 32 << 10;
 /// A side that is gone without a word is missed after this and as many probes as the kernel sends.
 const QUIET: Duration = Duration::from_secs(60);
 

@@ -256,8 +256,23 @@ pub async fn services_are_at_the_loopback_of_an_ordinary_user() {
         eventually(&what, told).await;
     }
     assert!(host.http(loopback(node_port(&service, "taken"))).is_ok());
-    // The doors go with the Service.
+    // Two Services want one port: the second has it when the first is gone, and what is established stays (C1).
+    let port = json!([{"name": "http", "port": 8180, "targetPort": 80}]);
+    cluster.service("other", json!({"type": "LoadBalancer", "ports": port})).await;
+    cluster.whoami("other", &["other-1"]).await;
+    cluster.endpoints("other", &["other-1"]).await;
+    assert_eq!(host.http(loopback(8180)).unwrap().pod, "web-1");
+    let mut kept = host.connect(loopback(8180)).expect("a connection");
+    kept.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     cluster.delete(&format!("{SERVICES}/web")).await;
+    let moved = async || host.http(loopback(8180)).is_ok_and(|reply| reply.pod == "other-1").then_some(());
+    eventually("the port leads to the other Service", moved).await;
+    write!(kept, "GET /json HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    kept.read_to_string(&mut answer).expect("the connection is still there");
+    assert!(answer.contains("web-1"), "{answer}");
+    // The doors go with the last Service.
+    cluster.delete(&format!("{SERVICES}/other")).await;
     let closed = async || host.connect(loopback(8180)).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
     eventually("the door is closed", async || closed().await.then_some(())).await;
     drop(taken);

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::net::UdpSocket;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use super::Egress;
+use super::bounds::Place;
 use crate::edge::datagrams::{DATAGRAM, connect, idle};
 use crate::router::Held;
 use crate::router::wire::Tuple;
@@ -21,7 +21,7 @@ pub(super) struct Session {
     socket: UdpSocket,
     first: Held,
     state: Mutex<State>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 struct State {
