@@ -11,13 +11,12 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
 use crate::cluster::ObjectKey;
-use crate::plan::{Plan, Protocol};
+use crate::plan::{PROXY_NAME_LABEL, Plan, Protocol};
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
 /// The cluster autoscaler sets it before it takes a node away.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
-const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// The load balancer's weight for this node: its number of endpoints.
 const WEIGHT: &str = "x-load-balancing-endpoint-weight";
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1::Service;
 
-use crate::plan::{Plan, Protocol, Scope};
+use crate::plan::{Plan, Protocol, Scope, load_balancer_ips};
 
 /// A port of 127.0.0.1 and what it leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,10 +28,7 @@ pub(super) fn doors(service: &Service) -> Vec<Door> {
     let Some(spec) = &service.spec else { return Vec::new() };
     let first: Option<IpAddr> = spec.cluster_ips.iter().flatten().find_map(|ip| ip.parse().ok());
     let Some(v6) = first.map(|ip| ip.is_ipv6()) else { return Vec::new() };
-    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-    let entries = balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
-    let captured = entries.iter().filter(|entry| matches!(entry.ip_mode.as_deref(), None | Some("VIP")));
-    let vip: Option<IpAddr> = captured.filter_map(|entry| entry.ip.as_deref()?.parse().ok()).next();
+    let vip = load_balancer_ips(service).first().copied();
     let mut doors = Vec::new();
     for port in spec.ports.iter().flatten() {
         let Some(protocol) = Protocol::parse(port.protocol.as_deref()) else { continue };

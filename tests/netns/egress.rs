@@ -8,6 +8,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with, 
 use serde_json::json;
 use tokio::process::Command;
 use vipyard::netlink::{Netlink, interface_index, set_sysctl};
+use vipyard::node::netif;
+use vipyard::sys::netns::NetNs;
 
 use crate::cluster::{Cluster, Home, SLICES, VIPYARD, eventually};
 use crate::inside::Inside;
@@ -177,6 +179,37 @@ pub async fn echo_requests_leave_where_the_user_may_send_them() {
         assert_eq!((reply, rest.as_slice()), (kind, &[0, 7, b'h', b'i'][..]));
     }
     cluster.stop().await;
+}
+
+/// What one Pod dials in vain takes no more than half of what there is.
+pub async fn silent_addresses_of_one_pod_do_not_stop_another() {
+    let world = world();
+    let here = NetNs::current().expect("the scenario's namespace");
+    // Nobody reads this device: what has no other route is never answered.
+    let silent = netif::create(&here, "silent0", &["198.18.0.1".parse().unwrap()], 1500).expect("a device");
+    let listener = TcpListener::bind(at(world[0], 0)).unwrap();
+    let server = listener.local_addr().unwrap();
+    let home = Home::new();
+    let mut command = Command::new("/bin/sh");
+    let script = format!("ulimit -n 1024 && exec {VIPYARD} up --data-dir {}", home.data().display());
+    command.args(["-c", &script]);
+    let cluster = Cluster::start_with(home, command).await;
+    let greedy = cluster.client_pod("greedy", "n1").await;
+    let other = cluster.client_pod("other", "n1").await;
+    greedy.run(|| {
+        // 1024 / 8 flows are allowed, 64 to each Pod.
+        for last in 1..=200 {
+            let to = SocketAddr::from(([203, 0, 113, last], 80));
+            let result = TcpStream::connect_timeout(&to, Duration::from_millis(2));
+            assert_eq!(result.expect_err("silence").kind(), ErrorKind::TimedOut);
+        }
+    });
+    other.connect(server).expect("the other Pod's connection");
+    // The greedy one has had its share.
+    let result = greedy.run(|| TcpStream::connect_timeout(&server, AT_ONCE));
+    assert_eq!(result.expect_err("no place").kind(), ErrorKind::TimedOut);
+    cluster.stop().await;
+    drop(silent);
 }
 
 /// The relay needs no privilege.

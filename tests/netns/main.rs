@@ -101,6 +101,7 @@ scenarios! {
     egress::pods_reach_the_world_by_tcp_and_udp,
     egress::what_the_world_refuses_looks_refused_to_the_pod,
     egress::service_of_an_endpoint_outside_leads_there,
+    egress::silent_addresses_of_one_pod_do_not_stop_another,
     egress::echo_requests_leave_where_the_user_may_send_them,
     egress::pods_of_an_ordinary_user_reach_the_world: unshare,
     dns::names_of_services_and_pods_resolve,

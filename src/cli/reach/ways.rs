@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::config::CLUSTER_DOMAIN;
 use crate::controllers::LOAD_BALANCER_CLASS;
 use crate::edge::{HostReach, LOOPBACK_PORT_NOT_OPEN};
+use crate::plan::{PROXY_NAME_LABEL, load_balancer_ips};
 
 /// What the answer rests on.
 pub(super) struct Facts {
@@ -95,8 +96,6 @@ impl<'a> Book<'a> {
         let addresses = |all: &Option<Vec<String>>| -> Vec<IpAddr> {
             all.iter().flatten().filter_map(|ip| ip.parse().ok()).collect()
         };
-        let balancer = facts.service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-        let entries = balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
         let cluster_ips = addresses(&spec.cluster_ips);
         let mut endpoints = Vec::new();
         let mut serving = BTreeSet::new();
@@ -119,7 +118,7 @@ impl<'a> Book<'a> {
         let shut = facts.events.iter().filter(|event| event.reason.as_deref() == Some(LOOPBACK_PORT_NOT_OPEN));
         Self {
             host: facts.host,
-            balancers: entries.iter().filter_map(|entry| entry.ip.as_deref()?.parse().ok()).collect(),
+            balancers: load_balancer_ips(&facts.service),
             externals: addresses(&spec.external_ips),
             nodes: nodes.collect(),
             serving,
@@ -225,8 +224,8 @@ fn notes(facts: &Facts, spec: &ServiceSpec, book: &Book<'_>) -> Vec<String> {
         notes.push(format!("it has no ready endpoint, so {behaviour}: {why}"));
     }
     let labels = facts.service.metadata.labels.as_ref();
-    if labels.is_some_and(|labels| labels.contains_key("service.kubernetes.io/service-proxy-name")) {
-        notes.push("the label service.kubernetes.io/service-proxy-name keeps vipyard from serving it".to_owned());
+    if labels.is_some_and(|labels| labels.contains_key(PROXY_NAME_LABEL)) {
+        notes.push(format!("the label {PROXY_NAME_LABEL} keeps vipyard from serving it"));
     }
     if kind(spec) == "LoadBalancer" && book.balancers.is_empty() {
         notes.push(match spec.load_balancer_class.as_deref().filter(|class| *class != LOAD_BALANCER_CLASS) {

@@ -38,7 +38,9 @@ impl Egress {
             if let Some((outside, client, arrival)) = dialed {
                 match tokio::time::timeout(CONFIRM, arrival).await {
                     Ok(Ok(inside)) => relay(inside, outside).await,
-                    _ => drop(egress.arrivals.lock().remove(&client)),
+                    // A new connection of the same client waits in its place.
+                    Ok(Err(_)) => {}
+                    Err(_) => drop(egress.arrivals.lock().remove(&client)),
                 }
             }
         });
