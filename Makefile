@@ -79,8 +79,9 @@ web/node_modules: web/package-lock.json
 web/dist/index.html: web/node_modules web/index.html $(shell find web/src -type f 2>/dev/null)
 	npm --prefix web run build
 
+# As the tests build it, so that nothing is compiled twice: their dependencies turn on features of shared crates.
 debug:
-	$(CARGO) build
+	$(CARGO) build --bins --tests
 
 release:
 	$(CARGO) build --release

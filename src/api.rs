@@ -10,11 +10,13 @@
 
 pub mod alloc;
 pub mod auth;
+pub mod barrier;
 pub mod causes;
 mod compression;
 mod custom;
 mod delete;
 mod discovery;
+mod duplicates;
 mod events;
 mod ip_addresses;
 pub mod kinds;
@@ -23,6 +25,7 @@ mod limits;
 mod list;
 pub mod logs;
 mod managed;
+mod metadata;
 mod names;
 mod negotiate;
 mod object;
@@ -60,6 +63,7 @@ use crate::config::Network;
 use crate::store::{Scope, Store};
 use alloc::Allocators;
 use auth::Identity;
+use barrier::DataPlane;
 use kinds::{Context, Registry, Strategy};
 use logs::LogSource;
 use tokens::TokenKey;
@@ -87,6 +91,8 @@ struct Inner {
     issuer: String,
     /// Where container logs come from: the node agents, once they run.
     logs: std::sync::OnceLock<Arc<dyn LogSource>>,
+    /// Knows when packets follow the objects, once there are packets.
+    data_plane: std::sync::OnceLock<Arc<dyn DataPlane>>,
     /// One for each request from outside that is worked on.
     in_flight: tokio::sync::Semaphore,
     /// Ends watches when the server stops, so that connections close cleanly.
@@ -117,6 +123,7 @@ impl Api {
             issuer: format!("https://kubernetes.default.svc.{}", network.domain),
             ctx: Context { network, allocators, store },
             logs: std::sync::OnceLock::new(),
+            data_plane: std::sync::OnceLock::new(),
             in_flight: tokio::sync::Semaphore::new(limits::IN_FLIGHT),
             stopping,
             ready: std::sync::atomic::AtomicBool::new(false),
@@ -161,6 +168,11 @@ impl Api {
         let _ = self.inner.logs.set(source);
     }
 
+    /// Says who answers `/vipyard/v1/barrier`. Only the first call counts.
+    pub fn set_data_plane(&self, data_plane: Arc<dyn DataPlane>) {
+        let _ = self.inner.data_plane.set(data_plane);
+    }
+
     /// Makes /readyz answer 200.
     pub fn set_ready(&self) {
         self.inner.ready.store(true, std::sync::atomic::Ordering::Release);
@@ -199,6 +211,7 @@ impl Api {
             .route("/version", get(discovery::version))
             .route(CONFIGURATION_PATH, get(tokens::discovery::configuration))
             .route(KEYS_PATH, get(tokens::discovery::keys))
+            .route(barrier::PATH, get(barrier::barrier))
             .fallback(|| async { discovery::page_not_found() })
             .layer(axum::middleware::from_fn_with_state(self.clone(), auth::require))
             .route("/healthz", get(|| async { "ok" }))

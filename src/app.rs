@@ -1,6 +1,7 @@
 //! The one place where everything is built, bound and wired. The real addresses come back in [`Running`].
 
 mod adapters;
+mod barrier;
 mod control_plane;
 mod ranges;
 
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use self::barrier::Barrier;
 use crate::api::auth::Identity;
 use crate::api::pki::{self, Authority};
 use crate::api::{Api, serve};
@@ -160,6 +162,7 @@ pub async fn build(config: Config) -> Result<Running> {
         }
     });
     start_dns(&config, &cluster, &control_plane, dns_ready, &stopping, &mut tasks)?;
+    let barrier = Arc::new(Barrier::new(api.store().clone(), cluster.clone()));
     let agents = Agents::start(AgentsConfig {
         nodes: config.nodes,
         network: config.network.clone(),
@@ -167,10 +170,12 @@ pub async fn build(config: Config) -> Result<Running> {
         client: client("system:node"),
         cluster: cluster.clone(),
         ports: Arc::clone(&router) as Arc<dyn crate::router::Ports>,
+        data_plane: Arc::clone(&barrier) as Arc<dyn node::DataPlane>,
         events: Arc::new(adapters::NodeEvents(Recorder::new(client("system:node"), "kubelet", None))),
         timings: node::Timings::default(),
     })
     .await?;
+    api.set_data_plane(barrier);
     api.set_log_source(Arc::new(adapters::NodeLogs(agents.clone())));
     let reach = edge::start(EdgeConfig {
         network: config.network.clone(),

@@ -10,6 +10,7 @@ mod paths;
 mod reach;
 mod restore;
 mod up;
+mod wait;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -40,6 +41,8 @@ enum Command {
     Kubeconfig(kubeconfig::Args),
     /// Print how to reach a Service from this host, from a Pod and from a browser
     Reach(reach::Args),
+    /// Return when what was written is in the packets
+    Wait(wait::Args),
     /// Copy a cluster into one file, also while it runs
     Backup(backup::Args),
     /// Make a new data directory from a backup
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Reach(args) => reach::run(args),
+        Command::Wait(args) => wait::run(args),
         Command::Backup(args) => backup::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Doctor => doctor::run(),

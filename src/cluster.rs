@@ -4,6 +4,7 @@
 //! as client-go's shared informers do, so that an event is decoded once for all of them.
 
 mod informer;
+mod reflector;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -11,7 +12,7 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 
-pub use informer::{Change, Informer, ObjectKey, Subscription, Writer};
+pub use informer::{Change, Informer, Mark, ObjectKey, Subscription, Writer};
 
 /// The informers of every kind that a part of the cluster reads.
 #[derive(Clone)]

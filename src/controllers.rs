@@ -17,6 +17,7 @@
 //! | `namespace_deletion` | namespaces that are being deleted: empties and finalizes them | ES20 |
 //! | `scheduler` | nodes for Pods | PD6, DP4 |
 //! | `custom_resources` | definitions that are being deleted: their objects go first | |
+//! | `event_expiry` | Events whose time is over | |
 //! | `garbage` | dependents of deleted owners | ES19 |
 //! | `disruption` | status of PodDisruptionBudgets | |
 //! | `load_balancer` | addresses of Services of type LoadBalancer | V2, W2 |
@@ -34,6 +35,7 @@ mod disruption_plan;
 mod endpoint_model;
 mod endpoints;
 mod endpoints_plan;
+mod event_expiry;
 mod garbage;
 mod garbage_graph;
 mod ip_addresses;
@@ -166,6 +168,7 @@ impl Controllers {
         load_balancer::LoadBalancerController::start(&client, &cluster, &network, tasks);
         ip_addresses::IpAddressController::start(&client, &cluster, tasks);
         bootstrap::SystemObjects::start(&client, &cluster, &network, tasks);
+        event_expiry::EventExpiry::start(&client, event_expiry::LIFE, tasks);
 
         let emptied = Arc::new(queue::Queue::new());
         garbage::GarbageCollector::start(&client, &served, Arc::clone(&emptied), tasks);

@@ -32,5 +32,5 @@ mod sync;
 mod volumes;
 
 pub use agents::{Agents, AgentsConfig, ExecError, LogError, NodeError};
-pub use context::{EventSink, Timings};
+pub use context::{DataPlane, EventSink, Timings};
 pub use log_reader::LogOptions;

@@ -107,6 +107,8 @@ pub type Encode = Box<dyn FnOnce(u64) -> Bytes + Send>;
 pub enum Op {
     /// Fails when the object exists.
     Create { encode: Encode },
+    /// Creates the object, or replaces it whatever it is.
+    Put { encode: Encode },
     /// Fails when the object is not at the revision `expect`.
     Update { expect: u64, encode: Encode },
     /// Fails when the object is not at the revision `expect`. `encode` gives the last state with the delete's revision.
@@ -197,6 +199,11 @@ impl Store {
         self.shared.revision()
     }
 
+    /// No later revision changed an object of this resource. At least the revision at which the store was opened.
+    pub fn newest_of(&self, resource: &str) -> u64 {
+        self.shared.feeds.find(resource).map_or(self.shared.feeds.base(), |feed| feed.newest())
+    }
+
     /// The compaction floor: lists at it and watches after it are possible, below it they are [`ReadError::Compacted`].
     pub fn compacted(&self) -> u64 {
         self.shared.compacted()
@@ -253,8 +260,16 @@ impl Store {
     ///
     /// The entry of a delete is the last state with the revision of the delete.
     pub async fn commit(&self, key: Key, op: Op) -> Result<Arc<Entry>, CommitError> {
+        self.commit_with(Vec::new(), key, op).await
+    }
+
+    /// Makes a write and, with revisions just below its own and in the same transaction, those that go with it. One of
+    /// these whose condition does not hold is left out; none is made without the write itself. They are few, and of
+    /// different objects.
+    pub async fn commit_with(&self, along: Vec<(Key, Op)>, key: Key, op: Op) -> Result<Arc<Entry>, CommitError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request::Write { key, op, reply };
+        debug_assert!(along.len() <= writer::MAX_ALONG, "{} writes along with {key}", along.len());
+        let request = Request::Write { along, key, op, reply };
         self.requests.send(request).await.map_err(|_| Unavailable::Closed)?;
         answer.await.map_err(|_| Unavailable::Closed)?
     }

@@ -195,17 +195,15 @@ impl Api {
             if options.dry_run || (!gone && object == before) {
                 return Ok((gone, object));
             }
+            let along = if gone { self.address_writes(info, &object, &Value::Null) } else { Vec::new() };
             let encode = object::encode_again(info, object.clone());
             let expect = entry.revision;
             let op = if gone { Op::Delete { expect, encode } } else { Op::Update { expect, encode } };
-            match self.store().commit(key.clone(), op).await {
+            match self.store().commit_with(along, key.clone(), op).await {
                 Ok(entry) => {
                     self.committed(info);
                     meta_mut(&mut object).insert("resourceVersion".into(), entry.revision.to_string().into());
                     if gone {
-                        if info.has_addresses() {
-                            self.move_addresses(&object, &Value::Null).await;
-                        }
                         target.kind.release(&self.inner.ctx, object.clone());
                     }
                     return Ok((gone, object));
@@ -241,7 +239,7 @@ impl Api {
         }
         drop(deletions);
         let revision = self.store().revision().to_string();
-        let list = json!({"kind": format!("{}List", info.kind), "apiVersion": info.api_version(),
+        let list = json!({"kind": info.list_kind(), "apiVersion": info.api_version(),
             "metadata": {"resourceVersion": revision}, "items": items});
         Ok(json_response(StatusCode::OK, &list))
     }

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::Api;
 use super::alloc::{MANAGED_BY, MANAGER};
-use super::kinds::Strategy;
+use super::kinds::{Info, Strategy};
 use super::managed::{Managers, Writer};
 use super::object::{self, meta_str};
-use crate::store::{CommitError, Key, Op};
+use crate::store::{Key, Op};
 
 const FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
 const RESOURCE: &str = "ipaddresses.networking.k8s.io";
@@ -36,45 +36,41 @@ fn of_service(address: &str, service: &Value) -> Value {
 }
 
 impl Api {
-    /// Makes and removes IPAddresses as a Service goes from `old` to `new`, either of which may be null.
-    pub(super) async fn move_addresses(&self, old: &Value, new: &Value) {
+    /// The writes of IPAddresses that go along with a Service's as it goes from `old` to `new`, either of which may be
+    /// null. Of other kinds there are none.
+    pub(super) fn address_writes(&self, info: &Info, old: &Value, new: &Value) -> Vec<(Key, Op)> {
+        if !info.has_addresses() {
+            return Vec::new();
+        }
         let (before, after) = (addresses(old), addresses(new));
         if before == after {
-            return;
+            return Vec::new();
         }
-        let Some(kind) = self.registry().find("networking.k8s.io", "v1", "ipaddresses") else { return };
-        let gone = before.iter().filter(|address| !after.contains(address)).map(|address| self.remove(address));
-        let made =
-            after.iter().filter(|address| !before.contains(address)).map(|address| self.make(&*kind, address, new));
-        futures::future::join(futures::future::join_all(gone), futures::future::join_all(made)).await;
+        let Some(kind) = self.registry().find("networking.k8s.io", "v1", "ipaddresses") else { return Vec::new() };
+        let gone = before.iter().filter(|address| !after.contains(address));
+        let made = after.iter().filter(|address| !before.contains(address));
+        let gone = gone.filter_map(|address| self.removal(kind.info(), address));
+        gone.chain(made.map(|address| making(&*kind, address, new))).collect()
     }
 
-    async fn make(&self, kind: &dyn Strategy, address: &str, service: &Value) {
-        let mut object = of_service(address, service);
-        let now = object::now_text();
-        let api_version = kind.info().api_version();
-        let writer =
-            Writer { manager: FIELD_MANAGER, api_version: &api_version, subresource: "", now: &now, has_status: false };
-        Managers::after_update(kind.schema(), &Value::Null, &object, None, &writer).write_to(&mut object);
+    /// `None` when there is no such object, or when it is not ours.
+    fn removal(&self, info: &Info, address: &str) -> Option<(Key, Op)> {
         let key = Key::new(RESOURCE, "", address);
-        let made =
-            self.store().commit(key.clone(), Op::Create { encode: object::encode_again(kind.info(), object.clone()) });
-        // One that an earlier holder left behind is taken over.
-        if let Err(CommitError::Exists(left)) = made.await {
-            let encode = object::encode_again(kind.info(), object);
-            let _ = self.store().commit(key, Op::Update { expect: left.revision, encode }).await;
-        }
+        let entry = self.store().get(&key)?;
+        let object: Value = serde_json::from_slice(&entry.value).ok()?;
+        let ours = object["metadata"]["labels"][MANAGED_BY] == MANAGER;
+        let encode = object::encode_again(info, object);
+        ours.then_some((key, Op::Delete { expect: entry.revision, encode }))
     }
+}
 
-    async fn remove(&self, address: &str) {
-        let key = Key::new(RESOURCE, "", address);
-        let Some(entry) = self.store().get(&key) else { return };
-        let ours = |object: &Value| object["metadata"]["labels"][MANAGED_BY] == MANAGER;
-        let Ok(object) = serde_json::from_slice::<Value>(&entry.value) else { return };
-        if let (true, Some(kind)) = (ours(&object), self.registry().find("networking.k8s.io", "v1", "ipaddresses")) {
-            let encode = object::encode_again(kind.info(), object);
-            // Somebody else's write means that it is gone, or not ours any more.
-            let _ = self.store().commit(key, Op::Delete { expect: entry.revision, encode }).await;
-        }
-    }
+/// One that an earlier holder left behind is taken over.
+fn making(kind: &dyn Strategy, address: &str, service: &Value) -> (Key, Op) {
+    let mut object = of_service(address, service);
+    let now = object::now_text();
+    let api_version = kind.info().api_version();
+    let writer =
+        Writer { manager: FIELD_MANAGER, api_version: &api_version, subresource: "", now: &now, has_status: false };
+    Managers::after_update(kind.schema(), &Value::Null, &object, None, &writer).write_to(&mut object);
+    (Key::new(RESOURCE, "", address), Op::Put { encode: object::encode_again(kind.info(), object) })
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::causes::Causes;
 use super::kinds::{Admitted, Info, Part};
 use super::managed::{self, Managers, Writer};
+use super::metadata::{check_finalizers, check_metadata};
 use super::negotiate::Form;
 use super::object::{self, meta, meta_mut, meta_str};
 use super::patch::{self, Patch};
@@ -32,9 +33,6 @@ impl Change {
 
 /// How often a write without a resourceVersion is tried again when others write at the same time.
 const ATTEMPTS: usize = 32;
-
-/// How refusals of a patch begin that are about something else than the type of what it makes.
-const OTHER_REFUSALS: [&str; 3] = ["error decoding patch", "the name of the object", "the namespace of the object"];
 
 impl Api {
     pub(super) fn get(&self, call: &Call) -> Result<Response, ApiError> {
@@ -103,26 +101,15 @@ impl Api {
         let Admitted { mut value, declared, reservation } = target.kind.create(&self.inner.ctx, object, causes)?;
         let managers = managers.unwrap_or_else(|| {
             let owned = declared.as_ref().unwrap_or(&value);
-            owners(call, Part::Main, &Value::Null, owned, sent.as_ref(), &now)
+            owners(call, &Value::Null, owned, sent.as_ref(), &now)
         });
         managers.write_to(&mut value);
         if dry_run {
             return Ok(bytes_response(StatusCode::CREATED, object::with_type_first(info, value)));
         }
-        let entry = if info.has_addresses() {
-            let encode = object::encode(info, value.clone())?;
-            // The addresses first (SC6); both are on their way before either is waited for, so that they share a commit.
-            let addresses = self.move_addresses(&Value::Null, &value);
-            let ((), entry) = futures::future::join(addresses, self.store().commit(key, Op::Create { encode })).await;
-            if entry.is_err() {
-                self.move_addresses(&value, &Value::Null).await;
-            }
-            entry
-        } else {
-            let encode = object::encode(info, value)?;
-            self.store().commit(key, Op::Create { encode }).await
-        };
-        let entry = entry.map_err(|e| match e {
+        let along = self.address_writes(info, &Value::Null, &value);
+        let encode = object::encode(info, value)?;
+        let entry = self.store().commit_with(along, key, Op::Create { encode }).await.map_err(|e| match e {
             CommitError::Exists(existing) => already_exists(target, &existing, &name),
             other => commit_failed(target, &name, &other),
         })?;
@@ -204,11 +191,8 @@ impl Api {
         let name = meta_str(&object, "name");
         if name.is_empty() {
             meta_mut(&mut object).insert("name".into(), target.name().into());
-        } else if name != target.name() {
-            return Err(ApiError::bad_request(format!(
-                "the name of the object ({name}) does not match the name on the URL ({})",
-                target.name()
-            )));
+        } else {
+            target.check_name(name)?;
         }
         check_namespace(target, &object)?;
         if part == Part::Main && target.kind.info().create_on_update && self.store().get(&target.key()).is_none() {
@@ -229,20 +213,19 @@ impl Api {
             // Only built-in types say how their lists merge in this way.
             return Err(ApiError::unsupported_media_type("415: Unsupported Media Type"));
         }
+        let twice = call.duplicates();
+        if call.params.get("fieldValidation") == "Strict" && !twice.is_empty() {
+            return Err(invalid_patch(&call.body, &format!("strict decoding error: {}", twice.join(", "))));
+        }
+        twice.into_iter().for_each(|text| call.warnings.add(text));
         let schema = call.target.kind.schema();
         let change = |current: &Value| {
-            let object = patch.apply(schema, current)?;
-            check_result(&call.target, &object)?;
+            let object = patch.apply(schema, current).map_err(|e| of_patch(call, e))?;
+            check_result(call, &object)?;
             self.check_patched(call, current, &object)?;
             Ok(Change::of(object))
         };
-        self.modify(call, part, dry_run, change).await.map_err(|e| match e.code {
-            // What the patch makes of the object is not of the object's type.
-            StatusCode::BAD_REQUEST if !OTHER_REFUSALS.iter().any(|start| e.message.starts_with(start)) => {
-                invalid_patch(&call.body, &e.message)
-            }
-            _ => e,
-        })
+        self.modify(call, part, dry_run, change).await
     }
 
     /// Server-side apply: makes the object, or merges into it what the applier wants to own.
@@ -256,18 +239,15 @@ impl Api {
         }
         check_namespace(target, &config)?;
         let name = meta_str(&config, "name").to_owned();
-        if !name.is_empty() && name != target.name() {
-            return Err(ApiError::bad_request(format!(
-                "the name of the object ({name}) does not match the name on the URL ({})",
-                target.name()
-            )));
+        if !name.is_empty() {
+            target.check_name(&name)?;
         }
         meta_mut(&mut config).insert("name".into(), target.name().into());
         let schema = target.kind.schema();
         let (manager, now) = (call.manager(), object::now_text());
         let api_version = target.kind.info().api_version();
-        let writer = writer(call, part, &manager, &api_version, &now);
-        if part == Part::Main && self.store().get(&target.key()).is_none() {
+        let writer = writer(call, &manager, &api_version, &now);
+        if call.target.subresource.is_none() && self.store().get(&target.key()).is_none() {
             for (field, what) in [("uid", "uid mismatch"), ("resourceVersion", "resourceVersion mismatch")] {
                 let asked = meta_str(&config, field);
                 if !asked.is_empty() {
@@ -320,10 +300,13 @@ impl Api {
             if part == Part::Main {
                 target.kind.warnings(&new, Some(&old)).into_iter().for_each(|text| call.warnings.add(text));
             }
-            let Admitted { mut value, declared, reservation } = self.admit_change(target, part, new, &old)?;
+            let patched = call.method == http::Method::PATCH && managers.is_none();
+            let admitted = self.admit_change(target, part, new, &old);
+            let Admitted { mut value, declared, reservation } =
+                admitted.map_err(|e| if patched { of_patch(call, e) } else { e })?;
             let managers = managers.unwrap_or_else(|| {
                 let owned = declared.as_ref().unwrap_or(&value);
-                owners(call, part, &old, owned, sent.as_ref(), &object::now_text())
+                owners(call, &old, owned, sent.as_ref(), &object::now_text())
             });
             managers.write_to(&mut value);
             if same_but_type(&value, &old) {
@@ -334,21 +317,16 @@ impl Api {
             }
             let finished = object::is_deleting(&value) && !super::delete::is_held(info, &value);
             let expect = entry.revision;
-            // What the Service or its like had and has is needed after the write.
-            let after = (finished || info.has_addresses()).then(|| value.clone());
+            let along = self.address_writes(info, &old, if finished { &Value::Null } else { &value });
+            let last = finished.then(|| value.clone());
             let encode = object::encode(info, value)?;
             let op = if finished { Op::Delete { expect, encode } } else { Op::Update { expect, encode } };
-            match self.store().commit(target.key(), op).await {
+            match self.store().commit_with(along, target.key(), op).await {
                 Ok(entry) => {
                     reservation.commit();
                     self.committed(info);
-                    if let Some(after) = after {
-                        if info.has_addresses() {
-                            self.move_addresses(&old, if finished { &Value::Null } else { &after }).await;
-                        }
-                        if finished {
-                            target.kind.release(&self.inner.ctx, after);
-                        }
+                    if let Some(last) = last {
+                        target.kind.release(&self.inner.ctx, last);
                     }
                     return self.entry_response(call, StatusCode::OK, &entry);
                 }
@@ -375,13 +353,11 @@ impl Api {
         }
         match part {
             Part::Status => {
-                // A status write is about the status: of the metadata only annotations may come along.
-                let (status, annotations) = (new["status"].take(), meta(&new, "annotations").cloned());
+                // A status write is about the status, and about the metadata as far as the kind lets it.
+                let (status, metadata) = (new["status"].take(), new["metadata"].take());
                 new = old.clone();
                 new["status"] = status;
-                if let Some(annotations) = annotations {
-                    meta_mut(&mut new).insert("annotations".into(), annotations);
-                }
+                new["metadata"] = metadata;
             }
             Part::Main | Part::EphemeralContainers | Part::Resize if info.status => {
                 new["status"] = old["status"].clone();
@@ -470,6 +446,11 @@ fn unknown_fields(call: &Call, object: &Value) -> Vec<String> {
     found.into_iter().map(|path| format!("unknown field {path:?}")).collect()
 }
 
+/// What a patch makes of an object is not of the object's type: the patch is to blame.
+fn of_patch(call: &Call, error: ApiError) -> ApiError {
+    if error.code == StatusCode::BAD_REQUEST { invalid_patch(&call.body, &error.message) } else { error }
+}
+
 /// A patch whose result cannot be.
 fn invalid_patch(patch: &[u8], why: &str) -> ApiError {
     let mut causes = Causes::default();
@@ -477,21 +458,15 @@ fn invalid_patch(patch: &[u8], why: &str) -> ApiError {
     ApiError::invalid(About { group: "", resource: "", name: "" }, &causes.0)
 }
 
-fn writer<'a>(call: &'a Call, part: Part, manager: &'a str, api_version: &'a str, now: &'a str) -> Writer<'a> {
-    let subresource = match part {
-        Part::Main => "",
-        Part::Status => "status",
-        Part::Finalize => "finalize",
-        Part::EphemeralContainers => "ephemeralcontainers",
-        Part::Resize => "resize",
-    };
+fn writer<'a>(call: &'a Call, manager: &'a str, api_version: &'a str, now: &'a str) -> Writer<'a> {
+    let subresource = call.target.subresource.as_deref().unwrap_or_default();
     Writer { manager, api_version, subresource, now, has_status: call.target.kind.info().status }
 }
 
 /// Who owns what after a write that is no apply. `sent` is what the client says of it.
-fn owners(call: &Call, part: Part, old: &Value, new: &Value, sent: Option<&Value>, now: &str) -> Managers {
+fn owners(call: &Call, old: &Value, new: &Value, sent: Option<&Value>, now: &str) -> Managers {
     let (manager, api_version) = (call.manager(), call.target.kind.info().api_version());
-    let writer = writer(call, part, &manager, &api_version, now);
+    let writer = writer(call, &manager, &api_version, now);
     Managers::after_update(call.target.kind.schema(), old, new, sent, &writer)
 }
 
@@ -504,7 +479,8 @@ fn check_namespace(target: &Target, object: &Value) -> Result<(), ApiError> {
 }
 
 /// What a patch makes of an object is an object, at its name and in its namespace.
-fn check_result(target: &Target, object: &Value) -> Result<(), ApiError> {
+fn check_result(call: &Call, object: &Value) -> Result<(), ApiError> {
+    let target = &call.target;
     let found = match object {
         Value::Object(_) => None,
         Value::Array(_) => Some("array"),
@@ -516,15 +492,10 @@ fn check_result(target: &Target, object: &Value) -> Result<(), ApiError> {
     if let Some(found) = found {
         let info = target.kind.info();
         let why = format!("json: cannot unmarshal {found} into Go value of type {}.{}", info.version, info.kind);
-        return Err(ApiError::bad_request(why));
+        return Err(invalid_patch(&call.body, &why));
     }
     let (name, namespace) = (meta_str(object, "name"), meta_str(object, "namespace"));
-    if name != target.name() {
-        return Err(ApiError::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            target.name()
-        )));
-    }
+    target.check_name(name)?;
     if target.namespace.is_some() && !namespace.is_empty() && namespace != target.namespace() {
         return Err(ApiError::bad_request(format!(
             "the namespace of the object ({namespace}) does not match the namespace on the request ({})",
@@ -532,84 +503,6 @@ fn check_result(target: &Target, object: &Value) -> Result<(), ApiError> {
         )));
     }
     Ok(())
-}
-
-fn check_metadata(info: &Info, object: &Value, causes: &mut Causes) {
-    let name = meta_str(object, "name");
-    if name.is_empty() {
-        causes.required("metadata.name", "name or generateName is required");
-    } else {
-        info.name_rule.errors(name).into_iter().for_each(|e| causes.invalid("metadata.name", name, e));
-    }
-    let strings = |field: &str| -> std::collections::BTreeMap<String, String> {
-        let map = meta(object, field).and_then(Value::as_object).cloned().unwrap_or_default();
-        map.into_iter().filter_map(|(k, v)| v.as_str().map(|v| (k, v.to_owned()))).collect()
-    };
-    names::check_labels(causes, "metadata.labels", &strings("labels"));
-    let annotations = strings("annotations");
-    for key in annotations.keys() {
-        let lower = key.to_lowercase();
-        names::qualified_name_errors(&lower)
-            .into_iter()
-            .for_each(|e| causes.invalid("metadata.annotations", key.as_str(), e));
-    }
-    const ANNOTATION_LIMIT: usize = 256 * 1024;
-    if annotations.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > ANNOTATION_LIMIT {
-        causes.too_long("metadata.annotations", ANNOTATION_LIMIT);
-    }
-    check_finalizer_names(info, object, causes);
-    for (i, owner) in meta(object, "ownerReferences").and_then(Value::as_array).into_iter().flatten().enumerate() {
-        for field in ["apiVersion", "kind", "name", "uid"] {
-            if owner.get(field).and_then(Value::as_str).unwrap_or_default().is_empty() {
-                causes.invalid(
-                    format!("metadata.ownerReferences[{i}].{field}"),
-                    "",
-                    format!("{field} must not be empty"),
-                );
-            }
-        }
-    }
-}
-
-/// Finalizers are qualified names, but for those that Kubernetes itself knows.
-fn check_finalizer_names(info: &Info, object: &Value, causes: &mut Causes) {
-    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
-    let names = object::finalizers(object);
-    for (i, name) in names.iter().enumerate() {
-        let field = format!("metadata.finalizers[{i}]");
-        let errors = names::qualified_name_errors(name);
-        // Definitions of kinds and what they define have the looser rules of their own API server.
-        let strict = !info.custom && !info.defines_kinds;
-        let unqualified = strict && errors.is_empty() && !name.contains('/') && !STANDARD.contains(&name.as_str());
-        errors.into_iter().for_each(|e| causes.invalid(field.as_str(), name.as_str(), e));
-        if unqualified {
-            let why = "name is neither a standard finalizer name nor is it fully qualified";
-            causes.invalid(field, name.as_str(), why);
-        }
-    }
-    let has = |name: &str| names.iter().any(|other| other == name);
-    if has("orphan") && has("foregroundDeletion") {
-        let why = "finalizer orphan and foregroundDeletion cannot be both set";
-        causes.invalid("metadata.finalizers", names, why);
-    }
-}
-
-/// While an object is being deleted its finalizers may only go.
-fn check_finalizers(new: &Value, old: &Value, causes: &mut Causes) {
-    if !object::is_deleting(old) {
-        return;
-    }
-    let before = object::finalizers(old);
-    let added: Vec<String> = object::finalizers(new).into_iter().filter(|name| !before.contains(name)).collect();
-    if !added.is_empty() {
-        // As Go prints a list of strings.
-        let added: Vec<String> = added.iter().map(|name| format!("{name:?}")).collect();
-        let detail = format!(
-            "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
-            added.join(", ")
-        );
-        causes.forbidden("metadata.finalizers", detail);
-    }
 }
 
 fn already_exists(target: &Target, existing: &Entry, name: &str) -> ApiError {

@@ -198,7 +198,7 @@ async fn until<K: Clone>(informer: &Informer<K>, condition: impl Fn() -> bool) {
     let mut changes = informer.subscribe();
     while !condition() {
         match changes.recv().await {
-            Some(Change::Applied { .. } | Change::Deleted(_) | Change::Synced) => {}
+            Some(Change::Applied { .. } | Change::Deleted(_) | Change::Synced | Change::Marked(_)) => {}
             // The cluster is going down; the time limit ends the wait.
             None => std::future::pending().await,
         }

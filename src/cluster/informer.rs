@@ -4,14 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
-use futures::StreamExt;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Resource, ResourceExt};
 use parking_lot::RwLock;
-use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
-use tracing::warn;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// Namespace and name; the namespace is empty for cluster-scoped objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,17 +42,36 @@ pub enum Change<K> {
     Deleted(Arc<K>),
     /// Everything that existed when the watch began has been delivered. Sent once to each subscription.
     Synced,
+    /// Somebody waits until what follows from the changes before this one is done. See [`Mark`].
+    Marked(Mark),
+}
+
+/// Travels through subscriptions behind changes. Who works on changes keeps it until what follows from those before
+/// it is done; who only looks drops it. When all copies are gone, the sender knows.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    _token: TaskTrackerToken,
+}
+
+impl Mark {
+    /// A mark, and what tells when it and its copies are gone.
+    pub fn new() -> (Self, TaskTracker) {
+        let tracker = TaskTracker::new();
+        tracker.close();
+        (Self { _token: tracker.token() }, tracker)
+    }
 }
 
 /// The reading end of a kind's cache.
 pub struct Informer<K> {
     shared: Arc<Shared<K>>,
     synced: watch::Receiver<bool>,
+    reached: watch::Receiver<u64>,
 }
 
 impl<K> Clone for Informer<K> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), synced: self.synced.clone() }
+        Self { shared: Arc::clone(&self.shared), synced: self.synced.clone(), reached: self.reached.clone() }
     }
 }
 
@@ -78,7 +94,9 @@ impl<K> Informer<K> {
             state: RwLock::new(State { objects: BTreeMap::new(), subscribers: Vec::new(), synced: false }),
         });
         let (synced_tx, synced) = watch::channel(false);
-        (Self { shared: Arc::clone(&shared), synced }, Writer { shared, synced: synced_tx })
+        let (reached_tx, reached) = watch::channel(0);
+        let writer = Writer { shared: Arc::clone(&shared), synced: synced_tx, reached: reached_tx };
+        (Self { shared, synced, reached }, writer)
     }
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
@@ -116,6 +134,17 @@ impl<K> Informer<K> {
         let _ = self.synced.clone().wait_for(|synced| *synced).await;
     }
 
+    /// Waits until everything of this kind up to a resourceVersion has been sent to the subscriptions.
+    pub async fn wait_reached(&self, revision: u64) {
+        // As above.
+        let _ = self.reached.clone().wait_for(|reached| *reached >= revision).await;
+    }
+
+    /// Puts a mark into each subscription, behind what has been sent.
+    pub fn mark(&self, mark: &Mark) {
+        self.shared.state.write().publish(|| Change::Marked(mark.clone()));
+    }
+
     pub fn subscribe(&self) -> Subscription<K> {
         let (tx, rx) = mpsc::unbounded_channel();
         let mut state = self.shared.state.write();
@@ -134,6 +163,7 @@ impl<K> Informer<K> {
 pub struct Writer<K> {
     shared: Arc<Shared<K>>,
     synced: watch::Sender<bool>,
+    reached: watch::Sender<u64>,
 }
 
 impl<K: Resource> Writer<K> {
@@ -178,36 +208,20 @@ impl<K: Resource> Writer<K> {
         drop(state);
         self.synced.send_replace(true);
     }
+
+    /// Says that the cache holds everything of this kind up to a resourceVersion.
+    pub fn reach(&self, revision: u64) {
+        self.reached.send_if_modified(|reached| {
+            let newer = revision > *reached;
+            *reached = revision.max(*reached);
+            newer
+        });
+    }
 }
 
 impl<K> State<K> {
     fn publish(&mut self, change: impl Fn() -> Change<K>) {
         self.subscribers.retain(|subscriber| subscriber.send(change()).is_ok());
-    }
-}
-
-impl<K> Writer<K>
-where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-    K::DynamicType: Default,
-{
-    /// Follows the API's watch of this kind for ever, starting over where the watch is lost.
-    pub async fn run(self, api: Api<K>) {
-        let config = watcher::Config::default().streaming_lists();
-        // Our own API leaves them out already; another one does not, and nobody here asks who owns which field.
-        let lean = |object: &mut K| object.meta_mut().managed_fields = None;
-        let mut events = watcher(api, config).default_backoff().modify(lean).boxed();
-        let mut initial = Vec::new();
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(Event::Init) => initial.clear(),
-                Ok(Event::InitApply(object)) => initial.push(object),
-                Ok(Event::InitDone) => self.replace(std::mem::take(&mut initial)),
-                Ok(Event::Apply(object)) => self.apply(object),
-                Ok(Event::Delete(object)) => self.delete(&ObjectKey::of(&object)),
-                Err(e) => warn!(kind = std::any::type_name::<K>(), error = %e, "watch failed, starting over"),
-            }
-        }
     }
 }
 

@@ -147,7 +147,7 @@ async fn follow_pods(controller: Arc<DisruptionController>, queue: Arc<Queue<Obj
         let pods = match change {
             Change::Applied { old, new } => [old, Some(new)],
             Change::Deleted(old) => [Some(old), None],
-            Change::Synced => continue,
+            Change::Synced | Change::Marked(_) => continue,
         };
         for pod in pods.into_iter().flatten() {
             let namespace = pod.metadata.namespace.clone().unwrap_or_default();

@@ -123,6 +123,7 @@ async fn follow(cluster: Cluster, queue: Arc<Queue<ObjectKey>>) {
                 }
             }
             Change::Deleted(old) => queue.add(ObjectKey::of(&*old)),
+            Change::Marked(mark) => queue.mark(&mark),
             Change::Synced => {
                 for key in at_start.take().unwrap_or_default() {
                     queue.add(key);

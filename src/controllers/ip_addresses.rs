@@ -119,6 +119,7 @@ async fn follow_services(controller: Arc<IpAddressController>, queue: Arc<Queue<
                 starting = false;
                 continue;
             }
+            Change::Marked(_) => continue,
         };
         let key = |service: &Service| ObjectKey::of(service);
         let before = old.as_deref().map(addresses).unwrap_or_default();

@@ -191,6 +191,10 @@ async fn follow(services: Informer<Service>, queue: Arc<Queue<ObjectKey>>) {
             Change::Applied { old, new } => (old, Some(new)),
             Change::Deleted(old) => (Some(old), None),
             Change::Synced => continue,
+            Change::Marked(mark) => {
+                queue.mark(&mark);
+                continue;
+            }
         };
         if [&old, &new].into_iter().flatten().any(|service| concerns(service))
             && let Some(service) = new.or(old)

@@ -64,7 +64,7 @@ impl Reconcile for MirroringController {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, Error> {
         let existing = match self.writer.present(key).await? {
             Present::Slices(slices) => slices,
-            Present::Behind(wait) => return Ok(Action::After(wait)),
+            Present::Behind(wait) => return Ok(Action::Behind(wait)),
         };
         let service = self.cluster.services.get(&key.namespace, &key.name);
         let endpoints = self.cluster.endpoints.get(&key.namespace, &key.name);
@@ -93,6 +93,7 @@ async fn queue_keys<K: Resource>(informer: Informer<K>, queue: Arc<Queue<ObjectK
         match change {
             Change::Applied { new: object, .. } | Change::Deleted(object) => queue.add(ObjectKey::of(&*object)),
             Change::Synced => {}
+            Change::Marked(mark) => queue.mark(&mark),
         }
     }
 }

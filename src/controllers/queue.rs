@@ -3,6 +3,8 @@
 //! Rules (client-go's work queue has the same):
 //! * A key is waiting at most once, so a burst of changes of one object is one reconcile.
 //! * A key is never handed out while it is being worked on; if it is added meanwhile, it waits again afterwards.
+//! * A [`Mark`] waits for the turns of the keys that are waiting or being worked on; it follows a key that lost a race or
+//!   is behind, and leaves one that failed: what cannot be done is not waited for.
 //! * A failed key comes back after 5 ms, then twice as long each time up to 1000 s, spread by up to a fifth so that
 //!   keys that failed together do not return together. Success forgets the failures.
 //!
@@ -18,6 +20,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::cluster::Mark;
+
 const FIRST_RETRY: Duration = Duration::from_millis(5);
 const LAST_RETRY: Duration = Duration::from_secs(1000);
 
@@ -30,11 +34,20 @@ pub(super) struct Queue<K> {
 struct State<K> {
     ready: VecDeque<K>,
     queued: FxHashSet<K>,
-    /// Keys that are being worked on; `true` when the key was added again meanwhile.
-    running: FxHashMap<K, bool>,
+    running: FxHashMap<K, Turn>,
+    /// What waits for the next turn of a key to succeed. A key whose turn has to be repeated is here, marked or not.
+    owed: FxHashMap<K, Vec<Mark>>,
     postponed: BTreeSet<(Instant, K)>,
     due: FxHashMap<K, Instant>,
     failures: FxHashMap<K, u32>,
+}
+
+/// A key that is being worked on.
+#[derive(Default)]
+struct Turn {
+    /// The key was added again meanwhile.
+    again: bool,
+    marks: Vec<Mark>,
 }
 
 impl<K: Clone + Ord + Hash> Queue<K> {
@@ -44,6 +57,7 @@ impl<K: Clone + Ord + Hash> Queue<K> {
                 ready: VecDeque::new(),
                 queued: FxHashSet::default(),
                 running: FxHashMap::default(),
+                owed: FxHashMap::default(),
                 postponed: BTreeSet::new(),
                 due: FxHashMap::default(),
                 failures: FxHashMap::default(),
@@ -85,10 +99,16 @@ impl<K: Clone + Ord + Hash> Queue<K> {
         }
     }
 
+    /// Lets a mark wait until the work that is known now is done.
+    pub(super) fn mark(&self, mark: &Mark) {
+        self.state.lock().mark(mark);
+    }
+
     /// The work on `key` succeeded; `again` asks for another turn after a while.
     pub(super) fn done(&self, key: &K, again: Option<Duration>) {
         let mut state = self.state.lock();
         state.failures.remove(key);
+        // Its marks go: what they waited for is done.
         state.release(key);
         if let Some(delay) = again {
             state.postpone(key.clone(), Instant::now() + delay);
@@ -97,13 +117,33 @@ impl<K: Clone + Ord + Hash> Queue<K> {
         self.changed.notify_one();
     }
 
+    /// The work on `key` could not be done yet: it comes back after `delay`, or when it is added.
+    pub(super) fn behind(&self, key: &K, delay: Duration) {
+        let mut state = self.state.lock();
+        state.failures.remove(key);
+        state.repeat(key);
+        state.postpone(key.clone(), Instant::now() + delay);
+        drop(state);
+        self.changed.notify_one();
+    }
+
     /// The work on `key` failed: it comes back after the returned delay.
     pub(super) fn failed(&self, key: &K) -> Duration {
+        self.state.lock().release(key);
+        self.postpone_failed(key)
+    }
+
+    /// Somebody else wrote first: the key comes back after the returned delay, and its marks wait on.
+    pub(super) fn lost_race(&self, key: &K) -> Duration {
+        self.state.lock().repeat(key);
+        self.postpone_failed(key)
+    }
+
+    fn postpone_failed(&self, key: &K) -> Duration {
         let mut state = self.state.lock();
         let failures = state.failures.entry(key.clone()).or_insert(0);
         let delay = back_off(*failures).mul_f64(rand::rng().random_range(1.0..1.2));
         *failures = failures.saturating_add(1);
-        state.release(key);
         state.postpone(key.clone(), Instant::now() + delay);
         drop(state);
         self.changed.notify_one();
@@ -121,8 +161,8 @@ fn back_off(failures: u32) -> Duration {
 impl<K: Clone + Ord + Hash> State<K> {
     fn add(&mut self, key: K) {
         self.cancel_postponed(&key);
-        if let Some(again) = self.running.get_mut(&key) {
-            *again = true;
+        if let Some(turn) = self.running.get_mut(&key) {
+            turn.again = true;
         } else if self.queued.insert(key.clone()) {
             self.ready.push_back(key);
         }
@@ -130,7 +170,7 @@ impl<K: Clone + Ord + Hash> State<K> {
 
     fn postpone(&mut self, key: K, at: Instant) {
         let waits_already = self.queued.contains(&key)
-            || self.running.get(&key) == Some(&true)
+            || self.running.get(&key).is_some_and(|turn| turn.again)
             || self.due.get(&key).is_some_and(|due| *due <= at);
         if !waits_already {
             self.cancel_postponed(&key);
@@ -157,13 +197,34 @@ impl<K: Clone + Ord + Hash> State<K> {
     fn take(&mut self) -> Option<K> {
         let key = self.ready.pop_front()?;
         self.queued.remove(&key);
-        self.running.insert(key.clone(), false);
+        let marks = self.owed.remove(&key).unwrap_or_default();
+        self.running.insert(key.clone(), Turn { again: false, marks });
         Some(key)
     }
 
-    fn release(&mut self, key: &K) {
-        if self.running.remove(key) == Some(true) {
+    /// Ends a turn. Returns its marks.
+    fn release(&mut self, key: &K) -> Vec<Mark> {
+        let Some(turn) = self.running.remove(key) else { return Vec::new() };
+        if turn.again {
             self.add(key.clone());
+        }
+        turn.marks
+    }
+
+    /// Ends a turn that has not done its work.
+    fn repeat(&mut self, key: &K) {
+        let marks = self.release(key);
+        self.owed.entry(key.clone()).or_default().extend(marks);
+    }
+
+    fn mark(&mut self, mark: &Mark) {
+        let again = self.running.iter().filter(|(_, turn)| turn.again).map(|(key, _)| key);
+        let waiting: FxHashSet<K> = self.ready.iter().chain(self.owed.keys()).chain(again).cloned().collect();
+        for key in waiting {
+            self.owed.entry(key).or_default().push(mark.clone());
+        }
+        for turn in self.running.values_mut().filter(|turn| !turn.again) {
+            turn.marks.push(mark.clone());
         }
     }
 }
@@ -231,6 +292,58 @@ mod tests {
         queue.done(&"a", None);
         queue.add_after("b", Duration::from_millis(60));
         assert_eq!(queue.next().await, "b", "the postponed turn of a is gone");
+    }
+
+    /// What a mark is waiting for is told by the tracker.
+    #[tokio::test(start_paused = true)]
+    async fn mark_waits_for_what_is_queued_and_running_and_for_nothing_later() {
+        let queue = Queue::new();
+        queue.add("a");
+        queue.add("b");
+        assert_eq!(ready_now(&queue), Some("a"));
+        let (mark, gone) = Mark::new();
+        queue.mark(&mark);
+        drop(mark);
+        queue.add("c");
+        queue.done(&"a", None);
+        assert!(!gone.is_empty(), "b still waits");
+        assert_eq!(ready_now(&queue), Some("b"));
+        assert!(!gone.is_empty(), "b is being worked on");
+        queue.done(&"b", None);
+        assert!(gone.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn mark_waits_for_the_second_turn_of_a_key_that_changed_during_its_first() {
+        let queue = Queue::new();
+        queue.add("a");
+        assert_eq!(ready_now(&queue), Some("a"));
+        queue.add("a");
+        let (mark, gone) = Mark::new();
+        queue.mark(&mark);
+        drop(mark);
+        queue.done(&"a", None);
+        assert!(!gone.is_empty(), "the first turn did not see the change");
+        assert_eq!(ready_now(&queue), Some("a"));
+        queue.done(&"a", None);
+        assert!(gone.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn mark_follows_a_key_that_lost_a_race_and_leaves_one_that_failed() {
+        let queue = Queue::new();
+        queue.add("a");
+        assert_eq!(ready_now(&queue), Some("a"));
+        queue.lost_race(&"a");
+        let (mark, gone) = Mark::new();
+        queue.mark(&mark);
+        drop(mark);
+        assert_eq!(queue.next().await, "a");
+        queue.behind(&"a", Duration::from_millis(3));
+        assert!(!gone.is_empty(), "what the cache has not seen yet is still to be done");
+        assert_eq!(queue.next().await, "a");
+        queue.failed(&"a");
+        assert!(gone.is_empty());
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(super) enum Action {
     Done,
     /// Another turn after this time, should nothing queue the key before.
     After(Duration),
+    /// Nothing could be done yet: the cache has not seen an own write. Another turn as with `After`.
+    Behind(Duration),
 }
 
 /// Why a reconcile did not reach its goal; the runner tries again with back-off.
@@ -132,13 +134,14 @@ fn finish<K: Clone + Ord + Hash + Display>(
     match result {
         Ok(Action::Done) => queue.done(key, None),
         Ok(Action::After(delay)) => queue.done(key, Some(delay)),
+        Ok(Action::Behind(delay)) => queue.behind(key, delay),
+        Err(error) if error.is_conflict() => {
+            let retry_in = queue.lost_race(key);
+            debug!(controller, %key, %error, ?retry_in, "reconcile lost a race");
+        }
         Err(error) => {
             let retry_in = queue.failed(key);
-            if error.is_conflict() {
-                debug!(controller, %key, %error, ?retry_in, "reconcile lost a race");
-            } else {
-                warn!(controller, %key, %error, ?retry_in, "reconcile failed");
-            }
+            warn!(controller, %key, %error, ?retry_in, "reconcile failed");
         }
     }
 }

@@ -97,7 +97,7 @@ impl Scheduler {
                 }
             }
             Change::Deleted(old) => self.take_off(&old),
-            Change::Synced => {}
+            Change::Synced | Change::Marked(_) => {}
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use super::endpoint_model::{pod_ready, selector_of, terminal};
 use super::queue::Queue;
-use crate::cluster::{Change, Cluster, ObjectKey};
+use crate::cluster::{Change, Cluster, Mark, ObjectKey};
 
 type Labels = BTreeMap<String, String>;
 
@@ -75,9 +75,9 @@ impl ServicePods {
         let _ = self.missing.subscribe().wait_for(|missing| *missing == 0).await;
     }
 
-    fn synced(&self) -> Vec<ObjectKey> {
+    fn synced(&self) -> Outcome {
         self.missing.send_modify(|missing| *missing -= 1);
-        Vec::new()
+        Outcome::nothing()
     }
 
     /// The Pods that the Service's selector matches, ordered by name. None without a selector.
@@ -100,39 +100,41 @@ impl ServicePods {
         let mut pods = self.cluster.pods.subscribe();
         let mut nodes = self.cluster.nodes.subscribe();
         loop {
-            let concerned = tokio::select! {
+            let outcome = tokio::select! {
                 Some(change) = services.recv() => self.service_changed(&change),
                 Some(change) = pods.recv() => self.pod_changed(&change),
                 Some(change) = nodes.recv() => self.node_changed(&change),
                 else => return,
             };
-            for key in concerned {
-                for queue in &queues {
-                    queue.add(key.clone());
+            for queue in &queues {
+                match &outcome {
+                    Outcome::Concerns(services) => services.iter().cloned().for_each(|key| queue.add(key)),
+                    Outcome::Mark(mark) => queue.mark(mark),
                 }
             }
         }
     }
 
-    fn service_changed(&self, change: &Change<Service>) -> Vec<ObjectKey> {
+    fn service_changed(&self, change: &Change<Service>) -> Outcome {
         match change {
             Change::Applied { new, .. } => {
                 let key = ObjectKey::of(&**new);
                 self.index.lock().file_service(&key, selector_of(new));
-                vec![key]
+                Outcome::Concerns(vec![key])
             }
             Change::Deleted(old) => {
                 let key = ObjectKey::of(&**old);
                 self.index.lock().file_service(&key, None);
-                vec![key]
+                Outcome::Concerns(vec![key])
             }
             Change::Synced => self.synced(),
+            Change::Marked(mark) => Outcome::Mark(mark.clone()),
         }
     }
 
-    fn pod_changed(&self, change: &Change<Pod>) -> Vec<ObjectKey> {
+    fn pod_changed(&self, change: &Change<Pod>) -> Outcome {
         let mut index = self.index.lock();
-        match change {
+        Outcome::Concerns(match change {
             Change::Applied { old: None, new } => {
                 index.file_pod(new, None);
                 index.services_of(new)
@@ -142,7 +144,7 @@ impl ServicePods {
                     index.file_pod(new, Some(old.labels()));
                 }
                 if !concerns_endpoints(old, new) {
-                    return Vec::new();
+                    return Outcome::nothing();
                 }
                 let mut concerned = index.services_of(new);
                 if old.labels() != new.labels() {
@@ -154,18 +156,20 @@ impl ServicePods {
                 index.drop_pod(old);
                 index.services_of(old)
             }
-            Change::Synced => self.synced(),
-        }
+            Change::Synced => return self.synced(),
+            Change::Marked(mark) => return Outcome::Mark(mark.clone()),
+        })
     }
 
     /// A Node matters when it comes or goes (ES9) or moves to another zone (ES7).
-    fn node_changed(&self, change: &Change<Node>) -> Vec<ObjectKey> {
+    fn node_changed(&self, change: &Change<Node>) -> Outcome {
         let node = match change {
             Change::Applied { old: Some(old), new } if old.labels().get(ZONE_LABEL) == new.labels().get(ZONE_LABEL) => {
-                return Vec::new();
+                return Outcome::nothing();
             }
             Change::Applied { new: node, .. } | Change::Deleted(node) => node.name_any(),
             Change::Synced => return self.synced(),
+            Change::Marked(mark) => return Outcome::Mark(mark.clone()),
         };
         let index = self.index.lock();
         let mut concerned = FxHashSet::default();
@@ -174,7 +178,21 @@ impl ServicePods {
                 concerned.extend(index.services_of(&pod));
             }
         }
-        concerned.into_iter().collect()
+        Outcome::Concerns(concerned.into_iter().collect())
+    }
+}
+
+/// What a change asks for.
+enum Outcome {
+    /// Another look at these Services.
+    Concerns(Vec<ObjectKey>),
+    /// That the mark waits behind the Services queued so far.
+    Mark(Mark),
+}
+
+impl Outcome {
+    fn nothing() -> Self {
+        Self::Concerns(Vec::new())
     }
 }
 

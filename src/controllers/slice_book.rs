@@ -98,7 +98,7 @@ impl SliceBook {
                 noted
             }
             Change::Deleted(old) => self.owner_of(old).map(|owner| self.removed(owner, old)).into_iter().collect(),
-            Change::Synced => Vec::new(),
+            Change::Synced | Change::Marked(_) => Vec::new(),
         }
     }
 

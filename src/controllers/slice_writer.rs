@@ -49,8 +49,10 @@ impl SliceWriter {
         let follower = Arc::clone(&this);
         tasks.spawn(async move {
             while let Some(change) = changes.recv().await {
-                if matches!(change, Change::Synced) {
-                    follower.synced.send_replace(true);
+                match &change {
+                    Change::Synced => drop(follower.synced.send_replace(true)),
+                    Change::Marked(mark) => queue.mark(mark),
+                    Change::Applied { .. } | Change::Deleted(_) => {}
                 }
                 for noted in follower.book.note(&change) {
                     match noted {

@@ -55,7 +55,7 @@ impl SliceController {
     async fn bring_up_to_date(&self, key: &ObjectKey, service: &Service) -> Result<Action, Error> {
         let existing = match self.writer.present(key).await? {
             Present::Slices(slices) => slices,
-            Present::Behind(wait) => return Ok(Action::After(wait)),
+            Present::Behind(wait) => return Ok(Action::Behind(wait)),
         };
         let pods = self.service_pods.pods_of(service);
         let triggers = Triggers::of(service, pods.iter().map(|pod| -> &Pod { pod }));

@@ -129,6 +129,7 @@ impl Model {
                 self.synced += 1;
                 None
             }
+            Change::Marked(_) => None,
         }
     }
 
@@ -137,7 +138,7 @@ impl Model {
         let gone = match &change {
             Change::Applied { old, .. } => old.clone(),
             Change::Deleted(old) => Some(Arc::clone(old)),
-            Change::Synced => None,
+            Change::Synced | Change::Marked(_) => None,
         };
         if let Some((old, owner)) = gone.and_then(|old| view::owner_of(&old).map(|owner| (old, owner))) {
             if let Some(slices) = self.slices.get_mut(&owner) {

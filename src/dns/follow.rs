@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tracing::debug;
 
 use super::records::{Index, Records};
-use crate::cluster::{Change, Cluster, ObjectKey, Subscription};
+use crate::cluster::{Change, Cluster, Mark, ObjectKey, Subscription};
 
 /// Changes taken from a subscription at once.
 const BATCH: usize = 1024;
@@ -32,11 +32,13 @@ struct Feed<K> {
     batch: Vec<Change<K>>,
     synced: bool,
     newest: u64,
+    /// Kept until the changes before them are in the answers.
+    marks: Vec<Mark>,
 }
 
 impl<K: Resource> Feed<K> {
     fn new(changes: Subscription<K>) -> Self {
-        Self { changes, batch: Vec::new(), synced: false, newest: 0 }
+        Self { changes, batch: Vec::new(), synced: false, newest: 0, marks: Vec::new() }
     }
 
     /// Waits for changes; 0 means that there will be no more.
@@ -58,6 +60,10 @@ impl<K: Resource> Feed<K> {
                 Change::Deleted(old) => (Some(&**old), None),
                 Change::Synced => {
                     self.synced = true;
+                    continue;
+                }
+                Change::Marked(mark) => {
+                    self.marks.push(mark.clone());
                     continue;
                 }
             };
@@ -115,6 +121,9 @@ pub async fn follow(cluster: Cluster, index: Arc<Index>, applied: watch::Sender<
         records.note_revision(now.services.max(now.slices).max(now.pods).max(now.namespaces));
         index.publish(records.clone());
         applied.send_replace(now);
+        for marks in [&mut namespaces.marks, &mut services.marks, &mut slices.marks, &mut pods.marks] {
+            marks.clear();
+        }
     }
 }
 

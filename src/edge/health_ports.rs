@@ -106,7 +106,8 @@ impl ServicePorts {
                     }
                 }
                 Change::Deleted(old) => self.close(&ObjectKey::of(&*old)).await,
-                Change::Synced => {}
+                // What came before a mark is open or closed by now.
+                Change::Synced | Change::Marked(_) => {}
             }
         }
     }

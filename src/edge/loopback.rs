@@ -99,7 +99,8 @@ impl Doorkeeper {
             let (service, wanted) = match change {
                 Change::Applied { new, .. } => (Arc::clone(&new), doors(&new)),
                 Change::Deleted(old) => (old, Vec::new()),
-                Change::Synced => continue,
+                // What came before a mark is open or closed by now.
+                Change::Synced | Change::Marked(_) => continue,
             };
             if self.set(&service, wanted).await {
                 let waiting: Vec<_> = self.shut.values().cloned().collect();

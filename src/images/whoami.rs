@@ -7,7 +7,7 @@
 //! * UDP on port 9001 (`--udp-port N` or UDP_PORT): answers each datagram with the same text.
 //!
 //! Pod, namespace and node come from POD_NAME, POD_NAMESPACE and NODE_NAME, which the agent sets. On SIGTERM it
-//! accepts nothing new, finishes the requests that it has, and exits with 0.
+//! accepts the connections that are on their way, finishes the requests that it has, and exits with 0.
 
 use std::convert::Infallible;
 use std::io;
@@ -28,6 +28,9 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// How long connections are accepted and kept after SIGTERM. The kernel resets those that are not accepted yet when the listener
+/// closes.
+const LAST_CONNECTIONS: Duration = Duration::from_millis(100);
 /// How long requests in flight may take after SIGTERM; less than a Pod's usual 30 seconds of grace.
 const DRAIN: Duration = Duration::from_secs(25);
 
@@ -43,6 +46,8 @@ struct Identity {
     namespace: String,
     node: String,
     ready: AtomicBool,
+    /// SIGTERM has come: each connection ends with its next answer.
+    leaving: AtomicBool,
 }
 
 pub fn main(args: &[String]) -> ExitCode {
@@ -96,6 +101,7 @@ async fn serve(ports: &Ports) -> io::Result<()> {
         namespace: variable("POD_NAMESPACE"),
         node: variable("NODE_NAME"),
         ready: AtomicBool::new(true),
+        leaving: AtomicBool::new(false),
     });
     let http = bind(ports.http, "HTTP").await?;
     let tcp = bind(ports.tcp, "TCP").await?;
@@ -105,16 +111,26 @@ async fn serve(ports: &Ports) -> io::Result<()> {
     tokio::spawn(serve_tcp(tcp, Arc::clone(&identity)));
     tokio::spawn(serve_udp(udp, Arc::clone(&identity)));
     let graceful = GracefulShutdown::new();
+    let accept = async || match http.accept().await {
+        Ok((stream, client)) => serve_http(stream, client, &identity, &graceful),
+        Err(e) => eprintln!("whoami: accept: {e}"),
+    };
     loop {
         tokio::select! {
-            accepted = http.accept() => match accepted {
-                Ok((stream, client)) => serve_http(stream, client, &identity, &graceful),
-                Err(e) => eprintln!("whoami: accept: {e}"),
-            },
+            () = accept() => {}
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
     }
+    // Handshakes that were under way are not refused, and clients that keep connections learn of the end by an answer
+    // and not by a reset of their next request.
+    identity.leaving.store(true, Ordering::Relaxed);
+    let last = async {
+        loop {
+            accept().await;
+        }
+    };
+    let _: Result<(), _> = tokio::time::timeout(LAST_CONNECTIONS, last).await;
     drop(http);
     let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
     Ok(())
@@ -138,7 +154,10 @@ fn serve_http(stream: TcpStream, client: SocketAddr, identity: &Arc<Identity>, g
     let local = stream.local_addr().unwrap_or_else(|_| any(0));
     let identity = Arc::clone(identity);
     let service = service_fn(move |request| {
-        let response = identity.respond(&request, client, local);
+        let mut response = identity.respond(&request, client, local);
+        if identity.leaving.load(Ordering::Relaxed) {
+            response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        }
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);

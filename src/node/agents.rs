@@ -23,7 +23,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
 use super::container;
-use super::context::{EventSink, NodeContext, Shared, Timings};
+use super::context::{DataPlane, EventSink, NodeContext, Shared, Timings};
 use super::ipam::Ipam;
 use super::log_reader::{self, LogOptions};
 use super::netif;
@@ -47,6 +47,7 @@ pub struct AgentsConfig {
     pub client: Client,
     pub cluster: Cluster,
     pub ports: Arc<dyn Ports>,
+    pub data_plane: Arc<dyn DataPlane>,
     pub events: Arc<dyn EventSink>,
     pub timings: Timings,
 }
@@ -125,6 +126,7 @@ impl Agents {
             cluster: config.cluster,
             network: config.network,
             ports: config.ports,
+            data_plane: config.data_plane,
             events: config.events,
             timings: config.timings,
             spawner: Spawner::start().map_err(NodeError::Spawner)?,
@@ -282,6 +284,7 @@ impl Inner {
                     pods.into_iter().for_each(|pod| self.applied(pod, Some(self.adopting.token())));
                     self.adopting.close();
                 }
+                (Change::Marked(_), _) => {}
             }
         }
     }

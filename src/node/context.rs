@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use parking_lot::Mutex;
@@ -23,6 +24,12 @@ pub trait EventSink: Send + Sync {
     fn event(&self, pod: &Pod, type_: &str, reason: &str, message: &str);
 }
 
+/// Knows when packets follow the objects.
+pub trait DataPlane: Send + Sync {
+    /// Waits until everything that follows from what is written now is in the packets.
+    fn settled(&self) -> BoxFuture<'static, ()>;
+}
+
 /// Delays that tests shorten.
 #[derive(Clone, Debug)]
 pub struct Timings {
@@ -33,6 +40,8 @@ pub struct Timings {
     pub backoff_reset: Duration,
     /// The first delay before a refused write, or a sandbox that could not be made, is tried again; it doubles.
     pub retry: Duration,
+    /// How long SIGTERM waits, at most, until new flows go elsewhere.
+    pub unroute: Duration,
 }
 
 impl Default for Timings {
@@ -42,6 +51,7 @@ impl Default for Timings {
             backoff_limit: Duration::from_secs(300),
             backoff_reset: Duration::from_secs(600),
             retry: Duration::from_millis(200),
+            unroute: Duration::from_secs(1),
         }
     }
 }
@@ -52,6 +62,7 @@ pub struct Shared {
     pub cluster: Cluster,
     pub network: Network,
     pub ports: Arc<dyn Ports>,
+    pub data_plane: Arc<dyn DataPlane>,
     pub events: Arc<dyn EventSink>,
     pub timings: Timings,
     pub spawner: Spawner,

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tracing::debug;
 
 use super::{Compiler, Plan};
-use crate::cluster::{Change, Cluster, ObjectKey, Subscription};
+use crate::cluster::{Change, Cluster, Mark, ObjectKey, Subscription};
 use crate::config::Network;
 
 /// What the data plane follows already: every packet read after this was published is decided by that plan or a
@@ -51,25 +51,29 @@ pub async fn run(cluster: Cluster, network: Network, apply: impl Fn(Arc<Plan>), 
         }
         let plan = compiler.plan();
         let now = Applied { epoch: plan.epoch, revision: plan.revision };
-        if *applied.borrow() == now {
-            continue;
-        }
         if now.epoch != applied.borrow().epoch {
             debug!(epoch = plan.epoch, revision = plan.revision, "new plan");
             apply(plan);
         }
-        applied.send_replace(now);
+        if *applied.borrow() != now {
+            applied.send_replace(now);
+        }
+        for marks in [&mut services.marks, &mut slices.marks, &mut nodes.marks, &mut cidrs.marks] {
+            marks.clear();
+        }
     }
 }
 
 struct Feed<K> {
     changes: Subscription<K>,
     synced: bool,
+    /// Kept until the data plane follows the changes before them.
+    marks: Vec<Mark>,
 }
 
 impl<K: Fold> Feed<K> {
     fn new(changes: Subscription<K>) -> Self {
-        Self { changes, synced: false }
+        Self { changes, synced: false, marks: Vec::new() }
     }
 
     fn drain(&mut self, compiler: &mut Compiler) {
@@ -83,6 +87,7 @@ impl<K: Fold> Feed<K> {
             Change::Applied { new, .. } => new.applied(compiler),
             Change::Deleted(old) => old.deleted(compiler),
             Change::Synced => self.synced = true,
+            Change::Marked(mark) => self.marks.push(mark),
         }
     }
 }

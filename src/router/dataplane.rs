@@ -17,7 +17,7 @@ use super::gate::Held;
 use super::pipeline::{Limits, Pipeline};
 use super::ports::PortInfo;
 use super::stats::Stats;
-use super::worker::{Command, Worker};
+use super::worker::{Command, Done, Worker};
 use super::{PortId, PortSpec, Ports};
 use crate::config::Network;
 use crate::plan::Plan;
@@ -166,12 +166,14 @@ impl Ports for Router {
     }
 
     fn detach(&self, port: PortId) {
+        // A worker that is gone has closed its devices.
+        let all = |make: fn(PortId, Done) -> Command| {
+            self.workers.lock().iter().for_each(|worker| drop(worker.command(|done| make(port, done))));
+        };
+        all(|id, done| Command::Drain { id, done });
         self.shared.pipeline.lock().detach(port);
         self.devices.write().remove(&port);
-        for worker in self.workers.lock().iter() {
-            // A worker that is gone has closed its devices.
-            let _ = worker.command(|done| Command::Detach { id: port, done });
-        }
+        all(|id, done| Command::Detach { id, done });
     }
 }
 

@@ -34,16 +34,31 @@ use crate::sys::tun::Tun;
 const BURST: usize = 32;
 /// Turns of ready devices before epoll is asked for further ones.
 const TURNS: usize = 64;
+/// Turns that a device gets at its end: more than its queue holds, and an end to what never ends.
+const LAST_TURNS: usize = 64;
 const WAKE: u64 = u64::MAX;
 /// Upkeep is done in batches: once a second is soon enough for what is idle anyway.
 const UPKEEP_SLACK_MS: u64 = 1000;
 
-type Done = SyncSender<io::Result<()>>;
+pub(super) type Done = SyncSender<io::Result<()>>;
 
 /// What the handle asks of a thread. `done` is answered when the thread has done it.
 pub(super) enum Command {
-    Attach { id: PortId, device: Arc<Tun>, read: bool, done: Done },
-    Detach { id: PortId, done: Done },
+    Attach {
+        id: PortId,
+        device: Arc<Tun>,
+        read: bool,
+        done: Done,
+    },
+    /// Forward what a device has sent so far.
+    Drain {
+        id: PortId,
+        done: Done,
+    },
+    Detach {
+        id: PortId,
+        done: Done,
+    },
     Stop,
 }
 
@@ -208,21 +223,37 @@ impl State {
         }
     }
 
-    /// Reads a device until it is empty or its turn is over.
+    /// Gives a device its turn, and another one later if it has more packets.
     fn serve(&mut self, id: PortId) {
-        let Some(device) = self.devices.get_mut(&id) else { return };
-        device.queued = false;
+        if let Some(device) = self.devices.get_mut(&id) {
+            device.queued = false;
+            if self.burst(id) {
+                self.enqueue(id);
+            }
+        }
+    }
+
+    /// The last packets of a Pod's processes are the ends of their connections. Without them peers would wait for ever.
+    fn drain(&mut self, id: PortId) {
+        if self.devices.get(&id).is_some_and(|device| device.read) {
+            let _ = (0..LAST_TURNS).all(|_| self.burst(id));
+        }
+    }
+
+    /// Reads a device until it is empty or its turn is over; `true` when there may be more.
+    fn burst(&mut self, id: PortId) -> bool {
+        let Some(device) = self.devices.get(&id) else { return false };
         let tun = Arc::clone(&device.tun);
         let now = self.shared.now();
         for _ in 0..BURST {
             match rustix::io::read(&*tun, self.buf.slot()) {
                 Ok(len) => self.buf.filled(len),
                 Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => return,
+                Err(Errno::AGAIN) => return false,
                 Err(e) => {
                     // The device is down or gone; its owner detaches it.
                     warn!(port = id.0, error = %io::Error::from(e), "cannot read a device");
-                    return;
+                    return false;
                 }
             }
             let verdict = self.shared.pipeline.lock().process(&mut self.buf, id, now);
@@ -237,7 +268,7 @@ impl State {
             };
             self.send(to);
         }
-        self.enqueue(id);
+        true
     }
 
     fn send(&self, to: PortId) {
@@ -282,6 +313,10 @@ impl State {
             match command {
                 Command::Attach { id, device, read, done } => {
                     let _ = done.send(self.attach(id, device, read));
+                }
+                Command::Drain { id, done } => {
+                    self.drain(id);
+                    let _ = done.send(Ok(()));
                 }
                 Command::Detach { id, done } => {
                     self.detach(id);

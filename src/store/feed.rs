@@ -72,6 +72,8 @@ struct Ring {
     bytes: usize,
     /// The newest revision that is no longer here: every event of the resource after it is.
     lost: u64,
+    /// The revision of the newest event; before the first, the revision at which the store was opened.
+    newest: u64,
 }
 
 /// What [`Feed::read`] found.
@@ -84,7 +86,7 @@ pub(super) enum Read {
 
 impl Feed {
     fn new(resource: Arc<str>, limits: Limits, lost: u64) -> Self {
-        let ring = RwLock::new(Ring { events: VecDeque::new(), bytes: 0, lost });
+        let ring = RwLock::new(Ring { events: VecDeque::new(), bytes: 0, lost, newest: lost });
         Self { resource, ring, limits, changed: watch::Sender::new(()) }
     }
 
@@ -100,6 +102,7 @@ impl Feed {
     pub(super) fn push(&self, event: Arc<Event>) -> u64 {
         let mut ring = self.ring.write();
         ring.bytes += event.entry.value.len();
+        ring.newest = event.entry.revision;
         ring.events.push_back(event);
         while ring.events.len() > 1 && (ring.events.len() > self.limits.events || ring.bytes > self.limits.bytes) {
             if let Some(oldest) = ring.events.pop_front() {
@@ -108,6 +111,10 @@ impl Feed {
             }
         }
         ring.lost
+    }
+
+    pub(super) fn newest(&self) -> u64 {
+        self.ring.read().newest
     }
 
     /// Up to where there is no event of `scope` after `after`; at most `until`, and `after` when the ring cannot tell.

@@ -826,3 +826,39 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn writes_that_go_along_are_made_with_the_write_or_not_at_all() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir, 1000, TINY).await;
+    let old = create(&store, "addresses//old", "old").await;
+    let along = |expect| {
+        vec![
+            (key("addresses//old"), Op::Delete { expect, encode: encode("old") }),
+            (key("addresses//new"), Op::Put { encode: encode("new") }),
+            (key("addresses//none"), Op::Update { expect: 7, encode: encode("none") }),
+        ]
+    };
+    let write = || Op::Create { encode: encode("a") };
+    let made = store.commit_with(along(old.revision), key("services/default/a"), write()).await.unwrap();
+    assert_eq!(made.revision, old.revision + 3, "the one whose condition does not hold takes no revision");
+    assert_eq!(texts(&store.list(&Scope::all("addresses")).items), ["addresses//new=3 new"]);
+
+    // The Service exists: nothing of this happens.
+    let refused = store.commit_with(along(old.revision), key("services/default/a"), write()).await;
+    assert!(matches!(refused, Err(CommitError::Exists(_))), "{refused:?}");
+    // What cannot be encoded takes the others with it.
+    let broken = Op::Create { encode: Box::new(|_| panic!("no value")) };
+    let refused = store.commit_with(along(1), key("services/default/b"), broken).await;
+    assert!(matches!(refused, Err(CommitError::Unavailable(Unavailable::Encode))), "{refused:?}");
+    assert_eq!(store.revision(), made.revision);
+    assert_eq!(texts(&store.list(&Scope::all("addresses")).items), ["addresses//new=3 new"]);
+
+    // A put replaces what is there, and all of it is in the log.
+    let put = vec![(key("addresses//new"), Op::Put { encode: encode("newer") })];
+    store.commit_with(put, key("services/default/b"), write()).await.unwrap();
+    store.close().await;
+    let store = open(&dir, 1000, TINY).await;
+    assert_eq!(texts(&store.list(&Scope::all("addresses")).items), ["addresses//new=5 newer"]);
+    assert_eq!(store.revision(), 6);
+}

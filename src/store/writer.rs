@@ -22,11 +22,19 @@ use super::{CommitError, Encode, Entry, Event, EventKind, Key, Op, Shared, Unava
 
 /// A batch ends with the write that brings its values to this size.
 pub(super) const BATCH_BYTES: usize = 4 << 20;
+/// Writes that may go along with another.
+pub(super) const MAX_ALONG: usize = 8;
 /// Revisions by which one slice raises the floor.
 const SLICE: u64 = 256;
 
 pub(super) enum Request {
-    Write { key: Key, op: Op, reply: Reply },
+    /// `along` are writes that go with it, at most [`MAX_ALONG`].
+    Write {
+        along: Vec<(Key, Op)>,
+        key: Key,
+        op: Op,
+        reply: Reply,
+    },
     Close,
 }
 
@@ -104,7 +112,50 @@ impl Batch {
     }
 
     fn is_full(&self) -> bool {
-        self.rows.len() >= MAX_ROWS || self.bytes >= BATCH_BYTES
+        self.rows.len() + MAX_ALONG >= MAX_ROWS || self.bytes >= BATCH_BYTES
+    }
+}
+
+/// A write whose condition holds.
+struct Write {
+    key: Key,
+    current: Option<Arc<Entry>>,
+    deleted: bool,
+    encode: Encode,
+}
+
+/// A write with its value.
+struct Encoded {
+    key: Key,
+    current: Option<Arc<Entry>>,
+    deleted: bool,
+    value: Bytes,
+}
+
+impl Write {
+    /// Looks whether the condition of a write holds.
+    fn judge(state: &State, key: Key, op: Op) -> Result<Self, CommitError> {
+        let current = state.get(&key).cloned();
+        let absent = || current.clone().map_or(Ok(()), |current| Err(CommitError::Exists(current)));
+        let at = |expect: u64| match &current {
+            None => Err(CommitError::NotFound),
+            Some(current) if current.revision != expect => Err(CommitError::Conflict(Arc::clone(current))),
+            Some(_) => Ok(()),
+        };
+        let (holds, encode, deleted) = match op {
+            Op::Create { encode } => (absent(), encode, false),
+            Op::Put { encode } => (Ok(()), encode, false),
+            Op::Update { expect, encode } => (at(expect), encode, false),
+            Op::Delete { expect, encode } => (at(expect), encode, true),
+        };
+        holds.map(|()| Self { key, current, deleted, encode })
+    }
+
+    fn encode(self, revision: u64) -> Result<Encoded, Unavailable> {
+        let Self { key, current, deleted, encode } = self;
+        // A panic for one object must not end the writer for all.
+        let value = catch_unwind(AssertUnwindSafe(|| encode(revision))).map_err(|_| Unavailable::Encode)?;
+        Ok(Encoded { key, current, deleted, value })
     }
 }
 
@@ -195,8 +246,8 @@ impl Writer {
             && let Some(request) = self.pending.pop_front()
         {
             match request {
-                Request::Write { key, op, reply } => {
-                    let answer = self.judge(&mut batch, key, op);
+                Request::Write { along, key, op, reply } => {
+                    let answer = self.judge_all(&mut batch, along, key, op);
                     batch.answers.push((reply, answer));
                 }
                 // What is queued is still committed; nothing is added.
@@ -206,26 +257,35 @@ impl Writer {
         self.commit(batch).await;
     }
 
-    /// Makes a write part of the batch, or says why not.
-    fn judge(&mut self, batch: &mut Batch, key: Key, op: Op) -> Result<Arc<Entry>, CommitError> {
-        let current = batch.state.get(&key).cloned();
-        let (expect, encode, deleted) = match op {
-            Op::Create { encode } => (None, encode, false),
-            Op::Update { expect, encode } => (Some(expect), encode, false),
-            Op::Delete { expect, encode } => (Some(expect), encode, true),
+    /// Makes a write and those that go with it part of the batch, or says why not.
+    fn judge_all(
+        &mut self,
+        batch: &mut Batch,
+        along: Vec<(Key, Op)>,
+        key: Key,
+        op: Op,
+    ) -> Result<Arc<Entry>, CommitError> {
+        let write = Write::judge(&batch.state, key, op)?;
+        let along = along.into_iter().filter_map(|(key, op)| Write::judge(&batch.state, key, op).ok());
+        // Encoded before the first of them is taken in: one that cannot be encoded takes all with it.
+        let mut revision = self.given;
+        let mut encode = |write: Write| {
+            revision += 1;
+            write.encode(revision)
         };
-        match (expect, &current) {
-            (None, Some(current)) => return Err(CommitError::Exists(Arc::clone(current))),
-            (Some(_), None) => return Err(CommitError::NotFound),
-            (Some(expect), Some(current)) if expect != current.revision => {
-                return Err(CommitError::Conflict(Arc::clone(current)));
-            }
-            _ => {}
+        let along = along.map(&mut encode).collect::<Result<Vec<_>, _>>()?;
+        let write = encode(write)?;
+        for write in along {
+            self.take_in(batch, write);
         }
+        Ok(self.take_in(batch, write))
+    }
 
-        let revision = self.given + 1;
-        let value = encoded(encode, revision)?;
-        self.given = revision;
+    /// Gives a write the next revision.
+    fn take_in(&mut self, batch: &mut Batch, write: Encoded) -> Arc<Entry> {
+        let Encoded { key, current, deleted, value } = write;
+        self.given += 1;
+        let revision = self.given;
         let feed = self.shared.feeds.get(&key.resource);
         let (key, created, prev) = match &current {
             Some(current) => (current.key.clone(), current.created, current.revision),
@@ -247,7 +307,7 @@ impl Writer {
         let event = Event { kind: EventKind::of(&entry, deleted), entry: Arc::clone(&entry), previous: current };
         batch.events.push((feed, Arc::new(event)));
         batch.rows.push(Row { entry: Arc::clone(&entry), prev, deleted });
-        Ok(entry)
+        entry
     }
 
     /// Makes a batch durable, then public, then answers.
@@ -367,11 +427,6 @@ impl Writer {
             warn!(%error, "the database was not closed well: the next start repairs that");
         }
     }
-}
-
-fn encoded(encode: Encode, revision: u64) -> Result<Bytes, Unavailable> {
-    // A panic for one object must not end the writer for all.
-    catch_unwind(AssertUnwindSafe(|| encode(revision))).map_err(|_| Unavailable::Encode)
 }
 
 fn now() -> i64 {

@@ -252,6 +252,11 @@ impl Cluster {
         self.until_pod(pod, "ready", |pod| is_ready(pod).then_some(())).await;
     }
 
+    /// Waits until everything that is written now is in the packets and in DNS.
+    pub async fn settled(&self) {
+        self.get("/vipyard/v1/barrier").await;
+    }
+
     pub async fn gone(&self, path: &str) {
         eventually(&format!("{path} goes"), async || self.find(path).await.is_none().then_some(())).await;
     }

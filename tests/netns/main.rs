@@ -8,6 +8,7 @@
 //! reason is printed.
 
 mod access;
+mod barrier;
 mod client;
 mod cluster;
 mod dns;
@@ -25,6 +26,7 @@ mod pods;
 mod processes;
 mod readiness;
 mod refusals;
+mod rolling;
 mod services;
 
 use std::collections::VecDeque;
@@ -78,6 +80,10 @@ scenarios! {
     kube_rs::everything_that_discovery_names_can_be_listed,
     kube_rs::server_side_apply_owns_fields,
     pods::failing_container_backs_off_and_keeps_its_last_log,
+    rolling::replaced_pods_cost_no_request,
+    barrier::next_packet_follows_the_slice_that_was_written,
+    barrier::next_packet_and_next_answer_follow_what_controllers_wrote,
+    barrier::command_returns_when_the_write_is_in_and_refuses_what_nobody_wrote,
     readiness::no_request_reaches_a_pod_that_left_the_slice,
     readiness::pod_that_vanishes_at_once_gets_no_request_after_it_left_the_slice,
     readiness::unready_pod_gets_no_new_connection_and_comes_back,
@@ -88,6 +94,7 @@ scenarios! {
     services::service_without_endpoint_refuses_at_once_n1_n2,
     services::node_port_answers_on_every_node_and_nothing_listens_p1_p3_p5,
     services::address_of_a_recreated_service_leads_to_its_new_pods,
+    services::ends_of_a_pods_connections_reach_its_peers,
     services::established_connection_stays_with_its_pod_c1,
     services::large_transfer_through_a_vip_arrives_whole,
     services::datagrams_from_one_port_go_on_to_another_pod_when_theirs_is_gone,

@@ -13,7 +13,7 @@ use tokio::process::Command;
 use crate::cluster::{Cluster, Home, SERVICES, VIPYARD, eventually, run, vipyard};
 use crate::inside::{Inside, Reply};
 use crate::processes;
-use crate::services::{at, node_ips, pod_ips, until_answered, vips};
+use crate::services::{answered, at, node_ips, pod_ips, vips};
 
 const HOST: [&str; 2] = ["10.245.0.2", "fd00:10:245::2"];
 /// Enough for each of three Pods to be chosen by chance (E8).
@@ -63,7 +63,7 @@ pub async fn host_dials_services_nodes_pods_and_dns_x1_x8() {
         nodes.extend(node_ips(&cluster, node).await);
     }
     for vip in cluster_ips.iter().chain(&balancers) {
-        until_answered(&host, at(*vip, 80)).await;
+        answered(&cluster, &host, at(*vip, 80)).await;
         let http: Vec<Reply> = (0..TRIES).map(|_| host.http(at(*vip, 80)).expect("an answer")).collect();
         let udp: Vec<Reply> = (0..TRIES).map(|_| host.udp(at(*vip, 9001)).expect("an answer")).collect();
         for replies in [http, udp] {
@@ -128,7 +128,7 @@ pub async fn policy_local_keeps_the_hosts_address_and_health_ports_tell_where_to
     let home = cluster.node_of("web-1").await;
     let vips = balancer(&cluster, "web", 2).await;
     for (vip, own) in vips.iter().zip(HOST) {
-        until_answered(&host, at(*vip, 80)).await;
+        answered(&cluster, &host, at(*vip, 80)).await;
         for _ in 0..20 {
             assert_eq!(host.http(at(*vip, 80)).expect("an answer").client, own.parse::<IpAddr>().unwrap());
         }
@@ -235,7 +235,7 @@ pub async fn services_are_at_the_loopback_of_an_ordinary_user() {
     cluster.endpoints("web", &["web-1"]).await;
     let loopback = |port: u16| at("127.0.0.1".parse().unwrap(), port);
     for port in [8180, node_port(&service, "http")] {
-        until_answered(&host, loopback(port)).await;
+        answered(&cluster, &host, loopback(port)).await;
         let reply = host.http(loopback(port)).expect("an answer");
         // The source is lost, and stands for a client outside of the cluster (X2).
         assert_eq!((reply.pod.as_str(), reply.client), ("web-1", HOST[0].parse().unwrap()));
@@ -293,7 +293,7 @@ pub async fn reach_prints_addresses_that_answer() {
     cluster.whoami("web", &["web-1"]).await;
     cluster.endpoints("web", &["web-1"]).await;
     let vips = balancer(&cluster, "web", 2).await;
-    until_answered(&host, at(vips[0], 80)).await;
+    answered(&cluster, &host, at(vips[0], 80)).await;
     let client = cluster.client_pod("client", "n1").await;
     let (code, out, err) = vipyard(&["reach", "svc/web", "-o", "json", "--data-dir", data]).await;
     assert_eq!((code, err.as_str()), (0, ""), "{out}");

@@ -1,9 +1,9 @@
 //! Processes and what they hold of the kernel, so that a test can show that nothing stays behind.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A process, told apart from a later one of the same number by its start.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,29 +53,37 @@ pub type Namespace = (String, u64);
 
 const KINDS: [&str; 6] = ["net", "mnt", "pid", "uts", "ipc", "user"];
 
-fn handle(path: &Path) -> Option<Namespace> {
+/// Namespaces that are held, because the kernel gives the number of one that is gone to the next that is made, by
+/// whatever scenario.
+pub type Namespaces = BTreeMap<Namespace, File>;
+
+fn name(path: &Path) -> Option<Namespace> {
     let target = fs::read_link(path).ok()?;
     let kind = target.to_str()?.split_once(":[")?.0.to_owned();
     KINDS.contains(&kind.as_str()).then(|| Some((kind, fs::metadata(path).ok()?.ino())))?
 }
 
-/// Every namespace that a process is in, by any of its threads, or holds a descriptor of.
-fn namespaces_of(pid: u32) -> BTreeSet<Namespace> {
+/// Every namespace that a process is in, by any of its threads, or holds a descriptor of, and where it is found.
+fn namespaces_of(pid: u32) -> BTreeMap<Namespace, PathBuf> {
     let list = |path: String| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     let threads = list(format!("/proc/{pid}/task")).flat_map(|thread| KINDS.map(|kind| thread.join("ns").join(kind)));
-    threads.chain(list(format!("/proc/{pid}/fd"))).filter_map(|path| handle(&path)).collect()
+    threads.chain(list(format!("/proc/{pid}/fd"))).filter_map(|path| Some((name(&path)?, path))).collect()
 }
 
 /// The namespaces of these processes that this process is in none of.
-pub fn namespaces(processes: &[Process]) -> BTreeSet<Namespace> {
+pub fn namespaces(processes: &[Process]) -> Namespaces {
     let own = namespaces_of(std::process::id());
-    processes.iter().flat_map(|process| namespaces_of(process.pid)).filter(|ns| !own.contains(ns)).collect()
+    let all = processes.iter().flat_map(|process| namespaces_of(process.pid));
+    let others = all.filter(|(namespace, _)| !own.contains_key(namespace));
+    // One that cannot be held is gone: its process was short-lived.
+    others.filter_map(|(namespace, path)| Some((namespace, File::open(path).ok()?))).collect()
 }
 
-/// Which of these namespaces any process still uses.
-pub fn still_used(namespaces: &BTreeSet<Namespace>) -> BTreeSet<Namespace> {
-    let all: BTreeSet<Namespace> = pids().into_iter().flat_map(namespaces_of).collect();
-    namespaces.intersection(&all).cloned().collect()
+/// Which of these namespaces any other process still uses.
+pub fn still_used(namespaces: &Namespaces) -> Vec<&Namespace> {
+    let others = pids().into_iter().filter(|pid| *pid != std::process::id());
+    let all: BTreeSet<Namespace> = others.flat_map(|pid| namespaces_of(pid).into_keys()).collect();
+    namespaces.keys().filter(|namespace| all.contains(namespace)).collect()
 }
 
 /// The mount points that this process sees.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use http::Method;
 use serde_json::json;
 
-use crate::cluster::{Cluster, PODS, SLICES, eventually, ready_in};
+use crate::cluster::{Cluster, PODS, eventually};
 use crate::inside::http;
 use crate::services::vips;
 
@@ -23,8 +23,10 @@ pub async fn unready_pod_gets_no_new_connection_and_comes_back() {
 
     client.post(itself, "/ready?state=false").expect("whoami takes it");
     cluster.endpoints("web", &["web-2"]).await;
-    let only = async || (0..30).all(|_| client.http(vip).is_ok_and(|reply| reply.pod == "web-2")).then_some(());
-    eventually("only the other Pod answers", only).await;
+    cluster.settled().await;
+    for _ in 0..30 {
+        assert_eq!(client.http(vip).unwrap().pod, "web-2");
+    }
     // It runs on, and by its own address it answers.
     assert_eq!(client.http(itself).unwrap().pod, "web-1");
     let pod = cluster.get(&format!("{PODS}/web-1")).await;
@@ -33,7 +35,8 @@ pub async fn unready_pod_gets_no_new_connection_and_comes_back() {
 
     client.post(itself, "/ready?state=true").expect("whoami takes it");
     cluster.endpoints("web", &["web-1", "web-2"]).await;
-    eventually("it gets connections again", async || (client.http(vip).ok()?.pod == "web-1").then_some(())).await;
+    cluster.settled().await;
+    assert!((0..30).any(|_| client.http(vip).unwrap().pod == "web-1"), "it gets connections again");
     cluster.stop().await;
 }
 
@@ -59,19 +62,15 @@ pub async fn exec_probe_decides() {
 /// A request: when it was begun, and who answered.
 type Request = (Instant, Result<String, String>);
 
-/// Asks a VIP again and again from a client on every node, while `remove` makes `web-2` go. Afterwards no request that
-/// was begun after the Pod had left the slice may have reached it, and each must have been answered.
-async fn requests_while(remove: impl AsyncFnOnce(&Cluster)) {
+/// Asks a VIP again and again from a client on every node, while `remove` makes `web-2` go. Returns when the change was
+/// in the packets, and the requests. None that was begun afterwards may have reached the Pod, and each was answered.
+async fn requests_while(remove: impl AsyncFnOnce(&Cluster)) -> Vec<Request> {
     let cluster = Cluster::start().await;
     let vip = SocketAddr::new(vips(&cluster.service("web", json!({"ipFamilyPolicy": "SingleStack"})).await)[0], 80);
     cluster.whoami("web", &ALL).await;
     cluster.endpoints("web", &ALL).await;
     let clients = [cluster.client_pod("client-1", "n1").await, cluster.client_pod("client-2", "n2").await];
-    for client in &clients {
-        eventually("the VIP answers", async || client.http(vip).ok()).await;
-    }
-    let slices = format!("{SLICES}?watch=true&labelSelector=kubernetes.io%2Fservice-name%3Dweb");
-    let mut slices = cluster.watch(&slices).await;
+    cluster.settled().await;
     let stop = AtomicBool::new(false);
     let asked = AtomicUsize::new(0);
     let ask_on = async |times: usize| {
@@ -99,18 +98,12 @@ async fn requests_while(remove: impl AsyncFnOnce(&Cluster)) {
             tokio::runtime::Handle::current().block_on(async {
                 ask_on(60).await;
                 remove(&cluster).await;
-                let mut left = None;
-                let mut here = true;
-                // The moment when the slice was first seen without the Pod.
-                while here {
-                    let (at, event) = slices.recv().await.expect("the watch goes on");
-                    let ready = ready_in(&event["object"]);
-                    here = ready.contains(&"web-2".to_owned()) || ready.is_empty();
-                    left = Some(at);
-                }
+                cluster.settled().await;
+                let left = Instant::now();
+                assert_eq!(cluster.ready_endpoints("web").await, ["web-1", "web-3"]);
                 cluster.gone(&format!("{PODS}/web-2")).await;
                 ask_on(60).await;
-                left.expect("an event")
+                left
             })
         });
         stop.store(true, Ordering::Relaxed);
@@ -126,12 +119,15 @@ async fn requests_while(remove: impl AsyncFnOnce(&Cluster)) {
         let pod = answer.as_ref().unwrap_or_else(|e| panic!("a request failed {since:?} after the change: {e}"));
         assert_ne!(pod, "web-2", "asked {since:?} after it had left the slice");
     }
-    assert_eq!(cluster.ready_endpoints("web").await, ["web-1", "web-3"]);
     cluster.stop().await;
+    requests
 }
 
+/// The processes are asked to end only when new connections go elsewhere: not one request fails.
 pub async fn no_request_reaches_a_pod_that_left_the_slice() {
-    requests_while(async |cluster: &Cluster| drop(cluster.delete(&format!("{PODS}/web-2")).await)).await;
+    let requests = requests_while(async |cluster: &Cluster| drop(cluster.delete(&format!("{PODS}/web-2")).await)).await;
+    let failed: Vec<_> = requests.iter().filter_map(|(_, answer)| answer.as_ref().err()).collect();
+    assert!(failed.is_empty(), "of {} requests these failed: {failed:?}", requests.len());
 }
 
 /// PX2: with no grace period the object goes first and the processes after it.

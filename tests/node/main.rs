@@ -30,6 +30,7 @@ scenarios! {
     pods::failing_container_restarts_with_back_off,
     pods::unknown_image_says_what_to_do,
     pods::graceful_delete_terminates_then_removes_the_object,
+    pods::containers_are_asked_to_end_when_new_connections_go_elsewhere,
     pods::deaf_container_is_killed_after_the_grace_period,
     pods::vanished_object_kills_at_once_and_frees_the_address,
     pods::readiness_probe_decides_and_third_party_conditions_stay,

@@ -197,6 +197,19 @@ pub async fn graceful_delete_terminates_then_removes_the_object() {
     world.end().await;
 }
 
+pub async fn containers_are_asked_to_end_when_new_connections_go_elsewhere() {
+    let world = World::start().await;
+    world.run("bye", shell("trap 'exit 0' TERM; while :; do sleep 0.05; done"), is_ready).await;
+    let mut asked = world.data_plane.hold();
+    world.api.delete_gracefully("bye", 30);
+    asked.wait_for(|asked| *asked == 1).await.expect("the agent waits for the data plane");
+    assert!(!world.api.reported("Killing"));
+    world.data_plane.release();
+    world.gone("bye").await;
+    assert!(world.api.reported("Killing"));
+    world.end().await;
+}
+
 pub async fn deaf_container_is_killed_after_the_grace_period() {
     let world = World::start().await;
     world.run("deaf", shell("trap '' TERM; while :; do sleep 0.05; done"), is_ready).await;

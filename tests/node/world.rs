@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use vipyard::cluster::{Cluster, ObjectKey, Writers};
 use vipyard::config::Network;
-use vipyard::node::{Agents, AgentsConfig, EventSink, Timings};
+use vipyard::node::{Agents, AgentsConfig, DataPlane, EventSink, Timings};
 use vipyard::router::{PortId, PortSpec, Ports};
 use vipyard::sys::tun::Tun;
 
@@ -29,7 +30,35 @@ pub struct World {
     pub agents: Agents,
     pub api: Arc<FakeApi>,
     pub hub: Arc<Hub>,
+    pub data_plane: Arc<FakeDataPlane>,
     pub dir: tempfile::TempDir,
+}
+
+/// Follows every write at once, unless it is held.
+#[derive(Default)]
+pub struct FakeDataPlane {
+    held: watch::Sender<bool>,
+    asked: watch::Sender<usize>,
+}
+
+impl FakeDataPlane {
+    /// Lets nothing settle any more. Returns how often that was asked for.
+    pub fn hold(&self) -> watch::Receiver<usize> {
+        self.held.send_replace(true);
+        self.asked.subscribe()
+    }
+
+    pub fn release(&self) {
+        self.held.send_replace(false);
+    }
+}
+
+impl DataPlane for FakeDataPlane {
+    fn settled(&self) -> BoxFuture<'static, ()> {
+        let mut held = self.held.subscribe();
+        self.asked.send_modify(|asked| *asked += 1);
+        Box::pin(async move { drop(held.wait_for(|held| !held).await) })
+    }
 }
 
 impl World {
@@ -49,6 +78,7 @@ impl World {
         prepare(&api);
         api.writers.pods.mark_synced();
         let hub = Arc::new(Hub::default());
+        let data_plane = Arc::new(FakeDataPlane::default());
         let dir = tempfile::tempdir().expect("a folder for the test");
         let config = AgentsConfig {
             nodes: 2,
@@ -57,16 +87,18 @@ impl World {
             client: api.client(),
             cluster,
             ports: Arc::clone(&hub) as Arc<dyn Ports>,
+            data_plane: Arc::clone(&data_plane) as Arc<dyn DataPlane>,
             events: Arc::clone(&api) as Arc<dyn EventSink>,
             timings: Timings {
                 backoff_base: Duration::from_millis(100),
                 backoff_limit: Duration::from_millis(400),
+                unroute: Duration::from_secs(20),
                 ..Timings::default()
             },
         };
         let agents = Agents::start(config).await.expect("the agents start");
         agents.ready().await;
-        Self { agents, api, hub, dir }
+        Self { agents, api, hub, data_plane, dir }
     }
 
     /// Creates a Pod `name` in `default`, bound to node n1, and waits until `wanted` holds of its status.
@@ -254,6 +286,11 @@ impl FakeApi {
         let mut object = state.objects[&pod_path(name)].clone();
         json_patch::merge(&mut object, &patch);
         self.store(&mut state, pod_path(name), object);
+    }
+
+    /// Whether an event with this reason was reported, about whatever Pod.
+    pub fn reported(&self, reason: &str) -> bool {
+        self.events.lock().iter().any(|(known, _)| known == reason)
     }
 
     /// A graceful delete: only marks the object.

@@ -8,7 +8,10 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
-use super::{AGE, Context, Info, NAME, Part, age_cell, column, name_cell, service_addresses, service_validation, wide};
+use super::{
+    AGE, Context, Info, NAME, Part, STANDARD_TEXTS, age_cell, column, name_cell, service_addresses, service_validation,
+    wide,
+};
 use crate::api::alloc::Reservation;
 use crate::api::causes::Causes;
 use crate::api::names::NameRule;
@@ -27,6 +30,7 @@ impl super::Kind for Kind {
         short_names: &["svc"],
         categories: &["all"],
         status: true,
+        condition_texts: STANDARD_TEXTS,
         create_on_update: true,
         returns_deleted: true,
         name_rule: NameRule::Label,

@@ -49,11 +49,8 @@ impl Api {
     async fn replace_scale(&self, mut call: Call) -> Result<Response, ApiError> {
         let wanted = decode(&call.object()?)?;
         let name = wanted.metadata.name.clone().unwrap_or_default();
-        if !name.is_empty() && name != call.target.name() {
-            return Err(ApiError::bad_request(format!(
-                "the name of the object ({name}) does not match the name on the URL ({})",
-                call.target.name()
-            )));
+        if !name.is_empty() {
+            call.target.check_name(&name)?;
         }
         call.method = Method::PATCH;
         self.write(&mut call, &wanted).await

@@ -45,7 +45,8 @@ impl World {
     }
 }
 
-fn names(mut keys: Vec<ObjectKey>) -> Vec<String> {
+fn names(outcome: Outcome) -> Vec<String> {
+    let Outcome::Concerns(mut keys) = outcome else { panic!("a mark") };
     keys.sort();
     keys.into_iter().map(|key| key.name).collect()
 }
