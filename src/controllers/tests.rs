@@ -16,6 +16,8 @@ use crate::api::pki::token_key;
 use crate::config::StoreConfig;
 use crate::store::Store;
 
+mod load_balancer;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 const CA: &str = "-----BEGIN CERTIFICATE-----\n";
 

@@ -21,18 +21,18 @@ pub fn vips(service: &Value) -> Vec<IpAddr> {
     serde_json::from_value(service["spec"]["clusterIPs"].clone()).expect("addresses")
 }
 
-fn at(ip: IpAddr, port: u16) -> SocketAddr {
+pub fn at(ip: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip, port)
 }
 
 /// The addresses of a Pod, IPv4 first.
-async fn pod_ips(cluster: &Cluster, pod: &str) -> Vec<IpAddr> {
+pub async fn pod_ips(cluster: &Cluster, pod: &str) -> Vec<IpAddr> {
     let object = cluster.get(&format!("{PODS}/{pod}")).await;
     let ips = object["status"]["podIPs"].as_array().expect("addresses").iter();
     ips.map(|ip| ip["ip"].as_str().expect("an address").parse().expect("an address")).collect()
 }
 
-async fn node_ips(cluster: &Cluster, node: &str) -> Vec<IpAddr> {
+pub async fn node_ips(cluster: &Cluster, node: &str) -> Vec<IpAddr> {
     let object = cluster.get(&format!("/api/v1/nodes/{node}")).await;
     let all = object["status"]["addresses"].as_array().expect("addresses").iter();
     let internal = all.filter(|address| address["type"] == "InternalIP");
@@ -40,7 +40,7 @@ async fn node_ips(cluster: &Cluster, node: &str) -> Vec<IpAddr> {
 }
 
 /// Waits until packets follow what the API says; then the first of `client` is answered.
-async fn answered(cluster: &Cluster, client: &Inside, to: SocketAddr) {
+pub async fn answered(cluster: &Cluster, client: &Inside, to: SocketAddr) {
     cluster.settled().await;
     client.http(to).unwrap_or_else(|e| panic!("{to}: {e}"));
 }

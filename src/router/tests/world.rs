@@ -50,6 +50,7 @@ pub enum Seen {
     At(String, String),
     Answered(AnswerReason, Vec<u8>),
     Dropped(DropReason),
+    Held(SocketAddr),
 }
 
 impl World {
@@ -141,7 +142,7 @@ impl World {
         self.publish();
     }
 
-    fn publish(&mut self) {
+    pub fn publish(&mut self) {
         let plan = self.compiler.plan();
         drop(self.pipeline.set_plan(plan));
     }
@@ -150,8 +151,12 @@ impl World {
         self.ids.contains_key(port)
     }
 
-    pub fn name(&self, port: PortId) -> String {
-        self.ids.iter().find(|(_, id)| **id == port).expect("a port").0.clone()
+    pub fn id(&self, name: &str) -> PortId {
+        self.ids[name]
+    }
+
+    pub fn name(&self, id: PortId) -> String {
+        self.ids.iter().find(|(_, known)| **known == id).expect("a port").0.clone()
     }
 
     pub fn process(&mut self, from: &str, buf: &mut PacketBuf) -> Verdict {
@@ -173,6 +178,7 @@ impl World {
                 Seen::Answered(reason, buf.packet().to_vec())
             }
             Verdict::Drop(reason) => Seen::Dropped(reason),
+            Verdict::Hold(destination) => Seen::Held(destination),
         };
         (seen, buf.packet().to_vec())
     }
