@@ -1,7 +1,7 @@
 //! The one place where everything is built, bound and wired. The real addresses come back in [`Running`].
 
 mod adapters;
-mod barrier;
+pub(crate) mod barrier;
 mod control_plane;
 mod ranges;
 

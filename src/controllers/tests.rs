@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::api::Api;
 use crate::api::auth::Identity;
+use crate::api::barrier::DataPlane;
 use crate::api::pki::token_key;
+use crate::app::barrier::Barrier;
 use crate::config::StoreConfig;
 use crate::store::Store;
 
@@ -658,16 +660,17 @@ async fn restart_changes_nothing() {
         .await;
     world.until_endpoints("db", &[("192.0.2.1", true)]).await;
 
-    let World { api, client, _tasks: tasks, .. } = world;
+    let World { api, client, cluster, _tasks: tasks } = world;
+    let settled = async |cluster: Cluster| {
+        let barrier = Barrier::new(api.store().clone(), cluster);
+        DataPlane::settled(&barrier, Duration::from_secs(20)).await.expect("the controllers are done");
+        api.store().revision()
+    };
+    let before = settled(cluster).await;
     drop(tasks);
-    // What was under way when the tasks ended may still be committed.
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let settled = api.store().revision();
     for _ in 0..5 {
         let (cluster, _tasks) = run_controllers(&api, &client);
-        cluster.slices.wait_synced().await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        assert_eq!(api.store().revision(), settled);
+        assert_eq!(settled(cluster).await, before);
     }
 }
 
