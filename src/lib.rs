@@ -52,6 +52,9 @@
 //! syncs → the new state is published and watchers are woken → the informer cache decodes the event once → controllers
 //! write what follows (a slice, say, by the same way) → `plan` compiles what changed and hands the router a new plan.
 //!
+//! The barrier of `app` follows a write to its end: it waits for the cache, then sends a mark behind the changes through
+//! every subscription, and is over when controllers, DNS and the router have let go of it.
+//!
 //! # The way of a packet
 //!
 //! A Pod's `eth0` is a TUN device; the router holds the other end. The first packet of a flow runs the whole decision
