@@ -124,7 +124,7 @@ impl Records {
         }
         self.drop_vips(&key);
         for vip in entry.vips() {
-            self.reverse.entry(vip).or_default().push(Owner::Vip { service: Arc::clone(&key) });
+            self.reverse.entry(vip).or_insert_with(one).push(Owner::Vip { service: Arc::clone(&key) });
         }
         self.services.insert(key, Arc::new(entry));
     }
@@ -193,7 +193,7 @@ impl Records {
                 (None, Some(come)) => self
                     .reverse
                     .entry(come.address)
-                    .or_default()
+                    .or_insert_with(one)
                     .push(Owner::Endpoint { service: Arc::clone(service), host: Arc::clone(&come.host) }),
                 _ => {}
             }
@@ -233,7 +233,7 @@ impl Records {
         }
         let object = Arc::new(object);
         for address in after {
-            self.pods.entry(address).or_default().push(Arc::clone(&object));
+            self.pods.entry(address).or_insert_with(one).push(Arc::clone(&object));
         }
     }
 
@@ -244,6 +244,11 @@ impl Records {
         let serial = revision as u32;
         self.serial = serial;
     }
+}
+
+/// Room for one: an address hardly ever has two owners, and a vector that grows by itself begins with four.
+fn one<T>() -> Vec<T> {
+    Vec::with_capacity(1)
 }
 
 /// `web.default`, as in the name.
