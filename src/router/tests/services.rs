@@ -133,6 +133,18 @@ fn reject_3_7_service_without_endpoint_answers_port_unreachable_at_every_door() 
     assert_eq!((world.stats().answered(AnswerReason::NoEndpoint), world.stats().flows), (9, 0));
 }
 
+/// X4: a kernel takes no packet from outside that claims to be from itself.
+#[test]
+fn node_is_refused_by_another_address_than_its_own() {
+    let mut world = World::new();
+    world.web(json!({}), &[]);
+    for (dst, from) in [(VIP, [10, 96, 0, 11]), ("10.245.0.11:30080", [169, 254, 96, 1])] {
+        let seen = world.send("n1", &tcp("10.245.0.11:5000", dst, "S"));
+        let Seen::Answered(AnswerReason::NoEndpoint, answer) = seen else { panic!("{dst} was not rejected") };
+        assert_eq!(answer[12..16], from, "{dst}");
+    }
+}
+
 #[test]
 fn reject_3_7_unknown_port_of_a_cluster_ip_and_its_echo() {
     let mut world = World::new();
