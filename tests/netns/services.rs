@@ -26,13 +26,13 @@ fn at(ip: IpAddr, port: u16) -> SocketAddr {
 }
 
 /// The addresses of a Pod, IPv4 first.
-async fn pod_ips(cluster: &Cluster, pod: &str) -> Vec<IpAddr> {
+pub async fn pod_ips(cluster: &Cluster, pod: &str) -> Vec<IpAddr> {
     let object = cluster.get(&format!("{PODS}/{pod}")).await;
     let ips = object["status"]["podIPs"].as_array().expect("addresses").iter();
     ips.map(|ip| ip["ip"].as_str().expect("an address").parse().expect("an address")).collect()
 }
 
-async fn node_ips(cluster: &Cluster, node: &str) -> Vec<IpAddr> {
+pub async fn node_ips(cluster: &Cluster, node: &str) -> Vec<IpAddr> {
     let object = cluster.get(&format!("/api/v1/nodes/{node}")).await;
     let all = object["status"]["addresses"].as_array().expect("addresses").iter();
     let internal = all.filter(|address| address["type"] == "InternalIP");
