@@ -46,7 +46,7 @@ pub async fn external_policy_local_keeps_the_source_and_uses_local_endpoints_x2_
         (stage.pods("n1", at("n2")), stage.sources("n1", at("n2"))),
         (vec!["b1".into(), "b2".into()], vec!["n1".into()])
     );
-    // X5, X6: a third node drops; P3: for a Pod, too, the other node decides, and sees who it is.
+    // X5, X6, R3: a third node drops; P3: for a Pod, too, the other node decides, and sees who it is.
     assert_eq!(stage.pods("n1", at("n3")), SILENT);
     assert_eq!(stage.pods("a1", at("n3")), SILENT);
     assert_eq!(stage.sources("a1", at("n2")), ["a1"]);
@@ -56,7 +56,7 @@ pub async fn external_policy_local_keeps_the_source_and_uses_local_endpoints_x2_
     stage.end().await;
 }
 
-/// X3, X4: what starts at a node without endpoint is served as if it had gone out and come back; Pods keep their
+/// X3, X4, R4: what starts at a node without endpoint is served as if it had gone out and come back; Pods keep their
 /// source, the node's processes have the node's.
 pub async fn own_pods_and_processes_use_the_whole_cluster_x3_x4() {
     let stage = Stage::with(&["a1", "b1", "c1", "n1"]).await;

@@ -14,7 +14,7 @@ pub async fn internal_policy_local_keeps_cluster_ip_traffic_on_its_node() {
         assert_eq!(stage.pods(client, web.vip), ["a2", "n2"], "from {client}");
     }
     stage.change(&web, json!({"internalTrafficPolicy": "Local"})).await;
-    // I2, I4: node processes alike. I5: n2 is a Pod on the host's network. I3: n3 has none.
+    // I2, I4: node processes alike. I5: n2 is a Pod on the host's network. I3, R2: n3 has none.
     for (client, expected) in everywhere.into_iter().zip([&["a2"][..], &["n2"], SILENT, &["a2"], &["n2"], SILENT]) {
         assert_eq!(stage.pods(client, web.vip), expected, "from {client}");
     }

@@ -79,7 +79,7 @@ pub async fn source_ranges_filter_load_balancer_vips_only() {
         (vec!["203.0.113.0/24".to_owned(), "0.0.0.0/0".to_owned()], vec!["a1", "b1", "n2"]),
         // Ranges of the other family say nothing about this one.
         (vec!["2001:db8::/32".to_owned()], vec!["a1", "b1", "n2"]),
-        (vec!["2001:db8::/32".to_owned(), "10.244.2.0/24".to_owned()], vec!["b1"]),
+        (vec!["2001:db8::/32".to_owned(), " 10.244.2.0/24 ".to_owned()], vec!["b1"]),
     ] {
         stage.change(&web, json!({"loadBalancerSourceRanges": ranges})).await;
         for client in ["a1", "b1", "n2"] {
