@@ -10,7 +10,7 @@
 //!
 //! | Controller | Keeps right | Rules |
 //! |---|---|---|
-//! | `slices` | EndpointSlices of Services with a selector | ES1-ES24 without ES22 |
+//! | `slices` | EndpointSlices of Services with a selector | ES1-ES24 |
 //! | `endpoints` | legacy Endpoints of the same | EP1-EP9 |
 //! | `mirroring` | EndpointSlices of hand-made Endpoints | EM1-EM6 |
 //! | `namespaces` | ServiceAccount and root certificate of each namespace | PD4, PD7 |
@@ -52,6 +52,7 @@ mod slice_packing;
 mod slice_plan;
 mod slice_writer;
 mod slices;
+mod zone_shares;
 
 use std::sync::Arc;
 
