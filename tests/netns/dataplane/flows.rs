@@ -82,6 +82,22 @@ pub async fn datagrams_follow_when_their_pod_serves_no_more_c2_c8() {
     stage.end().await;
 }
 
+/// Two clients of one node with one source port, masqueraded as that node at most doors: each has its own answers.
+pub async fn clients_of_one_node_with_one_source_port_keep_apart() {
+    let stage = Stage::with(&["a1", "a2", "n1", "b1"]).await;
+    let (web, doors) = all_doors(&stage).await;
+    stage.endpoints(&web, &["b1"]).await;
+    let clients = ["a1", "a2", "n1"].map(|client| Fixed::new(&stage, client));
+    for round in 1..=3 {
+        for door in &doors {
+            for client in &clients {
+                assert_eq!(client.ask(*door), "b1", "{door}, round {round}");
+            }
+        }
+    }
+    stage.end().await;
+}
+
 /// C3, C6: nothing better is known, so the flow goes on: without any serving endpoint, and without the Service.
 pub async fn flows_stay_while_nothing_serves_and_when_the_service_is_gone_c3_c6() {
     let stage = Stage::with(&["a1", "b1"]).await;

@@ -1,6 +1,7 @@
 //! Node ports (P rules).
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 
 use serde_json::json;
 
@@ -52,5 +53,27 @@ pub async fn protocols_of_one_node_port_are_apart_p4() {
     assert_eq!(stage.udp_pods("a1", door), ["b1"]);
     // Nobody listens at the node.
     assert_eq!(stage.tcp_pods("a1", door), REFUSED);
+    stage.end().await;
+}
+
+/// R8: a port of the range that no Service has belongs to whoever listens, also when node and listener are one.
+pub async fn ports_of_the_range_that_no_service_has_are_the_nodes_own() {
+    let stage = Stage::with(&["a1", "n1"]).await;
+    let (node, port) = (stage.inside("n1"), 30_500);
+    let any = SocketAddr::new([0u16; 8].into(), port);
+    let listener = node.run(|| TcpListener::bind(any).expect("a free port"));
+    for client in ["n1", "a1"] {
+        for ip in [stage.ip("n1"), stage.ip6("n1")] {
+            let mut stream = stage.inside(client).connect(SocketAddr::new(ip, port)).expect("a connection");
+            let (mut accepted, from) = listener.accept().expect("the connection");
+            assert_eq!(stage.name_of(from.ip().to_canonical()), client);
+            stream.write_all(b"ping").expect("it takes a request");
+            let mut request = [0; 4];
+            accepted.read_exact(&mut request).expect("a request");
+            accepted.write_all(&request).expect("it takes an answer");
+            stream.read_exact(&mut request).expect("an answer");
+            assert_eq!(&request, b"ping");
+        }
+    }
     stage.end().await;
 }
