@@ -63,7 +63,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use bootstrap::{SYSTEM_NAMESPACES, bootstrap};
-pub use namespaces::{DEFAULT_SERVICE_ACCOUNT, ROOT_CA_CONFIG_MAP, ROOT_CA_KEY};
+pub use namespaces::{DEFAULT_SERVICE_ACCOUNT, ROOT_CA_CONFIG_MAP, ROOT_CA_KEY, wait_for_default_account};
 pub use runner::Error;
 
 use crate::cluster::Cluster;
