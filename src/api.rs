@@ -16,6 +16,7 @@ mod compression;
 mod custom;
 mod delete;
 mod discovery;
+mod duplicates;
 mod events;
 mod ip_addresses;
 pub mod kinds;

@@ -1,7 +1,7 @@
 //! The one place where everything is built, bound and wired. The real addresses come back in [`Running`].
 
 mod adapters;
-mod barrier;
+pub(crate) mod barrier;
 mod control_plane;
 mod ranges;
 
@@ -24,10 +24,11 @@ use crate::api::auth::Identity;
 use crate::api::pki::{self, Authority};
 use crate::api::{Api, serve};
 use crate::cluster::Cluster;
-use crate::config::{CLUSTER_API_PORT, Config, DNS_PORT, PKI_FOLDER};
+use crate::config::{CLUSTER_API_PORT, Config, DNS_PORT, HostAccess, PKI_FOLDER};
 use crate::controllers::{self, Controllers, ControllersConfig};
 use crate::dashboard::{self, DashboardConfig};
 use crate::dns::{Dns, ForwardConfig, ServerConfig, Zone};
+use crate::edge::{self, EdgeConfig};
 use crate::events::Recorder;
 use crate::lifecycle::Readiness;
 use crate::node::{Agents, AgentsConfig};
@@ -83,10 +84,15 @@ pub async fn build(config: Config) -> Result<Running> {
     let nodes_ready = readiness.register("nodes");
     let accounts_ready = readiness.register("ServiceAccounts");
 
-    check_ranges(&config.network, &netlink::host_networks().context("cannot read the host's routes")?)?;
     let folder = DataFolder::make(&config.data_dir)?;
     // Asked first, so that a second cluster on one directory hears of the directory and not of a port.
     let lock = DirLock::acquire(&config.data_dir)?;
+    let taken = match config.host_access {
+        // Nothing of the host's is touched, and its networks may be the cluster's as well.
+        HostAccess::No => Vec::new(),
+        HostAccess::Auto | HostAccess::Yes => netlink::host_networks().context("cannot read the host's routes")?,
+    };
+    check_ranges(&config.network, &taken)?;
     let api_listener = bind(config.api_listen, "--api-listen").await?;
     let ui_listener = bind(config.ui_listen, "--ui-listen").await?;
     let in_memory = config.store.path.is_none();
@@ -178,6 +184,21 @@ pub async fn build(config: Config) -> Result<Running> {
     .await?;
     api.set_data_plane(barrier);
     api.set_log_source(Arc::new(adapters::NodeLogs(agents.clone())));
+    let reach = edge::start(EdgeConfig {
+        network: config.network.clone(),
+        host_access: config.host_access,
+        nodes: config.nodes,
+        agents: &agents,
+        cluster: cluster.clone(),
+        router: Arc::clone(&router),
+        events: Recorder::new(client("system:kube-proxy"), "kube-proxy", None),
+        stopping: stopping.clone(),
+        tasks: &mut tasks,
+    })?;
+    let reach_file = config.data_dir.join(edge::HOST_ACCESS_FILE);
+    pki::write_private(&reach_file, &format!("{}\n", reach.as_str()))
+        .with_context(|| format!("cannot write {}", reach_file.display()))?;
+    files.push(reach_file);
     let nodes = agents.clone();
     tasks.spawn(async move {
         nodes.ready().await;

@@ -7,6 +7,7 @@ mod doctor;
 mod down;
 mod kubeconfig;
 mod paths;
+mod reach;
 mod restore;
 mod up;
 mod wait;
@@ -38,6 +39,8 @@ enum Command {
     Demo(demo::Args),
     /// Print the kubeconfig of a cluster
     Kubeconfig(kubeconfig::Args),
+    /// Print how to reach a Service from this host, from a Pod and from a browser
+    Reach(reach::Args),
     /// Return when what was written is in the packets
     Wait(wait::Args),
     /// Copy a cluster into one file, also while it runs
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Down(args) => down::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Kubeconfig(args) => kubeconfig::run(args),
+        Command::Reach(args) => reach::run(args),
         Command::Wait(args) => wait::run(args),
         Command::Backup(args) => backup::run(args),
         Command::Restore(args) => restore::run(args),

@@ -23,6 +23,10 @@ pub const NODE_PORT_RANGE: std::ops::RangeInclusive<u16> = 30000..=32767;
 /// Port on which the API server answers inside the cluster, on the control plane's address.
 pub const CLUSTER_API_PORT: u16 = 6443;
 pub const DNS_PORT: u16 = 53;
+/// Where each node answers for its proxy's health, as kube-proxy does.
+pub const PROXY_HEALTH_PORT: u16 = 10256;
+/// Where each node tells its proxy's mode, on its loopback address only.
+pub const PROXY_MODE_PORT: u16 = 10249;
 
 /// What `vipyard up` was asked to do.
 #[derive(Clone, Debug)]
@@ -32,9 +36,22 @@ pub struct Config {
     pub ui_listen: SocketAddr,
     pub nodes: u16,
     pub network: Network,
+    pub host_access: HostAccess,
     pub data_dir: PathBuf,
     /// A second place for the kubeconfig, beside `DATA_DIR/kubeconfig`.
     pub kubeconfig: Option<PathBuf>,
+}
+
+/// Whether the host itself is connected to the cluster, by a TUN device in the namespace that vipyard is started in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum HostAccess {
+    /// Where it is allowed
+    #[default]
+    Auto,
+    /// Or else no start
+    Yes,
+    /// The host's network stays as it is
+    No,
 }
 
 #[derive(Clone, Debug)]
@@ -61,8 +78,8 @@ impl StoreConfig {
 ///
 /// * Service addresses: the first of each range is the API's VIP, the tenth the DNS server's.
 /// * Pod addresses: node *i* (from 1) has the *i*-th /24 and the *i*-th /64.
-/// * Node addresses: the first host address is the control plane's (API and DNS listen there);
-///   node *i* has the host number 10 + *i*.
+/// * Node addresses: the first host address is the control plane's (API and DNS listen there), the second the host's
+///   own when it is connected, the third the gate's to the world; node *i* has the host number 10 + *i*.
 #[derive(Clone, Debug)]
 pub struct Network {
     pub service_v4: Ipv4Net,
@@ -121,6 +138,16 @@ impl Network {
     /// Where API and DNS listen inside the cluster.
     pub fn control_plane(&self) -> DualAddr {
         nth(self.node_v4, self.node_v6, 1)
+    }
+
+    /// The host's own address in the cluster: Pods see it as the client, and reach the host by it.
+    pub fn host(&self) -> DualAddr {
+        nth(self.node_v4, self.node_v6, 2)
+    }
+
+    /// Where connections of Pods into the world end, to be carried on from there.
+    pub fn gate(&self) -> DualAddr {
+        nth(self.node_v4, self.node_v6, 3)
     }
 
     /// The address of node `index`, counted from 1.

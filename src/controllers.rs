@@ -17,8 +17,10 @@
 //! | `namespace_deletion` | namespaces that are being deleted: empties and finalizes them | ES20 |
 //! | `scheduler` | nodes for Pods | PD6, DP4 |
 //! | `custom_resources` | definitions that are being deleted: their objects go first | |
+//! | `event_expiry` | Events whose time is over | |
 //! | `garbage` | dependents of deleted owners | ES19 |
 //! | `disruption` | status of PodDisruptionBudgets | |
+//! | `load_balancer` | addresses of Services of type LoadBalancer | V2, W2 |
 //! | `ip_addresses` | an IPAddress for each Service address | SC5-SC7 |
 //! | `service_cidrs` | ServiceCIDRs: the cluster's own, readiness, deletion | SC1, SC3, SC4 |
 //! | `bootstrap` | system namespaces, `default/kubernetes`, `kube-system/kube-dns` | K1, K2, EM7 |
@@ -33,9 +35,12 @@ mod disruption_plan;
 mod endpoint_model;
 mod endpoints;
 mod endpoints_plan;
+mod event_expiry;
 mod garbage;
 mod garbage_graph;
 mod ip_addresses;
+mod load_balancer;
+mod load_balancer_plan;
 mod mirror_plan;
 mod mirroring;
 mod namespace_deletion;
@@ -63,6 +68,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use bootstrap::{SYSTEM_NAMESPACES, bootstrap};
+pub use load_balancer_plan::LOAD_BALANCER_CLASS;
 pub use namespaces::{DEFAULT_SERVICE_ACCOUNT, ROOT_CA_CONFIG_MAP, ROOT_CA_KEY, wait_for_default_account};
 pub use runner::Error;
 
@@ -160,8 +166,10 @@ impl Controllers {
         namespaces::NamespaceController::start(&client, &cluster, root_ca_pem, tasks);
         disruption::DisruptionController::start(&client, &cluster, tasks);
         service_cidrs::ServiceCidrController::start(&client, &cluster, &network, tasks);
+        load_balancer::LoadBalancerController::start(&client, &cluster, &network, tasks);
         ip_addresses::IpAddressController::start(&client, &cluster, tasks);
         bootstrap::SystemObjects::start(&client, &cluster, &network, tasks);
+        event_expiry::EventExpiry::start(&client, event_expiry::LIFE, tasks);
 
         let emptied = Arc::new(queue::Queue::new());
         garbage::GarbageCollector::start(&client, &served, Arc::clone(&emptied), tasks);

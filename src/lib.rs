@@ -12,6 +12,7 @@
 //!                    ├── controllers ─ events        slices, Endpoints, scheduler, namespaces, garbage, budgets
 //!                    ├── plan ───── router ─ sys     objects in, immutable plan out; packets
 //!                    ├── node ───── images ─ sys     Pods: namespaces, devices, processes, probes, logs
+//!                    ├── edge ───── router, node     the host's own access, Pods' way out, health checks
 //!                    ├── dns                         answers from the cache, forwarding
 //!                    └── dashboard                   the page and its streams
 //! ```
@@ -29,6 +30,7 @@
 //!   the other device, to completion;
 //! * one thread that starts processes, so that the kernel's parent-death signal of containers is tied to the process
 //!   and not to a worker that comes and goes;
+//! * `loopback`, where the host cannot be connected by a device: sockets from the host's loopback into the cluster;
 //! * SQLite's thread: one writer, which commits what is queued in one transaction with one fsync.
 //!
 //! # Listeners
@@ -37,8 +39,12 @@
 //! |---|---|
 //! | `--api-listen`, 127.0.0.1:6443 | API over TLS, client certificates from the cluster's own CA or ServiceAccounts' tokens |
 //! | `--ui-listen`, 127.0.0.1:8080 | dashboard, plain HTTP with a token that becomes a cookie |
+//! | 127.0.0.1, node ports and load-balancer ports | relay to Services, where the host has no device into the cluster |
+//! | port 1 of 10.245.0.3 and its IPv6 twin, TCP and UDP | flows of Pods into the world, in a namespace of their own |
 //! | 10.245.0.1:6443 and its IPv6 twin | API, in the control plane's namespace, behind `default/kubernetes` |
 //! | 10.245.0.1:53, UDP and TCP, and its IPv6 twin | DNS, in the control plane's namespace, behind `kube-system/kube-dns` |
+//! | 10256 of each node, 10249 on its loopback | health and mode of the proxy, in the node's namespace |
+//! | each `healthCheckNodePort` of each node | whether the node has endpoints of that Service, in the node's namespace |
 //!
 //! # The way of a write
 //!
@@ -46,12 +52,19 @@
 //! syncs → the new state is published and watchers are woken → the informer cache decodes the event once → controllers
 //! write what follows (a slice, say, by the same way) → `plan` compiles what changed and hands the router a new plan.
 //!
+//! The barrier of `app` follows a write to its end: it waits for the cache, then sends a mark behind the changes through
+//! every subscription, and is over when controllers, DNS and the router have let go of it.
+//!
 //! # The way of a packet
 //!
 //! A Pod's `eth0` is a TUN device; the router holds the other end. The first packet of a flow runs the whole decision
 //! over the plan (source check, VIP, policy, endpoint, masquerade, next node) and leaves a flow entry with the rewrite,
 //! the reason and the revisions of the objects that it rests on; later packets replay the rewrite. Traffic between
 //! nodes crosses the router once per node, in one step: the entry is the sum of the crossings.
+//!
+//! What is for nobody in the cluster is held back until the [`edge`] has dialed it with a socket of the host's, and then
+//! goes to a listener behind the router, the gate, from where the edge carries the bytes on. The host itself is a port
+//! of the router as well where it may have a device; it is a client outside of the cluster.
 //!
 //! # Leaving nothing behind
 //!
@@ -67,6 +80,7 @@ pub mod config;
 pub mod controllers;
 pub mod dashboard;
 pub mod dns;
+pub mod edge;
 pub mod events;
 pub mod images;
 pub mod lifecycle;

@@ -28,6 +28,7 @@ use crate::config::Network;
 pub use compiler::Compiler;
 pub use driver::{Applied, run};
 pub use service::{Candidates, Endpoint, ListKind, Scope, ServicePort, ServicePortId, SliceRef};
+pub use spec::{PROXY_NAME_LABEL, load_balancer_ips};
 
 /// A persistent map: cloning shares everything, updating copies one path.
 pub(crate) type Map<K, V> = imbl::GenericHashMap<K, V, FxBuildHasher, imbl::shared_ptr::DefaultSharedPtr>;

@@ -19,13 +19,17 @@
 //! * Source ranges that contain a node's address do not also admit the VIP itself as a source (V3, last sentence):
 //!   no port may send from a VIP.
 //! * A packet without "don't fragment" that exceeds the MTU goes whole: the kernel behind a TUN takes it.
+//! * What leaves the cluster is carried on by sockets of the host ([`gate`]): its source is the host's, and a trace
+//!   of its way ends at the Pod's node.
 //! * SCTP has no data path through Services (F1); between Pods it is carried.
 
 pub mod balance;
 pub mod checksum;
 mod dataplane;
+mod emit;
 pub mod flow;
 pub mod fragments;
+pub mod gate;
 pub mod icmp;
 pub mod nat;
 pub mod pipeline;
@@ -43,6 +47,7 @@ use std::net::IpAddr;
 use crate::sys::tun::Tun;
 
 pub use dataplane::{Router, RouterConfig};
+pub use gate::{Admitted, GATE_PORT, Held};
 
 /// What stands behind a device of the router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +58,11 @@ pub enum PortKind {
     Node,
     /// The control plane's namespace, where API and DNS listen.
     ControlPlane,
+    /// The namespace that vipyard was started in: a client outside of the cluster. What it sends to a virtual address
+    /// arrives at some node, as by a load balancer (X2, X5, X8).
+    Outside,
+    /// Where flows to the world end, to be carried on from there: see [`gate`].
+    Gate,
 }
 
 /// A device to be connected to the router.

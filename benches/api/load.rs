@@ -55,6 +55,14 @@ const CONFIG_MAP_EVENTS: Row = Row {
 };
 const MEMORY: Row =
     Row { label: "resident with 10,000 Services", unit: "MB", aim: Some(Aim::Below(120.0)), reference: Some(400.0) };
+/// kube-proxy's nftables mode, with half as many Services.
+const PROGRAMMED: Row = Row {
+    label: "slice write to packets, 10,000 Services of 10, p99",
+    unit: "ms",
+    aim: Some(Aim::Below(2.0)),
+    reference: Some(2_200.0),
+};
+const PROGRAMMED_MEDIAN: Row = Row { label: "the same, median", unit: "ms", aim: None, reference: None };
 
 fn collection(resource: &str, namespace: &str) -> String {
     format!("/api/v1/namespaces/{namespace}/{resource}")
@@ -69,6 +77,13 @@ fn selected(name: &str) -> Value {
     let mut service = service(name);
     service["spec"]["selector"] = json!({"app": name});
     service
+}
+
+fn slice(name: &str, last: u8) -> Value {
+    let endpoints = (1..=9).chain([last]).map(|n| json!({"addresses": [format!("10.244.1.{n}")], "nodeName": "n1"}));
+    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+        "ports": [{"name": "http", "port": 8080}], "endpoints": endpoints.collect::<Vec<_>>()})
 }
 
 fn config_map(name: &str) -> Value {
@@ -89,7 +104,7 @@ pub async fn measure(server: &Server, options: &Options) -> Result<Vec<Figure>> 
 
     // What the later loads read.
     create(&mut connections, &collection("services", "listed"), "s", LISTED, service).await?;
-    if chosen(&SERVICE_CREATES) || chosen(&MEMORY) {
+    if chosen(&SERVICE_CREATES) || chosen(&MEMORY) || chosen(&PROGRAMMED) {
         let rest = SERVICES - LISTED;
         let value = timed(
             server,
@@ -102,6 +117,11 @@ pub async fn measure(server: &Server, options: &Options) -> Result<Vec<Figure>> 
     if chosen(&MEMORY) {
         settle(server).await?;
         figures.push(Figure { row: &MEMORY, value: server.resident()? });
+    }
+    if chosen(&PROGRAMMED) {
+        let (median, p99) = programmed(&mut connections).await?;
+        figures.push(Figure { row: &PROGRAMMED, value: p99 });
+        figures.push(Figure { row: &PROGRAMMED_MEDIAN, value: median });
     }
     if chosen(&CONFIG_MAP_CREATES) {
         let path = collection("configmaps", "maps");
@@ -246,6 +266,29 @@ async fn events(endpoint: &Endpoint, resource: &str, body: fn(&str) -> Value) ->
     ensure!(arrivals.is_empty(), "there were more events than POSTs");
     watchers.iter().for_each(|watcher| watcher.abort());
     Ok(median(samples))
+}
+
+/// Gives each Service ten endpoints, then changes one slice after the other. Returns median and 99th percentile of the
+/// time, in milliseconds, from the begin of a write until the write barrier says that it is in the packets: two requests.
+async fn programmed(connections: &mut [Connection]) -> Result<(f64, f64)> {
+    let slices = |namespace: &str| format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
+    for (namespace, count) in [("listed", LISTED), ("bulk", SERVICES - LISTED)] {
+        create(connections, &slices(namespace), "s", count, |name| slice(name, 10)).await?;
+    }
+    let connection = &mut connections[0];
+    connection.expect(StatusCode::OK, Method::GET, "/vipyard/v1/barrier", Bytes::new()).await?;
+    let mut samples = Vec::with_capacity(POSTS);
+    for i in 0..POSTS {
+        let name = format!("s{}", i * 5);
+        let body: Bytes = slice(&name, 11).to_string().into();
+        let begin = Instant::now();
+        connection.expect(StatusCode::OK, Method::PUT, &format!("{}/{name}", slices("bulk")), body).await?;
+        connection.expect(StatusCode::OK, Method::GET, "/vipyard/v1/barrier", Bytes::new()).await?;
+        samples.push(begin.elapsed());
+    }
+    samples.sort_unstable();
+    let at = |share: f64| samples[((samples.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+    Ok((at(0.5), at(0.99)))
 }
 
 /// Creates Services that select Pods and waits until each has its EndpointSlice. Returns Services per second.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with};
 
-use crate::world::{Path, REQUEST_PORT, REQUEST_TARGETS, STREAM_PORT, STREAM_TARGET, inside};
+use crate::world::{Path, REQUEST_PORT, REQUEST_TARGETS, STREAM_PORT, STREAM_TARGET, UDP_PORT, UDP_TARGET, inside};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
 /// Asks the server to close after its answer, as a connection per request does.
@@ -21,6 +21,8 @@ const LAST_REQUEST: &[u8] = b"GET /close HTTP/1.1\r\nHost: bench\r\n\r\n";
 const RESPONSE: [u8; 200] = [b'x'; 200];
 const CONNECTIONS: usize = 64;
 const CONNECTING: usize = 32;
+/// What a question to DNS or a voice sample weighs.
+const DATAGRAM: [u8; 64] = [b'x'; 64];
 
 /// Samples of every figure of a path.
 #[derive(Default)]
@@ -30,8 +32,11 @@ pub struct Figures {
 
 impl Figures {
     /// Names, and whether more is better.
-    pub const ROWS: [(&'static str, bool); 5] = [
+    pub const ROWS: [(&'static str, bool); 8] = [
         ("one TCP stream, Gbit/s", true),
+        ("CPU seconds per GB of it", false),
+        ("four TCP streams, Gbit/s", true),
+        ("UDP packets/s, 64 bytes", true),
         ("new connections/s", true),
         ("keep-alive requests/s, 64", true),
         ("request latency p50, us", false),
@@ -54,7 +59,8 @@ pub fn measure(path: &dyn Path, time: Duration, only: &str, figures: &mut Figure
     let stop = Arc::new(AtomicBool::new(false));
     let received = Arc::new(AtomicU64::new(0));
     let listeners = inside(path.server(), listeners)?.join().expect("no panic")??;
-    let (requests, sink) = listeners;
+    let (requests, sink, datagrams) = listeners;
+    let counted = Arc::new(AtomicU64::new(0));
     let servers = [
         inside(path.server(), {
             let stop = Arc::clone(&stop);
@@ -64,23 +70,34 @@ pub fn measure(path: &dyn Path, time: Duration, only: &str, figures: &mut Figure
             let (stop, received) = (Arc::clone(&stop), Arc::clone(&received));
             move || swallow(&sink, &received, &stop)
         })?,
+        inside(path.server(), {
+            let (stop, counted) = (Arc::clone(&stop), Arc::clone(&counted));
+            move || count(&datagrams, &counted, &stop)
+        })?,
     ];
-    let (request, stream) = (path.address(REQUEST_PORT), path.address(STREAM_PORT));
+    let (request, stream, datagram) = (path.address(REQUEST_PORT), path.address(STREAM_PORT), path.address(UDP_PORT));
     let wanted = Figures::ROWS.map(|(label, _)| label.contains(only));
-    let client = inside(path.client(), move || -> Result<[Option<f64>; 5]> {
-        let mut values = [None; 5];
-        if wanted[0] {
-            values[0] = Some(send_stream(stream, time, &received).context("stream")?);
-        }
-        if wanted[1] {
-            values[1] = Some(open_connections(request, time).context("new connections")?);
+    let client = inside(path.client(), move || -> Result<[Option<f64>; 8]> {
+        let mut values = [None; 8];
+        if wanted[0] || wanted[1] {
+            let (rate, cost) = send_streams(1, stream, time, &received).context("stream")?;
+            (values[0], values[1]) = (Some(rate), Some(cost));
         }
         if wanted[2] {
-            values[2] = Some(keep_alive(request, time).context("keep-alive")?);
+            values[2] = Some(send_streams(4, stream, time, &received).context("four streams")?.0);
         }
-        if wanted[3] || wanted[4] {
+        if wanted[3] {
+            values[3] = Some(send_datagrams(datagram, time, &counted).context("datagrams")?);
+        }
+        if wanted[4] {
+            values[4] = Some(open_connections(request, time).context("new connections")?);
+        }
+        if wanted[5] {
+            values[5] = Some(keep_alive(request, time).context("keep-alive")?);
+        }
+        if wanted[6] || wanted[7] {
             let (p50, p99) = latency(request, time / 2).context("latency")?;
-            (values[3], values[4]) = (Some(p50), Some(p99));
+            (values[6], values[7]) = (Some(p50), Some(p99));
         }
         Ok(values)
     })?;
@@ -95,9 +112,11 @@ pub fn measure(path: &dyn Path, time: Duration, only: &str, figures: &mut Figure
     Ok(())
 }
 
-fn listeners() -> io::Result<(Vec<TcpListener>, TcpListener)> {
+fn listeners() -> io::Result<(Vec<TcpListener>, TcpListener, UdpSocket)> {
     let requests = REQUEST_TARGETS.map(listen);
-    Ok((requests.collect::<io::Result<_>>()?, listen(STREAM_TARGET)?))
+    let datagrams = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, UDP_TARGET))?;
+    datagrams.set_read_timeout(Some(Duration::from_millis(100)))?;
+    Ok((requests.collect::<io::Result<_>>()?, listen(STREAM_TARGET)?, datagrams))
 }
 
 /// A listener with a backlog that no load here fills.
@@ -172,40 +191,89 @@ fn serve_requests(listeners: Vec<TcpListener>, stop: &AtomicBool) -> io::Result<
 fn swallow(listener: &TcpListener, received: &AtomicU64, stop: &AtomicBool) -> io::Result<()> {
     let mut poll = Poll::new()?;
     poll.add(listener, epoll::EventFlags::IN)?;
-    let mut buf = vec![0; 512 * 1024];
-    while !stop.load(Ordering::Relaxed) {
-        if poll.wait()?.is_empty() {
-            continue;
+    std::thread::scope(|scope| {
+        while !stop.load(Ordering::Relaxed) {
+            if poll.wait()?.is_empty() {
+                continue;
+            }
+            let (mut stream, _) = listener.accept()?;
+            stream.set_nonblocking(false)?;
+            scope.spawn(move || {
+                let mut buf = vec![0; 512 * 1024];
+                while let Ok(len @ 1..) = stream.read(&mut buf) {
+                    received.fetch_add(len as u64, Ordering::Relaxed);
+                }
+            });
         }
-        let (mut stream, _) = listener.accept()?;
-        stream.set_nonblocking(false)?;
-        loop {
-            match stream.read(&mut buf)? {
-                0 => break,
-                len => received.fetch_add(len as u64, Ordering::Relaxed),
-            };
+        Ok(())
+    })
+}
+
+fn count(socket: &UdpSocket, counted: &AtomicU64, stop: &AtomicBool) -> io::Result<()> {
+    let mut buf = [0; 2048];
+    while !stop.load(Ordering::Relaxed) {
+        match socket.recv(&mut buf) {
+            Ok(_) => drop(counted.fetch_add(1, Ordering::Relaxed)),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(e) => return Err(e),
         }
     }
     Ok(())
 }
 
-/// Gigabits per second that arrive.
-fn send_stream(to: SocketAddr, time: Duration, received: &AtomicU64) -> Result<f64> {
-    let mut stream = TcpStream::connect(to)?;
+/// Gigabits per second that arrive over so many connections, and the CPU seconds of the whole machine per gigabyte.
+fn send_streams(count: usize, to: SocketAddr, time: Duration, received: &AtomicU64) -> Result<(f64, f64)> {
     let buf = vec![0; 256 * 1024];
-    let send_for = |stream: &mut TcpStream, time: Duration| -> io::Result<()> {
+    let warm_up = Duration::from_millis(200);
+    let send = || -> io::Result<()> {
+        let mut stream = TcpStream::connect(to)?;
         let start = Instant::now();
-        while start.elapsed() < time {
+        while start.elapsed() < warm_up + time {
             stream.write_all(&buf)?;
         }
         Ok(())
     };
-    // The window opens first.
-    send_for(&mut stream, Duration::from_millis(200))?;
-    let (before, start) = (received.load(Ordering::Relaxed), Instant::now());
-    send_for(&mut stream, time)?;
-    let bytes = received.load(Ordering::Relaxed) - before;
-    Ok(bytes as f64 * 8.0 / 1e9 / start.elapsed().as_secs_f64())
+    std::thread::scope(|scope| {
+        let senders: Vec<_> = (0..count).map(|_| scope.spawn(send)).collect();
+        // The windows open first.
+        std::thread::sleep(warm_up);
+        let (before, busy, start) = (received.load(Ordering::Relaxed), busy_seconds()?, Instant::now());
+        std::thread::sleep(time);
+        let bytes = (received.load(Ordering::Relaxed) - before) as f64;
+        let (busy, took) = (busy_seconds()? - busy, start.elapsed().as_secs_f64());
+        for sender in senders {
+            sender.join().expect("no panic")?;
+        }
+        Ok((bytes * 8.0 / 1e9 / took, busy * 1e9 / bytes))
+    })
+}
+
+/// What all CPUs have worked since the start of the machine, in the kernel and outside of it.
+fn busy_seconds() -> Result<f64> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().context("/proc/stat is empty")?;
+    let ticks: Vec<f64> = line.split_whitespace().skip(1).map(|n| n.parse().unwrap_or(0.0)).collect();
+    // user, nice, system, idle, iowait, irq, softirq; a tick is a hundredth (USER_HZ).
+    Ok((ticks[0] + ticks[1] + ticks[2] + ticks[5] + ticks[6]) / 100.0)
+}
+
+/// Datagrams per second that arrive, of as many as one socket can send.
+fn send_datagrams(to: SocketAddr, time: Duration, counted: &AtomicU64) -> Result<f64> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect(to)?;
+    let (before, start) = (counted.load(Ordering::Relaxed), Instant::now());
+    while start.elapsed() < time {
+        for _ in 0..64 {
+            match socket.send(&DATAGRAM) {
+                Ok(_) => {}
+                // The queue is full: what is lost is what counts.
+                Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+    let arrived = counted.load(Ordering::Relaxed) - before;
+    Ok(arrived as f64 / start.elapsed().as_secs_f64())
 }
 
 fn start_connection(to: SocketAddr) -> io::Result<TcpStream> {

@@ -26,6 +26,8 @@ struct Options {
     only: Option<String>,
     /// Runs only loads whose figure's name contains this.
     load: String,
+    /// How many Services there are beside the measured one, one run each.
+    others: Vec<u32>,
     threads: usize,
     /// How long the router's threads stay awake, in microseconds.
     linger: u64,
@@ -67,14 +69,21 @@ fn run() -> Result<ExitCode> {
     if let Some(only) = &options.only {
         paths.retain(|path| path.name().contains(only.as_str()));
     }
-    let mut all: Vec<Figures> = paths.iter().map(|_| Figures::default()).collect();
-    for _ in 0..options.rounds {
-        // Interleaved, so that what else the machine does hits all paths alike.
-        for (path, figures) in paths.iter().zip(&mut all) {
-            load::measure(&**path, options.seconds, &options.load, figures).with_context(|| path.name().to_owned())?;
+    for others in options.others.iter().copied() {
+        println!("\n{} Services", others + 1);
+        for path in &paths {
+            path.fill(others).with_context(|| path.name().to_owned())?;
         }
+        let mut all: Vec<Figures> = paths.iter().map(|_| Figures::default()).collect();
+        for _ in 0..options.rounds {
+            // Interleaved, so that what else the machine does hits all paths alike.
+            for (path, figures) in paths.iter().zip(&mut all) {
+                load::measure(&**path, options.seconds, &options.load, figures)
+                    .with_context(|| path.name().to_owned())?;
+            }
+        }
+        report(&paths, &all, others + 1);
     }
-    report(&paths, &all);
     if options.only.is_none() && options.load.is_empty() {
         micro::measure()?;
     }
@@ -87,6 +96,7 @@ fn options() -> Result<Options> {
         rounds: 3,
         only: None,
         load: String::new(),
+        others: vec![0, 9999],
         threads: RouterConfig::THREADS,
         linger: 50,
     };
@@ -96,18 +106,21 @@ fn options() -> Result<Options> {
         match arg.as_str() {
             "--seconds" => options.seconds = Duration::from_secs_f64(value.parse()?),
             "--rounds" => options.rounds = value.parse()?,
+            "--others" => options.others = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
             "--threads" => options.threads = value.parse()?,
             "--linger" => options.linger = value.parse()?,
             "--only" => options.only = Some(value),
             "--load" => options.load = value,
-            _ => bail!("unknown option {arg}; known: --seconds, --rounds, --only, --load, --threads, --linger"),
+            _ => {
+                bail!("unknown option {arg}; known: --seconds, --rounds, --only, --load, --others, --threads, --linger")
+            }
         }
     }
     Ok(options)
 }
 
 /// Medians, and the ratio of the first path to the second.
-fn report(paths: &[Box<dyn Path>], all: &[Figures]) {
+fn report(paths: &[Box<dyn Path>], all: &[Figures], services: u32) {
     print!("{:<28}", "");
     for path in paths {
         print!("{:>22}", path.name());
@@ -135,7 +148,7 @@ fn report(paths: &[Box<dyn Path>], all: &[Figures]) {
                 continue;
             }
             let line = serde_json::json!({
-                "bench": "dataplane", "path": path.name(), "figure": label,
+                "bench": "dataplane", "path": path.name(), "figure": label, "services": services,
                 "median": figures.median(row), "samples": figures.samples(row),
             });
             println!("{line}");

@@ -91,7 +91,7 @@ fn figures(services: u32) -> Result<[(&'static str, f64); 5]> {
     ])
 }
 
-fn vip(n: u32) -> Ipv4Addr {
+pub fn vip(n: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 1, 0)) + n)
 }
 
@@ -106,7 +106,7 @@ fn syn(n: u32, services: u32) -> Result<Vec<u8>> {
     Ok(packet)
 }
 
-fn service(n: u32) -> Result<Service> {
+pub fn service(n: u32) -> Result<Service> {
     Ok(serde_json::from_value(json!({
         "metadata": {"namespace": "default", "name": format!("s{n}"), "uid": "1", "resourceVersion": "1"},
         "spec": {"clusterIP": vip(n), "clusterIPs": [vip(n)], "ports": [
@@ -114,7 +114,7 @@ fn service(n: u32) -> Result<Service> {
     }))?)
 }
 
-fn slice(n: u32, endpoints: u32) -> Result<EndpointSlice> {
+pub fn slice(n: u32, endpoints: u32) -> Result<EndpointSlice> {
     let endpoints: Vec<_> = (0..endpoints).map(|n| json!({"addresses": [server(n)], "nodeName": "n1"})).collect();
     Ok(serde_json::from_value(json!({
         "metadata": {"namespace": "default", "name": format!("s{n}"), "resourceVersion": "2",

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use parking_lot::Mutex;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::json;
 use vipyard::config::Network;
@@ -16,12 +17,17 @@ use vipyard::plan::Compiler;
 use vipyard::router::{PortKind, PortSpec, Ports, Router, RouterConfig};
 use vipyard::sys::tun::Tun;
 
+use crate::micro;
+
 /// The Service port of the request server and its backends' ports: a Service of ten endpoints.
 pub const REQUEST_PORT: u16 = 80;
 pub const REQUEST_TARGETS: std::ops::Range<u16> = 8000..8010;
 /// The Service port of the sink for streams.
 pub const STREAM_PORT: u16 = 5001;
 pub const STREAM_TARGET: u16 = 9000;
+/// The Service port that counts datagrams.
+pub const UDP_PORT: u16 = 53;
+pub const UDP_TARGET: u16 = 9053;
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 100);
 
 /// A client's namespace, a server's namespace and how one reaches the other.
@@ -31,6 +37,8 @@ pub trait Path {
     fn server(&self) -> &str;
     /// Where the client finds the Service port.
     fn address(&self, port: u16) -> SocketAddr;
+    /// Puts so many other Services, of ten endpoints each, beside the one that is measured.
+    fn fill(&self, others: u32) -> Result<()>;
     fn note(&self) -> Option<String> {
         None
     }
@@ -75,6 +83,7 @@ fn namespace(name: &str) -> Result<()> {
 pub struct Ours {
     name: String,
     router: Arc<Router>,
+    compiler: Mutex<Compiler>,
 }
 
 impl Ours {
@@ -102,23 +111,29 @@ impl Ours {
             "spec": {"clusterIP": VIP, "clusterIPs": [VIP], "ports": [
                 {"name": "request", "port": REQUEST_PORT, "protocol": "TCP"},
                 {"name": "stream", "port": STREAM_PORT, "protocol": "TCP"},
+                {"name": "udp", "port": UDP_PORT, "protocol": "UDP"},
             ]},
         }))?;
         compiler.service_applied(&service);
-        for (name, targets) in [("request", REQUEST_TARGETS), ("stream", STREAM_TARGET..STREAM_TARGET + 1)] {
+        let ports = [
+            ("request", "TCP", REQUEST_TARGETS),
+            ("stream", "TCP", STREAM_TARGET..STREAM_TARGET + 1),
+            ("udp", "UDP", UDP_TARGET..UDP_TARGET + 1),
+        ];
+        for (name, protocol, targets) in ports {
             for target in targets {
                 let slice: EndpointSlice = serde_json::from_value(json!({
                     "metadata": {"namespace": "default", "name": format!("bench-{target}"), "resourceVersion": "2",
                         "labels": {"kubernetes.io/service-name": "bench"}},
                     "addressType": "IPv4",
-                    "ports": [{"name": name, "port": target, "protocol": "TCP"}],
+                    "ports": [{"name": name, "port": target, "protocol": protocol}],
                     "endpoints": [{"addresses": ["10.244.1.3"], "nodeName": "n1"}],
                 }))?;
                 compiler.slice_applied(&slice);
             }
         }
         router.apply(compiler.plan());
-        Ok(Self { name: format!("vipyard (mtu {})", network.mtu), router })
+        Ok(Self { name: format!("vipyard (mtu {})", network.mtu), router, compiler: Mutex::new(compiler) })
     }
 }
 
@@ -137,6 +152,16 @@ impl Path for Ours {
 
     fn address(&self, port: u16) -> SocketAddr {
         (VIP, port).into()
+    }
+
+    fn fill(&self, others: u32) -> Result<()> {
+        let mut compiler = self.compiler.lock();
+        for n in 0..others {
+            compiler.service_applied(&micro::service(n)?);
+            compiler.slice_applied(&micro::slice(n, 10)?);
+        }
+        self.router.apply(compiler.plan());
+        Ok(())
     }
 
     fn note(&self) -> Option<String> {
@@ -175,35 +200,41 @@ impl Kernel {
             run(&format!("ip -n {end} route add default via 10.1.{net}.1"))?;
         }
         run("ip netns exec kr sysctl -qw net.ipv4.ip_forward=1")?;
-        let rules = rules();
-        std::fs::write("/run/rules.nft", rules)?;
-        run("ip netns exec kr nft -f /run/rules.nft")?;
-        Ok(Self { name: format!("nftables (mtu {mtu})") })
+        let this = Self { name: format!("nftables (mtu {mtu})") };
+        this.fill(0)?;
+        Ok(this)
     }
 }
 
-fn rules() -> String {
+fn rules(others: u32) -> String {
     let mut chains = String::new();
     let mut map = Vec::new();
-    let services = [(REQUEST_PORT, REQUEST_TARGETS), (STREAM_PORT, STREAM_TARGET..STREAM_TARGET + 1)];
-    for (port, targets) in services {
+    let measured = [
+        (VIP, "tcp", REQUEST_PORT, REQUEST_TARGETS),
+        (VIP, "tcp", STREAM_PORT, STREAM_TARGET..STREAM_TARGET + 1),
+        (VIP, "udp", UDP_PORT, UDP_TARGET..UDP_TARGET + 1),
+    ];
+    let others = (0..others).map(|n| (micro::vip(n), "tcp", 80, REQUEST_TARGETS));
+    for (vip, protocol, port, targets) in measured.into_iter().chain(others) {
         let count = targets.len();
         let mut choices = Vec::new();
         for (at, target) in targets.enumerate() {
-            let endpoint = format!("endpoint-{target}");
+            let endpoint = format!("endpoint-{vip}-{protocol}-{target}");
             chains += &format!(
-                "chain {endpoint} {{ ip saddr 10.1.2.2 jump mark-for-masquerade\n meta l4proto tcp dnat to 10.1.2.2:{target}\n }}\n"
+                "chain {endpoint} {{ ip saddr 10.1.2.2 jump mark-for-masquerade\n meta l4proto {protocol} dnat to 10.1.2.2:{target}\n }}\n"
             );
             choices.push(format!("{at} : goto {endpoint}"));
         }
         chains += &format!(
-            "chain service-{port} {{ ip daddr {VIP} tcp dport {port} ip saddr != 10.1.0.0/16 jump mark-for-masquerade\n numgen random mod {count} vmap {{ {} }}\n }}\n",
+            "chain service-{vip}-{port} {{ ip daddr {vip} {protocol} dport {port} ip saddr != 10.1.0.0/16 jump mark-for-masquerade\n numgen random mod {count} vmap {{ {} }}\n }}\n",
             choices.join(", ")
         );
-        map.push(format!("{VIP} . tcp . {port} : goto service-{port}"));
+        map.push(format!("{vip} . {protocol} . {port} : goto service-{vip}-{port}"));
     }
     format!(
-        "table ip kube-proxy {{
+        "table ip kube-proxy
+delete table ip kube-proxy
+table ip kube-proxy {{
 chain mark-for-masquerade {{ mark set mark or 0x4000
 }}
 {chains}
@@ -253,6 +284,11 @@ impl Path for Kernel {
     fn address(&self, port: u16) -> SocketAddr {
         (VIP, port).into()
     }
+
+    fn fill(&self, others: u32) -> Result<()> {
+        std::fs::write("/run/rules.nft", rules(others))?;
+        run("ip netns exec kr nft -f /run/rules.nft")
+    }
 }
 
 /// The limit: no router at all.
@@ -279,7 +315,15 @@ impl Path for Loopback {
     }
 
     fn address(&self, port: u16) -> SocketAddr {
-        let target = if port == STREAM_PORT { STREAM_TARGET } else { REQUEST_TARGETS.start };
+        let target = match port {
+            STREAM_PORT => STREAM_TARGET,
+            UDP_PORT => UDP_TARGET,
+            _ => REQUEST_TARGETS.start,
+        };
         (Ipv4Addr::LOCALHOST, target).into()
+    }
+
+    fn fill(&self, _others: u32) -> Result<()> {
+        Ok(())
     }
 }

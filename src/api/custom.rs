@@ -14,6 +14,7 @@
 mod columns;
 pub mod definition;
 mod intern;
+mod naming;
 mod structural;
 mod validate;
 
@@ -52,19 +53,26 @@ struct Custom {
     terminating: bool,
 }
 
-/// The versions that a definition serves; none until its names are accepted.
+/// The versions that a definition serves; none until its names are accepted. The objects of a definition that is being
+/// deleted can always be reached, so that they can be deleted.
 pub(super) fn kinds_of(definition: &CustomResourceDefinition) -> Vec<Arc<dyn Strategy>> {
     if !definition::is_established(definition) {
         return Vec::new();
     }
-    let served = definition.spec.versions.iter().filter(|version| version.served);
+    let any = definition.spec.versions.iter().any(|version| version.served);
+    let last = |version: &CustomResourceDefinitionVersion| {
+        !any && version.storage && definition.metadata.deletion_timestamp.is_some()
+    };
+    let served = definition.spec.versions.iter().filter(|version| version.served || last(version));
     served.map(|version| Arc::new(Custom::new(definition, version)) as Arc<dyn Strategy>).collect()
 }
 
 impl Custom {
     fn new(definition: &CustomResourceDefinition, version: &CustomResourceDefinitionVersion) -> Self {
         let spec = &definition.spec;
-        let names = &spec.names;
+        // Names that are not accepted are not served, but those from before are.
+        let accepted = definition.status.as_ref().and_then(|status| status.accepted_names.as_ref());
+        let names = accepted.unwrap_or(&spec.names);
         let given = version.schema.as_ref().and_then(|schema| schema.open_api_v3_schema.as_ref());
         // The definition was checked when it was written.
         let structural =
@@ -83,6 +91,7 @@ impl Custom {
             kind: intern::text(&names.kind),
             plural: intern::text(&names.plural),
             singular: intern::text(names.singular.as_deref().unwrap_or_default()),
+            list_kind: intern::text(names.list_kind.as_deref().unwrap_or_default()),
             short_names: intern::list(names.short_names.as_deref().unwrap_or_default()),
             categories: intern::list(names.categories.as_deref().unwrap_or_default()),
             namespaced: spec.scope == "Namespaced",
@@ -147,7 +156,18 @@ impl Strategy for Custom {
         self.admit(object, None, causes)
     }
 
-    fn update(&self, _: &Context, mut new: Value, old: Value, _: Part, causes: Causes) -> Result<Admitted, ApiError> {
+    fn update(
+        &self,
+        _: &Context,
+        mut new: Value,
+        old: Value,
+        part: Part,
+        causes: Causes,
+    ) -> Result<Admitted, ApiError> {
+        if part == Part::Status {
+            // Who owns what is written afterwards.
+            new["metadata"] = old["metadata"].clone();
+        }
         if new["status"].is_null()
             && let Some(fields) = new.as_object_mut()
         {
@@ -238,15 +258,20 @@ fn open_api_name(info: &Info) -> String {
     format!("{}.{}.{}", group.join("."), info.version, info.kind)
 }
 
+const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
+const KIND: &str = "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
+const METADATA: &str = "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
+
 /// Every object has these fields, whether its schema says so or not.
 fn with_object_fields(mut schema: Value, metadata: &str) -> Value {
     if !schema["properties"].is_object() {
         schema["properties"] = json!({});
     }
     let properties = &mut schema["properties"];
-    properties["apiVersion"] = json!({"type": "string"});
-    properties["kind"] = json!({"type": "string"});
-    properties["metadata"] = json!({"$ref": format!("#/components/schemas/{metadata}")});
+    properties["apiVersion"] = json!({"type": "string", "description": API_VERSION});
+    properties["kind"] = json!({"type": "string", "description": KIND});
+    let reference = json!({"$ref": format!("#/components/schemas/{metadata}")});
+    properties["metadata"] = json!({"description": METADATA, "allOf": [reference]});
     schema
 }
 

@@ -239,7 +239,7 @@ impl Api {
         }
         drop(deletions);
         let revision = self.store().revision().to_string();
-        let list = json!({"kind": format!("{}List", info.kind), "apiVersion": info.api_version(),
+        let list = json!({"kind": info.list_kind(), "apiVersion": info.api_version(),
             "metadata": {"resourceVersion": revision}, "items": items});
         Ok(json_response(StatusCode::OK, &list))
     }

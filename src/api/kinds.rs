@@ -31,6 +31,7 @@ mod pod_spec;
 mod priority_class;
 mod quantity;
 mod rbac;
+mod registry;
 mod replica_set;
 mod replication_controller;
 mod secret;
@@ -46,11 +47,9 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
 use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::ServiceSpec;
 use k8s_openapi::api::networking::v1::IPAddress;
@@ -60,11 +59,9 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::watch;
 
 use super::alloc::{Allocators, Reservation};
 use super::causes::Causes;
-use super::custom::definition::DefinitionKind;
 use super::names::NameRule;
 use super::schema::builtin::{self, Definitions};
 use super::schema::{self, Schema};
@@ -73,6 +70,8 @@ use crate::config::Network;
 use crate::store::Store;
 
 pub use checks::{scaled_up, selects};
+pub use registry::{Registry, Resources};
+
 pub(super) use events_event::{check as event_rules, from_core as event_from_core, to_core as event_to_core};
 
 /// Group and name of PodDisruptionBudgets, which evictions ask.
@@ -87,6 +86,8 @@ pub struct Info {
     pub kind: &'static str,
     pub plural: &'static str,
     pub singular: &'static str,
+    /// The kind of lists, where it is not the kind with `List` behind it.
+    pub list_kind: &'static str,
     pub short_names: &'static [&'static str],
     pub categories: &'static [&'static str],
     pub namespaced: bool,
@@ -113,6 +114,8 @@ pub struct Info {
     pub nulls: &'static [&'static str],
     /// and the times of each of its conditions.
     pub condition_times: &'static [&'static str],
+    /// The texts of each of its conditions that are there even when empty.
+    pub condition_texts: &'static [&'static str],
     /// Field selectors beyond the two of metadata.
     pub fields: &'static [&'static str],
     pub columns: &'static [Column],
@@ -126,6 +129,7 @@ impl Info {
         kind: "",
         plural: "",
         singular: "",
+        list_kind: "",
         short_names: &[],
         categories: &[],
         namespaced: true,
@@ -141,6 +145,7 @@ impl Info {
         name_rule: NameRule::Subdomain,
         nulls: &[],
         condition_times: &[],
+        condition_texts: &[],
         fields: &[],
         columns: &[NAME, AGE],
     };
@@ -149,7 +154,11 @@ impl Info {
         if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
     }
 
-    fn show_nulls(&self, object: &mut Value) {
+    pub fn list_kind(&self) -> String {
+        if self.list_kind.is_empty() { format!("{}List", self.kind) } else { self.list_kind.to_owned() }
+    }
+
+    fn show_empty(&self, object: &mut Value) {
         let show = |value: &mut Value, names: &[&str]| {
             let Some(fields) = value.as_object_mut() else { return };
             for name in names {
@@ -159,6 +168,9 @@ impl Info {
         show(object, self.nulls);
         for condition in object.pointer_mut("/status/conditions").and_then(Value::as_array_mut).into_iter().flatten() {
             show(condition, self.condition_times);
+            for name in self.condition_texts {
+                condition.as_object_mut().map(|fields| fields.entry(*name).or_insert_with(|| "".into()));
+            }
         }
     }
 
@@ -240,6 +252,9 @@ pub struct Context {
     pub allocators: Arc<Allocators>,
     pub store: Store,
 }
+
+/// What `metav1.Condition` always says, for [`Info::condition_texts`].
+pub(super) const STANDARD_TEXTS: &[&str] = &["reason", "message"];
 
 /// Which part of an object a write is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -368,7 +383,7 @@ impl<K: Kind> Typed<K> {
     fn encode(&self, object: &K::Object) -> Result<Value, ApiError> {
         let mut value = serde_json::to_value(object).map_err(ApiError::internal)?;
         super::object::prune(&mut value);
-        self.info.show_nulls(&mut value);
+        self.info.show_empty(&mut value);
         Ok(value)
     }
 
@@ -414,7 +429,9 @@ impl<K: Kind> Strategy for Typed<K> {
         let mut new = self.decode(new)?;
         let old = Self::stored(&old)?;
         K::default(&mut new);
-        let declared = if K::ASSIGNS { Some(self.encode(&new)?) } else { None };
+        // With a status nothing is given, and some of what came along with it is not taken.
+        let assigns = K::ASSIGNS && part != Part::Status;
+        let declared = if assigns { Some(self.encode(&new)?) } else { None };
         K::update(ctx, &mut new, &old, part, &mut causes);
         let reserve = causes.is_empty() && part == Part::Main;
         let reservation =
@@ -448,91 +465,6 @@ impl<K: Kind> Strategy for Typed<K> {
     }
 }
 
-/// All served kinds, by group, version and plural name. Custom resources come and go.
-pub struct Registry {
-    served: ArcSwap<Served>,
-    /// So many kinds are always served; those after them are custom.
-    built_in: usize,
-    resources: watch::Sender<Resources>,
-}
-
-/// Kinds as clients name them; `true` if their objects live in namespaces.
-pub type Resources = Vec<(kube::core::ApiResource, bool)>;
-
-fn resources_of(kinds: &[Arc<dyn Strategy>]) -> Resources {
-    let resource = |info: &Info| {
-        let gvk = kube::core::GroupVersionKind::gvk(info.group, info.version, info.kind);
-        (kube::core::ApiResource::from_gvk_with_plural(&gvk, info.plural), info.namespaced)
-    };
-    let mut resources: Resources = kinds.iter().map(|kind| resource(kind.info())).collect();
-    // Every version of a kind shows the same objects: one is enough.
-    let mut seen = std::collections::HashSet::new();
-    resources.retain(|(resource, _)| {
-        // The same objects as those of the core group.
-        resource.group != super::events::GROUP && seen.insert((resource.group.clone(), resource.plural.clone()))
-    });
-    resources
-}
-
-/// The kinds at one time.
-struct Served {
-    /// Counts the changes, so that what is derived from the kinds knows when it is out of date.
-    epoch: u64,
-    kinds: Vec<Arc<dyn Strategy>>,
-    by_path: HashMap<(&'static str, &'static str, &'static str), usize>,
-}
-
-impl Served {
-    fn new(epoch: u64, kinds: Vec<Arc<dyn Strategy>>) -> Self {
-        let by_path = kinds.iter().enumerate().map(|(i, kind)| (path_of(kind.info()), i)).collect();
-        Self { epoch, kinds, by_path }
-    }
-}
-
-impl Default for Registry {
-    fn default() -> Self {
-        let kinds = vec![
-            Typed::<namespace::Kind>::boxed(),
-            Typed::<node::Kind>::boxed(),
-            Typed::<pod::Kind>::boxed(),
-            Typed::<service::Kind>::boxed(),
-            Typed::<endpoints::Kind>::boxed(),
-            Typed::<config_map::Kind>::boxed(),
-            Typed::<secret::Kind>::boxed(),
-            Typed::<service_account::Kind>::boxed(),
-            Typed::<replication_controller::Kind>::boxed(),
-            Typed::<persistent_volume::Kind>::boxed(),
-            Typed::<persistent_volume_claim::Kind>::boxed(),
-            Typed::<event::Kind>::boxed(),
-            Typed::<events_event::Kind>::boxed(),
-            Typed::<endpoint_slice::Kind>::boxed(),
-            Typed::<lease::Kind>::boxed(),
-            Typed::<deployment::Kind>::boxed(),
-            Typed::<replica_set::Kind>::boxed(),
-            Typed::<stateful_set::Kind>::boxed(),
-            Typed::<daemon_set::Kind>::boxed(),
-            Typed::<controller_revision::Kind>::boxed(),
-            Typed::<job::Kind>::boxed(),
-            Typed::<cron_job::Kind>::boxed(),
-            Typed::<network_policy::Kind>::boxed(),
-            Typed::<ingress::Kind>::boxed(),
-            Typed::<ingress_class::Kind>::boxed(),
-            Typed::<service_cidr::Kind>::boxed(),
-            Typed::<ip_address::Kind>::boxed(),
-            Typed::<pod_disruption_budget::Kind>::boxed(),
-            Typed::<rbac::RoleKind>::boxed(),
-            Typed::<rbac::RoleBindingKind>::boxed(),
-            Typed::<rbac::ClusterRoleKind>::boxed(),
-            Typed::<rbac::ClusterRoleBindingKind>::boxed(),
-            Typed::<priority_class::Kind>::boxed(),
-            Arc::new(DefinitionKind::default()),
-        ];
-        let built_in = kinds.len();
-        let (resources, _) = watch::channel(resources_of(&kinds));
-        Self { served: ArcSwap::from_pointee(Served::new(0, kinds)), built_in, resources }
-    }
-}
-
 /// A selector in the form that list requests take.
 pub(super) fn selector_text(selector: &LabelSelector) -> String {
     if checks::is_empty(selector) { String::new() } else { checks::format_selector(Some(selector)) }
@@ -546,44 +478,4 @@ pub(super) fn held_by(spec: &ServiceSpec) -> Vec<super::alloc::Item> {
 /// What a stored IPAddress keeps from Services.
 pub(super) fn kept_by(address: &IPAddress) -> Option<super::alloc::Item> {
     ip_address::held(address)
-}
-
-fn path_of(info: &Info) -> (&'static str, &'static str, &'static str) {
-    (info.group, info.version, info.plural)
-}
-
-impl Registry {
-    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<dyn Strategy>> {
-        let served = self.served.load();
-        served.by_path.get(&(group, version, plural)).map(|&i| Arc::clone(&served.kinds[i]))
-    }
-
-    /// All kinds, in the order in which they are shown.
-    pub fn kinds(&self) -> Vec<Arc<dyn Strategy>> {
-        self.served.load().kinds.clone()
-    }
-
-    /// Grows with each change of the kinds.
-    pub fn epoch(&self) -> u64 {
-        self.served.load().epoch
-    }
-
-    /// Whether anything is served at this group and version.
-    pub fn serves(&self, group: &str, version: &str) -> bool {
-        self.served.load().kinds.iter().any(|kind| kind.info().group == group && kind.info().version == version)
-    }
-
-    /// Serves these custom kinds, and no others.
-    pub(super) fn set_custom(&self, custom: Vec<Arc<dyn Strategy>>) {
-        let served = self.served.load();
-        let mut kinds = served.kinds[..self.built_in].to_vec();
-        kinds.extend(custom);
-        self.resources.send_replace(resources_of(&kinds));
-        self.served.store(Arc::new(Served::new(served.epoch + 1, kinds)));
-    }
-
-    /// The kinds as clients name them, now and after each change.
-    pub fn resources(&self) -> watch::Receiver<Resources> {
-        self.resources.subscribe()
-    }
 }

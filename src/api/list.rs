@@ -132,7 +132,7 @@ impl Consistency {
         let text = params.get("resourceVersion");
         let revision = parse_revision(text)
             .map_err(|why| ApiError::bad_request(format!("invalid resource version: resourceVersion: {why}")))?;
-        let paged = params.number("limit")?.is_some_and(|limit| limit > 0);
+        let paged = params.number::<i64>("limit")?.is_some_and(|limit| limit > 0);
         Ok(match params.get(MATCH) {
             "Exact" => Self::Exact(revision),
             // From before there was resourceVersionMatch.
@@ -173,7 +173,9 @@ impl Api {
     pub(super) async fn list(&self, call: &Call) -> Result<Response, ApiError> {
         check_options(&call.params)?;
         let selection = Selection::of(call)?;
-        let limit = call.params.number("limit")?.filter(|limit| *limit > 0);
+        // A limit below zero is none, as in the reference.
+        let limit =
+            call.params.number::<i64>("limit")?.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0);
         let token = call.params.get("continue");
         let after = if token.is_empty() { None } else { Some(Continue::decode(token)?) };
         let mut listing = match self.listing(call, &selection, after.as_ref()).await {
@@ -290,8 +292,8 @@ fn page_expired(next: &Continue) -> Response {
 fn join(info: &Info, metadata: &Value, items: &[Arc<Entry>]) -> Vec<u8> {
     let size: usize = items.iter().map(|entry| entry.value.len() + 2).sum();
     let head = format!(
-        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-        info.kind,
+        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+        info.list_kind(),
         info.api_version()
     );
     let mut text = Vec::with_capacity(head.len() + size + 2);

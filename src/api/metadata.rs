@@ -47,19 +47,11 @@ pub(super) fn check_metadata(info: &Info, object: &Value, causes: &mut Causes) {
 
 /// Finalizers are qualified names, but for those that Kubernetes itself knows.
 fn check_finalizer_names(info: &Info, object: &Value, causes: &mut Causes) {
-    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
     let names = object::finalizers(object);
+    // Definitions of kinds and what they define have the looser rules of their own API server.
+    let rule = if info.custom || info.defines_kinds { names::qualified_name_errors } else { names::finalizer_errors };
     for (i, name) in names.iter().enumerate() {
-        let field = format!("metadata.finalizers[{i}]");
-        let errors = names::qualified_name_errors(name);
-        // Definitions of kinds and what they define have the looser rules of their own API server.
-        let strict = !info.custom && !info.defines_kinds;
-        let unqualified = strict && errors.is_empty() && !name.contains('/') && !STANDARD.contains(&name.as_str());
-        errors.into_iter().for_each(|e| causes.invalid(field.as_str(), name.as_str(), e));
-        if unqualified {
-            let why = "name is neither a standard finalizer name nor is it fully qualified";
-            causes.invalid(field, name.as_str(), why);
-        }
+        causes.all(&format!("metadata.finalizers[{i}]"), name, rule(name));
     }
     let has = |name: &str| names.iter().any(|other| other == name);
     if has("orphan") && has("foregroundDeletion") {

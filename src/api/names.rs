@@ -123,6 +123,16 @@ fn is_qualified(name: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
+/// Finalizers are qualified names with a domain, but for those that Kubernetes itself knows.
+pub fn finalizer_errors(name: &str) -> Vec<String> {
+    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+    let errors = qualified_name_errors(name);
+    if errors.is_empty() && !name.contains('/') && !STANDARD.contains(&name) {
+        return vec!["name is neither a standard finalizer name nor is it fully qualified".to_owned()];
+    }
+    errors
+}
+
 pub fn label_value_errors(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > 63 {

@@ -102,7 +102,7 @@ fn v3(kinds: &[std::sync::Arc<dyn Strategy>]) -> Value {
     for kind in kinds {
         let info = kind.info();
         let name = kind.define(&mut definitions);
-        let list_name = format!("{name}List");
+        let list_name = format!("{}{}", name.strip_suffix(info.kind).unwrap_or(&name), info.list_kind());
         definitions.insert(list_name.clone(), list_of(info, &name, &common));
         definitions.is_kind(&name, info.group, info.version, info.kind);
         operations::add(info, &name, &list_name, &common, &mut paths);
@@ -131,7 +131,7 @@ fn list_of(info: &Info, item: &str, common: &Common) -> Value {
     let string = |text: &str| json!({"type": "string", "description": text});
     json!({
         "type": "object",
-        "description": format!("{}List is a list of {}.", info.kind, info.kind),
+        "description": format!("{} is a list of {}.", info.list_kind(), info.kind),
         "required": ["items"],
         "properties": {
             "apiVersion": string("APIVersion defines the versioned schema of this representation of an object."),
@@ -140,6 +140,6 @@ fn list_of(info: &Info, item: &str, common: &Common) -> Value {
             "metadata": reference(&common.list_meta),
         },
         "x-kubernetes-group-version-kind":
-            [{"group": info.group, "version": info.version, "kind": format!("{}List", info.kind)}],
+            [{"group": info.group, "version": info.version, "kind": info.list_kind()}],
     })
 }

@@ -4,9 +4,10 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,7 +15,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
-use serde_json::json;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::{Value, json};
 
 use super::tokens::TokenKey;
 
@@ -190,6 +194,37 @@ pub fn kubeconfig(server: &str, authority: &Authority, admin: &CertifiedKey) -> 
         "current-context": name,
     });
     format!("{}\n", serde_json::to_string_pretty(&config).unwrap_or_default())
+}
+
+/// Why a kubeconfig is no way to a cluster of ours.
+#[derive(Debug, thiserror::Error)]
+#[error("not a kubeconfig as `vipyard up` writes it: {0}")]
+pub struct BadKubeconfig(&'static str);
+
+/// The other end of [`kubeconfig`]: the address of the API, and TLS that trusts its CA and shows its certificate. No
+/// protocol is negotiated: who wants HTTP/2 sets `alpn_protocols`.
+///
+/// # Errors
+/// For a text that [`kubeconfig`] did not write.
+pub fn dial(kubeconfig: &str) -> Result<(SocketAddr, ClientConfig), BadKubeconfig> {
+    let config: Value = serde_json::from_str(kubeconfig).map_err(|_| BadKubeconfig("it is not JSON"))?;
+    let (cluster, user) = (&config["clusters"][0]["cluster"], &config["users"][0]["user"]);
+    let pem = |value: &Value| value.as_str().and_then(|text| STANDARD.decode(text).ok());
+    let bad = || BadKubeconfig("it has no CA, or no certificate with its key");
+    let ca = pem(&cluster["certificate-authority-data"]).ok_or_else(bad)?;
+    let mut roots = RootCertStore::empty();
+    CertificateDer::from_pem_slice(&ca).ok().and_then(|ca| roots.add(ca).ok()).ok_or_else(bad)?;
+    let chain = pem(&user["client-certificate-data"]).ok_or_else(bad)?;
+    let chain = CertificateDer::pem_slice_iter(&chain).collect::<Result<Vec<_>, _>>().map_err(|_| bad())?;
+    let key = pem(&user["client-key-data"]).and_then(|key| PrivateKeyDer::from_pem_slice(&key).ok()).ok_or_else(bad)?;
+    let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .ok()
+        .and_then(|builder| builder.with_root_certificates(roots).with_client_auth_cert(chain, key).ok())
+        .ok_or_else(bad)?;
+    let server = cluster["server"].as_str().and_then(|url| url.strip_prefix("https://"));
+    let server = server.and_then(|server| server.parse().ok());
+    Ok((server.ok_or(BadKubeconfig("its server is no https://ADDRESS:PORT"))?, tls))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -15,14 +16,18 @@ use serde_json::Value;
 use super::Api;
 use super::auth::Identity;
 use super::compression;
-use super::kinds::Strategy;
+use super::duplicates::duplicate_fields;
+use super::kinds::{Info, Strategy};
 use super::negotiate::Form;
 use super::patch;
 use super::protobuf;
+use super::schema;
 use super::status::{About, ApiError};
 use super::table::IncludeObject;
 use super::warnings::Warnings;
 use crate::store::{Key, Scope};
+
+const JSON: &str = "application/json";
 
 /// The largest body that is read: what the reference accepts.
 pub const BODY_LIMIT: usize = 3 * 1024 * 1024;
@@ -128,7 +133,7 @@ impl Params {
         self.0.get(name).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 
-    pub fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
+    pub fn number<T: FromStr>(&self, name: &str) -> Result<Option<T>, ApiError> {
         match self.get(name) {
             "" => Ok(None),
             text => text.parse().map(Some).map_err(|_| {
@@ -170,6 +175,9 @@ pub(super) struct Call {
     pub warnings: Warnings,
 }
 
+/// What `fieldValidation` may say, in the order in which a refusal lists it.
+const FIELD_VALIDATION: [&str; 4] = ["", "Ignore", "Strict", "Warn"];
+
 /// The longest name of a field manager.
 const MANAGER_LIMIT: usize = 128;
 
@@ -189,7 +197,7 @@ impl Call {
         name.chars().take(MANAGER_LIMIT).collect()
     }
 
-    /// Checks the `fieldManager` parameter of a write whose options are of the given kind.
+    /// Checks the `fieldManager` and `fieldValidation` parameters of a write whose options are of the given kind.
     pub fn check_manager(&self, options_kind: &str, required: bool) -> Result<(), ApiError> {
         let name = self.params.get("fieldManager");
         let mut causes = super::causes::Causes::default();
@@ -201,6 +209,10 @@ impl Call {
         }
         if name.chars().any(char::is_control) {
             causes.invalid("fieldManager", name, "should only contain printable characters");
+        }
+        let validation = self.params.get("fieldValidation");
+        if !FIELD_VALIDATION.contains(&validation) {
+            causes.unsupported("fieldValidation", validation, &FIELD_VALIDATION);
         }
         if causes.is_empty() {
             return Ok(());
@@ -221,13 +233,45 @@ impl Call {
         let info = self.target.kind.info();
         default_type(&mut object, &info.api_version(), info.kind);
         expect_type(&object, &info.api_version(), info.kind)?;
+        if object.get("metadata").is_some_and(|metadata| !metadata.is_object() && !metadata.is_null()) {
+            return Err(self.undecodable("metadata: cannot unmarshal: invalid type: expected an object"));
+        }
+        self.check_duplicates(&object)?;
         Ok(object)
+    }
+
+    /// Fields that the body has twice: refused with `fieldValidation=Strict`, warned about with `Warn` (the default).
+    fn check_duplicates(&self, object: &Value) -> Result<(), ApiError> {
+        let mut found = self.duplicates();
+        if self.params.get("fieldValidation") != "Strict" || found.is_empty() {
+            found.into_iter().for_each(|text| self.warnings.add(text));
+            return Ok(());
+        }
+        // One refusal tells of everything.
+        let unknown = schema::unknown_fields(self.target.kind.schema().root(), object);
+        found.extend(unknown.into_iter().map(|path| format!("unknown field {path:?}")));
+        Err(self.undecodable(&format!("strict decoding error: {}", found.join(", "))))
+    }
+
+    /// What there is to say of fields that the body has twice; nothing with `fieldValidation=Ignore`, and of bodies that are
+    /// no JSON.
+    pub fn duplicates(&self) -> Vec<String> {
+        let media = patch::media_type(self.content_type());
+        if self.params.get("fieldValidation") == "Ignore" || !(media.is_empty() || media.ends_with("json")) {
+            return Vec::new();
+        }
+        duplicate_fields(&self.body).into_iter().map(|path| format!("duplicate field {path:?}")).collect()
+    }
+
+    fn undecodable(&self, why: &str) -> ApiError {
+        let Info { kind, version, .. } = self.target.kind.info();
+        ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
     }
 }
 
 fn parse_object(content_type: &str, body: &[u8]) -> Result<Value, ApiError> {
     let value: Value = match patch::media_type(content_type) {
-        "" | "application/json" => serde_json::from_slice(body)
+        "" | JSON => serde_json::from_slice(body)
             .map_err(|e| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?,
         "application/yaml" | patch::APPLY => {
             let text = std::str::from_utf8(body)

@@ -144,7 +144,7 @@ fn set_scheduled(pod: &mut Value) {
 
 fn log_options(call: &Call) -> Result<LogOptions, ApiError> {
     let params = &call.params;
-    let since = match (params.number("sinceSeconds")?, params.get("sinceTime")) {
+    let since = match (params.number::<u64>("sinceSeconds")?, params.get("sinceTime")) {
         (Some(_), time) if !time.is_empty() => {
             return Err(ApiError::bad_request("at most one of `sinceTime` or `sinceSeconds` may be specified"));
         }

@@ -101,7 +101,7 @@ impl Api {
         let Admitted { mut value, declared, reservation } = target.kind.create(&self.inner.ctx, object, causes)?;
         let managers = managers.unwrap_or_else(|| {
             let owned = declared.as_ref().unwrap_or(&value);
-            owners(call, Part::Main, &Value::Null, owned, sent.as_ref(), &now)
+            owners(call, &Value::Null, owned, sent.as_ref(), &now)
         });
         managers.write_to(&mut value);
         if dry_run {
@@ -213,6 +213,11 @@ impl Api {
             // Only built-in types say how their lists merge in this way.
             return Err(ApiError::unsupported_media_type("415: Unsupported Media Type"));
         }
+        let twice = call.duplicates();
+        if call.params.get("fieldValidation") == "Strict" && !twice.is_empty() {
+            return Err(invalid_patch(&call.body, &format!("strict decoding error: {}", twice.join(", "))));
+        }
+        twice.into_iter().for_each(|text| call.warnings.add(text));
         let schema = call.target.kind.schema();
         let change = |current: &Value| {
             let object = patch.apply(schema, current).map_err(|e| of_patch(call, e))?;
@@ -241,8 +246,8 @@ impl Api {
         let schema = target.kind.schema();
         let (manager, now) = (call.manager(), object::now_text());
         let api_version = target.kind.info().api_version();
-        let writer = writer(call, part, &manager, &api_version, &now);
-        if part == Part::Main && self.store().get(&target.key()).is_none() {
+        let writer = writer(call, &manager, &api_version, &now);
+        if call.target.subresource.is_none() && self.store().get(&target.key()).is_none() {
             for (field, what) in [("uid", "uid mismatch"), ("resourceVersion", "resourceVersion mismatch")] {
                 let asked = meta_str(&config, field);
                 if !asked.is_empty() {
@@ -301,7 +306,7 @@ impl Api {
                 admitted.map_err(|e| if patched { of_patch(call, e) } else { e })?;
             let managers = managers.unwrap_or_else(|| {
                 let owned = declared.as_ref().unwrap_or(&value);
-                owners(call, part, &old, owned, sent.as_ref(), &object::now_text())
+                owners(call, &old, owned, sent.as_ref(), &object::now_text())
             });
             managers.write_to(&mut value);
             if same_but_type(&value, &old) {
@@ -348,13 +353,11 @@ impl Api {
         }
         match part {
             Part::Status => {
-                // A status write is about the status: of the metadata only annotations may come along.
-                let (status, annotations) = (new["status"].take(), meta(&new, "annotations").cloned());
+                // A status write is about the status, and about the metadata as far as the kind lets it.
+                let (status, metadata) = (new["status"].take(), new["metadata"].take());
                 new = old.clone();
                 new["status"] = status;
-                if let Some(annotations) = annotations {
-                    meta_mut(&mut new).insert("annotations".into(), annotations);
-                }
+                new["metadata"] = metadata;
             }
             Part::Main | Part::EphemeralContainers | Part::Resize if info.status => {
                 new["status"] = old["status"].clone();
@@ -455,21 +458,15 @@ fn invalid_patch(patch: &[u8], why: &str) -> ApiError {
     ApiError::invalid(About { group: "", resource: "", name: "" }, &causes.0)
 }
 
-fn writer<'a>(call: &'a Call, part: Part, manager: &'a str, api_version: &'a str, now: &'a str) -> Writer<'a> {
-    let subresource = match part {
-        Part::Main => "",
-        Part::Status => "status",
-        Part::Finalize => "finalize",
-        Part::EphemeralContainers => "ephemeralcontainers",
-        Part::Resize => "resize",
-    };
+fn writer<'a>(call: &'a Call, manager: &'a str, api_version: &'a str, now: &'a str) -> Writer<'a> {
+    let subresource = call.target.subresource.as_deref().unwrap_or_default();
     Writer { manager, api_version, subresource, now, has_status: call.target.kind.info().status }
 }
 
 /// Who owns what after a write that is no apply. `sent` is what the client says of it.
-fn owners(call: &Call, part: Part, old: &Value, new: &Value, sent: Option<&Value>, now: &str) -> Managers {
+fn owners(call: &Call, old: &Value, new: &Value, sent: Option<&Value>, now: &str) -> Managers {
     let (manager, api_version) = (call.manager(), call.target.kind.info().api_version());
-    let writer = writer(call, part, &manager, &api_version, now);
+    let writer = writer(call, &manager, &api_version, now);
     Managers::after_update(call.target.kind.schema(), old, new, sent, &writer)
 }
 

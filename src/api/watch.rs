@@ -90,8 +90,9 @@ impl Api {
             Err(ReadError::Compacted) => return Ok(bytes_response(StatusCode::OK, self.too_old(start))),
             Err(e) => return Err(read_failed(e)),
         };
-        let timeout = match call.params.number("timeoutSeconds")?.filter(|seconds| *seconds > 0) {
-            Some(seconds) => Duration::from_secs(seconds).min(LONGEST),
+        let timeout = match call.params.number::<i64>("timeoutSeconds")?.filter(|seconds| *seconds != 0) {
+            // A time that is over already.
+            Some(seconds) => Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(LONGEST),
             None => DEFAULT_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()),
         };
         let mut initial: VecDeque<Arc<Entry>> = if from_state { listing.items.into() } else { VecDeque::new() };

@@ -21,7 +21,7 @@ const ROUNDS: usize = 3;
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Barrier {
+pub(crate) struct Barrier {
     store: Store,
     cluster: Cluster,
 }
@@ -42,7 +42,7 @@ macro_rules! each_kind {
 }
 
 impl Barrier {
-    pub(super) fn new(store: Store, cluster: Cluster) -> Self {
+    pub(crate) fn new(store: Store, cluster: Cluster) -> Self {
         Self { store, cluster }
     }
 

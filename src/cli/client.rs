@@ -1,24 +1,66 @@
-//! A client for the cluster of a data directory.
+//! A client for the cluster of a data directory, with the rights of its owner: one request on one connection.
+//!
+//! kube's own client would bring its readers of kubeconfigs and all the ways to log in, four megabytes of binary.
 
-use anyhow::Context;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use super::DataDir;
+use crate::api::pki;
 
 /// For commands that ask a running cluster: one thread is enough.
-pub(super) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+pub(super) fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
+pub(super) struct Client {
+    address: SocketAddr,
+    tls: TlsConnector,
+}
+
 impl DataDir {
-    /// A client with the rights of the cluster's owner.
-    pub(super) async fn client(&self) -> anyhow::Result<Client> {
+    pub(super) fn client(&self) -> anyhow::Result<Client> {
         let path = crate::app::kubeconfig_path(&self.data_dir);
-        let file = Kubeconfig::read_from(&path).with_context(|| {
+        let text = std::fs::read_to_string(&path).with_context(|| {
             format!("no kubeconfig at {}: start the cluster with `vipyard up`, or name its --data-dir", path.display())
         })?;
-        let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-        Ok(Client::try_from(config)?)
+        let (address, tls) = pki::dial(&text).with_context(|| path.display().to_string())?;
+        Ok(Client { address, tls: TlsConnector::from(Arc::new(tls)) })
+    }
+}
+
+impl Client {
+    /// The code and the JSON of the answer.
+    pub(super) async fn get(&self, path: &str) -> anyhow::Result<(StatusCode, Value)> {
+        let host = self.address.to_string();
+        let request = Request::get(path).header(header::HOST, host).body(Empty::<Bytes>::new())?;
+        let answer = self.send(request).await;
+        let (code, body) =
+            answer.with_context(|| format!("cannot ask the cluster at {}: is it running?", self.address))?;
+        let body = serde_json::from_slice(&body).map_err(|_| anyhow!("{path}: {code}: the answer is not JSON"))?;
+        Ok((code, body))
+    }
+
+    async fn send(&self, request: Request<Empty<Bytes>>) -> io::Result<(StatusCode, Bytes)> {
+        let stream = TcpStream::connect(self.address).await?;
+        let stream = self.tls.connect(ServerName::from(self.address.ip()), stream).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        tokio::spawn(async move { drop(connection.await) });
+        let response = sender.send_request(request).await.map_err(io::Error::other)?;
+        let code = response.status();
+        let body = response.into_body().collect().await.map_err(io::Error::other)?;
+        Ok((code, body.to_bytes()))
     }
 }

@@ -13,7 +13,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{DataDir, Failure};
 use crate::app::{self, Running};
-use crate::config::{self, Config, Network, StoreConfig};
+use crate::config::{self, Config, HostAccess, Network, StoreConfig};
 use crate::lifecycle::Signals;
 use crate::{sys, telemetry};
 
@@ -57,6 +57,9 @@ pub(super) struct Args {
     /// Load-balancer addresses
     #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',')]
     lb_cidr: Vec<IpNet>,
+    /// Let this host dial Pods, Services and nodes, by a TUN device and routes in the network namespace of the start
+    #[arg(long, value_enum, default_value_t)]
+    host_access: HostAccess,
 }
 
 impl Args {
@@ -76,6 +79,7 @@ impl Args {
             pod_cidr: Vec::new(),
             node_cidr: Vec::new(),
             lb_cidr: Vec::new(),
+            host_access: HostAccess::No,
         }
     }
 
@@ -101,6 +105,7 @@ impl Args {
             ui_listen: self.ui_listen,
             nodes: self.nodes,
             network,
+            host_access: self.host_access,
             data_dir,
             kubeconfig: self.kubeconfig.clone(),
         })
@@ -213,4 +218,5 @@ fn print_ready(running: &Running, started: Instant) {
     println!("  dashboard   {}", running.dashboard_url);
     println!("try:  export KUBECONFIG={}", running.kubeconfig.display());
     println!("      kubectl apply -f examples/web.yaml && kubectl get pods,svc -o wide");
+    println!("      vipyard reach svc/web");
 }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
-use http::Request;
+use anyhow::anyhow;
+use http::StatusCode;
 
 use super::{DataDir, Failure, client::runtime};
 use crate::api::barrier::LONGEST;
@@ -36,18 +36,16 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
 }
 
 async fn wait(args: &Args) -> anyhow::Result<()> {
-    let client = args.data_dir.client().await?;
+    let client = args.data_dir.client()?;
     let end = Instant::now() + Duration::from_secs(args.timeout);
     let revision = args.revision.map(|revision| format!("&resourceVersion={revision}")).unwrap_or_default();
     loop {
         let left = end.saturating_duration_since(Instant::now()).min(LONGEST).as_secs();
-        let path = format!("/vipyard/v1/barrier?timeoutSeconds={left}{revision}");
-        match client.request_text(Request::get(path).body(Vec::new())?).await {
-            Ok(_) => return Ok(()),
+        match client.get(&format!("/vipyard/v1/barrier?timeoutSeconds={left}{revision}")).await? {
+            (StatusCode::OK, _) => return Ok(()),
             // The server's longest wait is over before ours.
-            Err(kube::Error::Api(status)) if status.code == 504 && Instant::now() < end => {}
-            Err(kube::Error::Api(status)) => return Err(anyhow!("{}", status.message)),
-            Err(e) => return Err(e).context("cannot ask the cluster: is it running?"),
+            (StatusCode::GATEWAY_TIMEOUT, _) if Instant::now() < end => {}
+            (code, status) => return Err(anyhow!("{}", status["message"].as_str().unwrap_or(code.as_str()))),
         }
     }
 }

@@ -1,5 +1,7 @@
-//! Definitions of custom resources that are being deleted: their objects go first, then the definition.
+//! Definitions of custom resources. Of one that is being deleted the objects go first, then the definition; its names are
+//! then free for others that wait for them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +40,19 @@ impl CustomResources {
         tasks.spawn(run("custom-resources", controller, queue, WORKERS));
     }
 
+    /// Has the names of a definition looked at again: each write of one does.
+    async fn accept_names(&self, definition: &CustomResourceDefinition) -> Result<Action, Error> {
+        if awaits_names(definition) {
+            let name = definition.name_any();
+            let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+            match definitions.patch(&name, &PatchParams::default(), &Patch::Merge(json!({}))).await {
+                Err(e) if !is_not_found(&e) => return Err(Error::api(format!("update definition {name}"))(e)),
+                _ => {}
+            }
+        }
+        Ok(Action::Done)
+    }
+
     /// Deletes all objects of a kind and returns how many are left.
     async fn empty(&self, kind: &Kind) -> Result<usize, Error> {
         let plural = &kind.resource.plural;
@@ -68,7 +83,10 @@ impl Reconcile for CustomResources {
     async fn reconcile(&self, name: &String) -> Result<Action, Error> {
         let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
         let found = definitions.get_opt(name).await.map_err(Error::api(format!("read definition {name}")))?;
-        let Some(definition) = found.filter(awaits_us) else { return Ok(Action::Done) };
+        let Some(definition) = found else { return Ok(Action::Done) };
+        if !awaits_us(&definition) {
+            return self.accept_names(&definition).await;
+        }
         let (group, plural) = (&definition.spec.group, &definition.spec.names.plural);
         let of_this = |kind: &&Kind| kind.resource.group == *group && kind.resource.plural == *plural;
         if let Some(kind) = self.served.now().iter().find(of_this)
@@ -91,13 +109,32 @@ fn awaits_us(definition: &CustomResourceDefinition) -> bool {
     definition.metadata.deletion_timestamp.is_some() && held
 }
 
+fn awaits_names(definition: &CustomResourceDefinition) -> bool {
+    let conditions = definition.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "NamesAccepted" && condition.status == "False")
+}
+
 async fn follow(client: Client, queue: Arc<Queue<String>>) {
     let api: Api<CustomResourceDefinition> = Api::all(client);
+    // Those whose names are another's.
+    let mut waiting = HashSet::new();
     let mut events = watcher(api, watcher::Config::default().streaming_lists()).default_backoff().boxed();
     while let Some(event) = events.next().await {
         match event {
-            Ok(Event::Apply(definition) | Event::InitApply(definition)) if awaits_us(&definition) => {
-                queue.add(definition.name_any());
+            Ok(Event::Apply(definition) | Event::InitApply(definition)) => {
+                let name = definition.name_any();
+                if awaits_names(&definition) {
+                    waiting.insert(name.clone());
+                } else {
+                    waiting.remove(&name);
+                }
+                if awaits_us(&definition) {
+                    queue.add(name);
+                }
+            }
+            Ok(Event::Delete(definition)) => {
+                waiting.remove(&definition.name_any());
+                waiting.iter().cloned().for_each(|name| queue.add(name));
             }
             Ok(_) => {}
             Err(error) => warn!(%error, "watch of definitions failed, starting over"),

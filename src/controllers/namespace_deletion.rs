@@ -34,11 +34,12 @@ pub(super) struct NamespaceDeletion {
     served: Served,
 }
 
-/// How many objects of a kind are left, and how many of them finalizers hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// What is left in a namespace: how many objects of each kind (`pods.`, `deployments.apps`), and how many each
+/// finalizer holds.
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Remaining {
-    objects: usize,
-    with_finalizers: usize,
+    objects: BTreeMap<String, usize>,
+    finalizers: BTreeMap<String, usize>,
 }
 
 impl NamespaceDeletion {
@@ -55,9 +56,9 @@ impl NamespaceDeletion {
         tasks.spawn(run("namespace-deletion", deletion, queue, WORKERS));
     }
 
-    /// Deletes everything in the namespace and returns what is still there afterwards, by plural name of the kind.
-    async fn empty(&self, namespace: &str) -> Result<BTreeMap<String, Remaining>, Error> {
-        let mut remaining = BTreeMap::new();
+    /// Deletes everything in the namespace and returns what is still there afterwards.
+    async fn empty(&self, namespace: &str) -> Result<Remaining, Error> {
+        let mut remaining = Remaining::default();
         let mut kinds = self.served.now();
         kinds.retain(|kind| kind.namespaced);
         for kind in &kinds {
@@ -77,15 +78,17 @@ impl NamespaceDeletion {
                 return Err(Error::NamespaceRefilled(namespace.to_owned()));
             }
             if !left.is_empty() {
-                let with_finalizers = left.iter().filter(|object| !object.finalizers().is_empty()).count();
-                remaining.insert(plural.clone(), Remaining { objects: left.len(), with_finalizers });
+                remaining.objects.insert(format!("{plural}.{}", kind.resource.group), left.len());
+            }
+            for finalizer in left.iter().flat_map(|object| object.finalizers()) {
+                *remaining.finalizers.entry(finalizer.clone()).or_default() += 1;
             }
         }
         Ok(remaining)
     }
 
     /// Tells in the Namespace's status what it waits for. A courtesy: losing it to another writer is no failure.
-    async fn report(&self, namespace: &Namespace, remaining: &BTreeMap<String, Remaining>) -> Result<(), Error> {
+    async fn report(&self, namespace: &Namespace, remaining: &Remaining) -> Result<(), Error> {
         let name = namespace.name_any();
         let status = NamespaceStatus {
             phase: Some("Terminating".into()),
@@ -127,7 +130,7 @@ impl Reconcile for NamespaceDeletion {
             return Ok(Action::Done);
         }
         let remaining = self.empty(key).await?;
-        if remaining.is_empty() {
+        if remaining.objects.is_empty() {
             self.finalize(&namespace).await?;
         } else {
             self.report(&namespace, &remaining).await?;
@@ -142,34 +145,35 @@ fn awaits_us(namespace: &Namespace) -> bool {
     is_terminating(namespace) && finalizers.any(|finalizer| finalizer == FINALIZER)
 }
 
-/// The conditions that Kubernetes sets, as far as they can be anything but fine here.
-fn conditions(
-    namespace: &Namespace,
-    remaining: &BTreeMap<String, Remaining>,
-    now: Timestamp,
-) -> Vec<NamespaceCondition> {
-    let names = |count: fn(&Remaining) -> usize| -> String {
-        let parts: Vec<String> = remaining
-            .iter()
-            .filter(|(_, left)| count(left) > 0)
-            .map(|(plural, left)| format!("{plural} has {} resource instances", count(left)))
-            .collect();
+/// The conditions that Kubernetes sets. Discovery is in this process and never fails, and content that cannot be deleted
+/// is an error that is tried again.
+fn conditions(namespace: &Namespace, remaining: &Remaining, now: Timestamp) -> Vec<NamespaceCondition> {
+    let fine = |reason, message: &str| ("False", reason, message.to_owned());
+    let list = |counts: &BTreeMap<String, usize>, verb: &str| {
+        let parts: Vec<String> =
+            counts.iter().map(|(name, count)| format!("{name} {verb} {count} resource instances")).collect();
         parts.join(", ")
     };
-    let held = remaining.values().any(|left| left.with_finalizers > 0);
-    let finalizers = if held {
-        (
-            "True",
-            "SomeFinalizersRemain",
-            format!("Some content in the namespace has finalizers remaining: {}", names(|left| left.with_finalizers)),
-        )
+    let content = list(&remaining.objects, "has");
+    let finalizers = if remaining.finalizers.is_empty() {
+        fine("ContentHasNoFinalizers", "All content-preserving finalizers finished")
     } else {
-        ("False", "ContentHasNoFinalizers", "All content-preserving finalizers finished".to_owned())
+        let held = list(&remaining.finalizers, "in");
+        ("True", "SomeFinalizersRemain", format!("Some content in the namespace has finalizers remaining: {held}"))
     };
     [
+        ("NamespaceDeletionDiscoveryFailure", fine("ResourcesDiscovered", "All resources successfully discovered")),
+        (
+            "NamespaceDeletionGroupVersionParsingFailure",
+            fine("ParsedGroupVersions", "All legacy kube types successfully parsed"),
+        ),
+        (
+            "NamespaceDeletionContentFailure",
+            fine("ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+        ),
         (
             "NamespaceContentRemaining",
-            ("True", "SomeResourcesRemain", format!("Some resources are remaining: {}", names(|left| left.objects))),
+            ("True", "SomeResourcesRemain", format!("Some resources are remaining: {content}")),
         ),
         ("NamespaceFinalizersRemaining", finalizers),
     ]

@@ -1,5 +1,5 @@
 //! ServiceCIDRs (SC1, SC3, SC4): the cluster's own is always there, new ones become ready, and one that is deleted stays
-//! until no Service has an address of it alone.
+//! until no Service and no IPAddress has an address of it alone.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::networking::v1::{ServiceCIDR, ServiceCIDRSpec, ServiceCIDRStatus};
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR, ServiceCIDRSpec, ServiceCIDRStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::api::PostParams;
+use kube::api::{ListParams, PostParams};
+use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt};
 use tokio::task::JoinSet;
 
@@ -25,6 +26,8 @@ const FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
 const READY: &str = "Ready";
 /// SC4: time for Services that are being made to show their addresses.
 const DELETION_GRACE: SignedDuration = SignedDuration::from_secs(10);
+/// Nothing tells when an IPAddress that nobody's Service needs has gone.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const IN_USE: &str =
     "There are still IPAddresses referencing the ServiceCIDR, please remove them or create a new ServiceCIDR";
 
@@ -110,17 +113,23 @@ impl ServiceCidrController {
         }
     }
 
-    /// Whether a Service has an address that no other range covers.
-    fn is_needed(&self, cidr: &ServiceCIDR) -> bool {
+    /// Whether a Service or an IPAddress has an address that no other range covers.
+    async fn is_needed(&self, cidr: &ServiceCIDR) -> Result<bool, Error> {
         let others: Vec<IpNet> =
             self.cidrs.list().iter().filter(|other| may_cover(other, cidr)).flat_map(|o| nets(o)).collect();
         let own = nets(cidr);
         let only_here =
             |ip: &IpAddr| own.iter().any(|net| net.contains(ip)) && !others.iter().any(|net| net.contains(ip));
-        self.services.list().iter().any(|service| {
+        let of_service = self.services.list().iter().any(|service| {
             let ips = service.spec.iter().flat_map(|spec| spec.cluster_ips.iter().flatten());
             ips.filter_map(|ip| ip.parse().ok()).any(|ip| only_here(&ip))
-        })
+        });
+        if of_service {
+            return Ok(true);
+        }
+        let addresses = Api::<PartialObjectMeta<IPAddress>>::all(self.client.clone());
+        let addresses = addresses.list(&ListParams::default()).await.map_err(Error::api("list the IPAddresses"))?;
+        Ok(addresses.iter().filter_map(|address| address.name_any().parse().ok()).any(|ip| only_here(&ip)))
     }
 }
 
@@ -148,10 +157,9 @@ impl Reconcile for ServiceCidrController {
             self.set_ready(name, true).await?;
             return Ok(Action::Done);
         };
-        if self.is_needed(&cidr) {
-            // The deletion of a Service queues it again.
+        if self.is_needed(&cidr).await? {
             self.set_ready(name, false).await?;
-            return Ok(Action::Done);
+            return Ok(Action::After(LOOK_AGAIN));
         }
         let rest = DELETION_GRACE - Timestamp::now().duration_since(deleted.0);
         if rest > SignedDuration::ZERO {
@@ -163,23 +171,12 @@ impl Reconcile for ServiceCidrController {
 }
 
 async fn follow(controller: Arc<ServiceCidrController>, queue: Arc<Queue<String>>) {
-    let (mut cidrs, mut services) = (controller.cidrs.subscribe(), controller.services.subscribe());
-    loop {
-        tokio::select! {
-            Some(change) = cidrs.recv() => match change {
-                // Another range may cover the addresses of one that is to go.
-                Change::Applied { .. } | Change::Deleted(_) => {
-                    if let Change::Applied { new: object, .. } | Change::Deleted(object) = change {
-                        queue.add(object.name_any());
-                    }
-                    queue_deleted(&controller, &queue);
-                }
-                Change::Synced | Change::Marked(_) => {}
-            },
-            Some(change) = services.recv() => if let Change::Deleted(_) = change {
-                queue_deleted(&controller, &queue);
-            },
-            else => return,
+    let mut cidrs = controller.cidrs.subscribe();
+    while let Some(change) = cidrs.recv().await {
+        if let Change::Applied { new: object, .. } | Change::Deleted(object) = change {
+            queue.add(object.name_any());
+            // It may cover the addresses of one that is to go.
+            queue_deleted(&controller, &queue);
         }
     }
 }

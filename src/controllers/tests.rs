@@ -12,9 +12,13 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::api::Api;
 use crate::api::auth::Identity;
+use crate::api::barrier::DataPlane;
 use crate::api::pki::token_key;
+use crate::app::barrier::Barrier;
 use crate::config::StoreConfig;
 use crate::store::Store;
+
+mod load_balancer;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const CA: &str = "-----BEGIN CERTIFICATE-----\n";
@@ -338,7 +342,7 @@ async fn deleted_namespace_goes_when_its_last_pod_is_gone() {
     let world = World::with_nodes(1).await;
     world.post("/api/v1/namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}})).await;
     world.until("the ServiceAccount", || world.cluster.service_accounts.get("x", "default")).await;
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "finalizers": ["example.com/held"]},
         "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "vipyard/pause"}]}});
     world.post("/api/v1/namespaces/x/pods", pod).await;
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},
@@ -352,14 +356,36 @@ async fn deleted_namespace_goes_when_its_last_pod_is_gone() {
         })
         .await;
     assert_eq!(namespace["status"]["phase"], "Terminating");
-    let condition = &namespace["status"]["conditions"][0];
-    assert_eq!((&condition["type"], &condition["status"]), (&json!("NamespaceContentRemaining"), &json!("True")));
-    assert_eq!(condition["message"], "Some resources are remaining: pods has 1 resource instances");
+    let told: Vec<(&str, &str, &str)> = namespace["status"]["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| (c["type"].as_str().unwrap(), c["status"].as_str().unwrap(), c["message"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("NamespaceDeletionDiscoveryFailure", "False", "All resources successfully discovered"),
+            ("NamespaceDeletionGroupVersionParsingFailure", "False", "All legacy kube types successfully parsed"),
+            (
+                "NamespaceDeletionContentFailure",
+                "False",
+                "All content successfully deleted, may be waiting on finalization"
+            ),
+            ("NamespaceContentRemaining", "True", "Some resources are remaining: pods. has 1 resource instances"),
+            (
+                "NamespaceFinalizersRemaining",
+                "True",
+                "Some content in the namespace has finalizers remaining: example.com/held in 1 resource instances"
+            ),
+        ]
+    );
     assert_eq!(world.list("/api/v1/namespaces/x/services").await, Vec::<Value>::new());
     assert!(!world.get("/api/v1/namespaces/x/pods/p").await.unwrap()["metadata"]["deletionTimestamp"].is_null());
 
     // What the node agent does when the containers have ended (PX3).
     world.delete("/api/v1/namespaces/x/pods/p", json!({"gracePeriodSeconds": 0})).await;
+    world.patch("/api/v1/namespaces/x/pods/p", json!({"metadata": {"finalizers": null}})).await;
     world
         .until_async("the namespace to go", async || world.get("/api/v1/namespaces/x").await.is_none().then_some(()))
         .await;
@@ -634,15 +660,34 @@ async fn restart_changes_nothing() {
         .await;
     world.until_endpoints("db", &[("192.0.2.1", true)]).await;
 
-    let World { api, client, _tasks: tasks, .. } = world;
+    let World { api, client, cluster, _tasks: tasks } = world;
+    let settled = async |cluster: Cluster| {
+        let barrier = Barrier::new(api.store().clone(), cluster);
+        DataPlane::settled(&barrier, Duration::from_secs(20)).await.expect("the controllers are done");
+        api.store().revision()
+    };
+    let before = settled(cluster).await;
     drop(tasks);
-    // What was under way when the tasks ended may still be committed.
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let settled = api.store().revision();
     for _ in 0..5 {
         let (cluster, _tasks) = run_controllers(&api, &client);
-        cluster.slices.wait_synced().await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        assert_eq!(api.store().revision(), settled);
+        assert_eq!(settled(cluster).await, before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn event_goes_when_its_time_is_over() {
+    let world = World::start().await;
+    let path = "/api/v1/namespaces/default/events";
+    let event = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": name}, "reason": "Tested", "message": "m",
+            "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"}, "type": "Normal"})
+    };
+    world.post(path, event("before")).await;
+    let mut tasks = JoinSet::new();
+    event_expiry::EventExpiry::start(&world.client, Duration::from_secs(1), &mut tasks);
+    world.post(path, event("after")).await;
+    for name in ["before", "after"] {
+        let path = format!("{path}/{name}");
+        world.until_async("the end of the Event", async || world.get(&path).await.is_none().then_some(())).await;
     }
 }

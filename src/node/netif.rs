@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use tracing::{debug, warn};
 
 use crate::config::NODE_PORT_RANGE;
@@ -38,13 +39,7 @@ pub fn relax(ns: &NetNs) {
 pub fn create(ns: &NetNs, name: &str, addresses: &[IpAddr], mtu: u32) -> io::Result<Tun> {
     ns.run(|| {
         let tun = Tun::open(name).map_err(|e| step(&e, "open /dev/net/tun"))?;
-        let mut netlink = Netlink::open()?;
-        let index = interface_index(name)?;
-        netlink.set_mtu(index, mtu, QUEUE).map_err(|e| step(&e, "set the MTU"))?;
-        if let Err(e) = netlink.no_link_local(index) {
-            debug!(device = name, error = %e, "link-local address not switched off");
-        }
-        netlink.set_up(index).map_err(|e| step(&e, "set the device up"))?;
+        let (mut netlink, index) = set_up(name, mtu)?;
         for address in addresses {
             netlink.add_address(index, *address).map_err(|e| step(&e, &format!("add address {address}")))?;
         }
@@ -70,6 +65,55 @@ pub fn send_out_node_ports(ns: &NetNs, name: &str, addresses: &[IpAddr]) {
     if let Err(e) = result.flatten() {
         warn!(device = name, error = %e, "node ports of a node are out of reach for its own processes");
     }
+}
+
+/// Makes a TUN device in the calling thread's namespace that leads to `ranges` and to nothing else. Returns its name, a
+/// free one that begins with `prefix`. A host without IPv6 gets no addresses and routes of that family.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_here(prefix: &str, addresses: &[IpAddr], ranges: &[IpNet], mtu: u32) -> io::Result<(String, Tun)> {
+    let (name, tun) = open_free(prefix).map_err(|e| step(&e, "open /dev/net/tun"))?;
+    let (mut netlink, index) = set_up(&name, mtu)?;
+    for address in addresses {
+        match netlink.add_address(index, *address) {
+            Ok(()) => {}
+            Err(e) if address.is_ipv6() => {
+                warn!(%address, error = %e, "no IPv6 on this host");
+                continue;
+            }
+            Err(e) => return Err(step(&e, &format!("add address {address}"))),
+        }
+        for range in ranges.iter().filter(|range| range.addr().is_ipv4() == address.is_ipv4()) {
+            netlink.add_route(index, *range).map_err(|e| step(&e, &format!("add route {range}")))?;
+        }
+    }
+    Ok((name, tun))
+}
+
+/// Opens the first of `prefix0`, `prefix1`, ... that no other program has.
+fn open_free(prefix: &str) -> io::Result<(String, Tun)> {
+    let mut number = 0;
+    loop {
+        let name = format!("{prefix}{number}");
+        match Tun::open(&name) {
+            Ok(tun) => return Ok((name, tun)),
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && number < 9 => number += 1,
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Sets the device up, with its MTU and without addresses.
+fn set_up(name: &str, mtu: u32) -> io::Result<(Netlink, u32)> {
+    let mut netlink = Netlink::open()?;
+    let index = interface_index(name)?;
+    netlink.set_mtu(index, mtu, QUEUE).map_err(|e| step(&e, "set the MTU"))?;
+    if let Err(e) = netlink.no_link_local(index) {
+        debug!(device = name, error = %e, "link-local address not switched off");
+    }
+    netlink.set_up(index).map_err(|e| step(&e, "set the device up"))?;
+    Ok((netlink, index))
 }
 
 fn step(error: &io::Error, what: &str) -> io::Error {

@@ -21,34 +21,32 @@
 
 mod hooks;
 mod publish;
+mod starting;
+mod stopping;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, Probe};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
-use super::container::{self, StartError, termination_message};
+use self::stopping::terminate;
+use super::container::termination_message;
 use super::context::NodeContext;
-use super::init::START_ERROR;
-use super::probe::{self, Kind, Report, Target};
+use super::probe::{Kind, Report};
 use super::sandbox::Sandbox;
-use super::slot::{Active, Slot, Stop, slots};
+use super::slot::{Slot, slots};
 use super::status::{Phase, PodView, Role, pod_status};
 use super::volumes::Volumes;
 use crate::cluster::ObjectKey;
 use crate::config::DualAddr;
-use crate::images::Image;
-use crate::sys::process::{Exit, signal};
+use crate::sys::process::Exit;
 
-/// The time that SIGTERM gets at least, when a preStop hook has used up the grace period.
-const LEAST_GRACE: Duration = Duration::from_secs(2);
 const DEFAULT_GRACE: i64 = 30;
 const MAX_RETRY: Duration = Duration::from_secs(30);
 
@@ -359,309 +357,6 @@ impl Worker {
         }
     }
 
-    /// Makes what containers need to start: the sandbox, then the volumes.
-    async fn prepare(&mut self) {
-        if self.gone || self.shutdown {
-            self.end();
-            return;
-        }
-        if self.sandbox.is_none() {
-            self.make_sandbox().await;
-        }
-        let Some(sandbox) = &self.sandbox else { return };
-        match Volumes::set_up(&self.node, &self.pod, &sandbox.dir, &sandbox.pod_ips).await {
-            Ok(volumes) => {
-                self.volumes = Some(volumes);
-                self.retry.succeeded(&self.node.shared.timings.retry);
-                self.stage = Stage::Running;
-            }
-            Err(e) => {
-                warn!(pod = %self.key, error = %e, "volume not set up");
-                self.event("Warning", "FailedMount", &e.to_string());
-                self.retry.failed();
-            }
-        }
-    }
-
-    async fn make_sandbox(&mut self) {
-        let (node, pod, uid) = (Arc::clone(&self.node), Arc::clone(&self.pod), self.uid.clone());
-        let claimed = self.claimed.take();
-        let made = tokio::task::spawn_blocking(move || Sandbox::create(&node, &pod, &uid, claimed)).await;
-        match made {
-            Ok(Ok(sandbox)) => {
-                for note in &sandbox.dns_notes {
-                    self.event("Warning", "DNSConfigForming", note);
-                }
-                self.pod_ips.clone_from(&sandbox.pod_ips);
-                self.sandbox = Some(sandbox);
-            }
-            Ok(Err(e)) => {
-                warn!(pod = %self.key, error = %e, "sandbox not made");
-                self.event("Warning", "FailedCreatePodSandBox", &format!("Failed to create pod sandbox: {e}"));
-                self.retry.failed();
-            }
-            Err(e) => {
-                warn!(pod = %self.key, error = %e, "sandbox not made");
-                self.retry.failed();
-            }
-        }
-    }
-
-    /// Starts what is due, in order: an init container only after all before it have done their part (rule PS4).
-    async fn start_due(&mut self) {
-        for index in 0..self.slots.len() {
-            let slot = &self.slots[index];
-            if slot.due.is_some_and(|due| due <= Instant::now()) && !slot.is_running() {
-                self.start(index).await;
-            }
-            if !self.slots[index].view.initialized() {
-                return;
-            }
-        }
-    }
-
-    async fn start(&mut self, index: usize) {
-        let (Some(sandbox), Some(volumes)) = (&self.sandbox, &self.volumes) else { return };
-        let slot = &mut self.slots[index];
-        let reference = slot.view.image.clone();
-        let Some(image) = Image::find(&reference) else {
-            self.no_image(index, &reference);
-            return;
-        };
-        let container = Arc::clone(&slot.container);
-        slot.begin_run();
-        slot.view.image_id = format!("vipyard://{}", reference.rsplit('/').next().unwrap_or_default());
-        let run = slot.run;
-        let result = container::start(&self.node, &self.pod, sandbox, volumes, &container, image, run).await;
-        let (now, at) = (Instant::now(), Timestamp::now());
-        let pulled = format!("Container image {reference:?} already present on machine and can be accessed by the pod");
-        match result {
-            Ok(started) => {
-                self.event("Normal", "Pulled", &pulled);
-                self.event("Normal", "Created", "Container created");
-                self.event("Normal", "Started", "Container started");
-                let (log, inside) = (Arc::clone(&started.log), started.inside.clone());
-                self.node.shared.registry.update(&self.key, &self.uid, &container.name, |entry| {
-                    entry.previous = entry.log.replace(log);
-                    entry.inside = Some(inside);
-                    entry.waiting = None;
-                });
-                self.started(index, Active::new(started, now, at), at);
-            }
-            Err(StartError::Start(_)) if self.gone => {}
-            Err(e @ StartError::Start(_)) => {
-                self.event("Normal", "Pulled", &pulled);
-                self.event("Normal", "Created", "Container created");
-                self.event("Warning", "Failed", &format!("Error: {e}"));
-                let slot = &mut self.slots[index];
-                slot.end(START_ERROR, None, "StartError", Some(e.to_string()), at);
-                if slot.will_restart(&restart_policy(&self.pod)) {
-                    self.plan_restart(index, Duration::ZERO);
-                }
-            }
-            Err(e) => {
-                let reason = match e {
-                    StartError::Config(_) => "CreateContainerConfigError",
-                    _ => "CreateContainerError",
-                };
-                self.event("Warning", "Failed", &format!("Error: {e}"));
-                let slot = &mut self.slots[index];
-                slot.view.container_id.clear();
-                // The object that is missing may come, so this is tried again.
-                let _ = slot.plan_restart(Duration::ZERO, "");
-                slot.due = Some(slot.due.unwrap_or(now).max(now + self.node.shared.timings.backoff_base));
-                slot.wait_with(reason, e.to_string());
-                self.note_waiting(index, &e.to_string());
-            }
-        }
-    }
-
-    fn no_image(&mut self, index: usize, reference: &str) {
-        let message = format!(
-            "failed to pull image {reference:?}: vipyard does not pull images yet; use vipyard/whoami, vipyard/pause, \
-             or vipyard/host with a command that is on this machine"
-        );
-        let slot = &mut self.slots[index];
-        let again = matches!(&slot.view.phase, Phase::Waiting { reason, .. } if reason == "ErrImagePull");
-        if again {
-            // Nothing but a new image in the object can help, and that is news.
-            slot.due = None;
-            let back_off = format!("Back-off pulling image {reference:?}");
-            slot.wait_with("ImagePullBackOff", format!("{back_off}: ErrImagePull: {message}"));
-            self.event("Normal", "BackOff", &back_off);
-        } else {
-            slot.due = Some(Instant::now() + self.node.shared.timings.backoff_base);
-            slot.wait_with("ErrImagePull", message.clone());
-            self.event("Warning", "Failed", &message);
-            self.event("Warning", "Failed", "Error: ErrImagePull");
-        }
-        self.note_waiting(index, "trying and failing to pull image");
-    }
-
-    fn note_waiting(&self, index: usize, why: &str) {
-        let name = &self.slots[index].view.name;
-        self.node.shared.registry.update(&self.key, &self.uid, name, |entry| entry.waiting = Some(why.to_owned()));
-    }
-
-    fn started(&mut self, index: usize, active: Active, at: Timestamp) {
-        let slot = &mut self.slots[index];
-        let run = slot.run;
-        let sender = self.sender.clone();
-        let child = active.started.child.clone();
-        tokio::spawn(async move {
-            // An error means that the process is gone without a trace of its end: as bad as killed.
-            let exit = child.wait().await.unwrap_or(Exit::Signal(Signal::KILL.as_raw()));
-            let _ = sender.send(News::Exited { slot: index, run, exit });
-        });
-        slot.view.phase = Phase::Running { since: at };
-        slot.view.started = slot.container.startup_probe.is_none();
-        slot.view.ready = false;
-        let post_start = slot.container.lifecycle.as_ref().and_then(|l| l.post_start.clone());
-        slot.active = Some(active);
-        if let Some(hook) = post_start {
-            self.run_hook(index, hook, None);
-        }
-        self.begin_probes(index);
-    }
-
-    /// Starts the probes whose time has come: the startup probe alone, the others once it has passed (rule PS7).
-    fn begin_probes(&mut self, index: usize) {
-        let container = Arc::clone(&self.slots[index].container);
-        if !self.slots[index].view.started {
-            if let Some(probe) = &container.startup_probe {
-                self.begin_probe(index, Kind::Startup, probe);
-            }
-            return;
-        }
-        match &container.readiness_probe {
-            Some(probe) => self.begin_probe(index, Kind::Readiness, probe),
-            None => self.slots[index].view.ready = true,
-        }
-        if let Some(probe) = &container.liveness_probe {
-            self.begin_probe(index, Kind::Liveness, probe);
-        }
-    }
-
-    fn begin_probe(&mut self, index: usize, kind: Kind, probe: &Probe) {
-        let Some(address) = self.pod_ips.first().and_then(|ip| ip.parse().ok()) else { return };
-        let slot = &mut self.slots[index];
-        let Some(active) = &mut slot.active else { return };
-        let target = Target {
-            node: Arc::clone(&self.node),
-            container: Arc::clone(&slot.container),
-            inside: active.started.inside.clone(),
-            address,
-        };
-        let (sender, run) = (self.sender.clone(), slot.run);
-        let report = move |report| {
-            let _ = sender.send(News::Probed { slot: index, run, kind, report });
-        };
-        active.add_probe(kind, tokio::spawn(probe::watch(kind, probe.clone(), target, report)));
-    }
-
-    /// Moves on to the end when nothing will run any more by itself.
-    fn finish_if_done(&mut self) {
-        let policy = restart_policy(&self.pod);
-        let over = |slot: &Slot| matches!(slot.view.phase, Phase::Ended(_)) && !slot.will_restart(&policy);
-        let init_failed = self.slots.iter().any(|s| s.view.role == Role::Init && over(s) && !s.view.initialized());
-        let main_over = self.slots.iter().filter(|s| s.view.role == Role::Main).all(over);
-        if init_failed || main_over {
-            self.begin_stopping(Duration::from_secs(self.grace_seconds()));
-        }
-    }
-
-    fn begin_stopping(&mut self, grace: Duration) {
-        if matches!(self.stage, Stage::Ended | Stage::Stopping) {
-            self.deadline = self.deadline.min(Instant::now() + grace);
-            return;
-        }
-        self.stage = Stage::Stopping;
-        self.deadline = Instant::now() + grace;
-        for slot in &mut self.slots {
-            slot.due = None;
-            if let Some(active) = &mut slot.active {
-                active.stop_health_probes();
-            }
-        }
-    }
-
-    /// Waits until new flows go elsewhere, before containers are asked to end.
-    fn unroute(&mut self, grace: Duration) {
-        if !self.slots.iter().any(Slot::is_running) {
-            return;
-        }
-        self.routed = true;
-        let (settled, sender) = (self.node.shared.data_plane.settled(), self.sender.clone());
-        let limit = grace.min(self.node.shared.timings.unroute);
-        tokio::spawn(async move {
-            // Late is as good as never: a Pod may not outlive its grace period for this.
-            let _ = tokio::time::timeout(limit, settled).await;
-            let _ = sender.send(News::Unrouted);
-        });
-    }
-
-    /// Main containers end together, then the sidecars one by one from the last (rule PX3).
-    fn drive_stop(&mut self) {
-        let running = |slot: &Slot| slot.is_running();
-        let main: Vec<usize> = (0..self.slots.len())
-            .filter(|i| running(&self.slots[*i]) && self.slots[*i].view.role != Role::Sidecar)
-            .collect();
-        let next = if main.is_empty() {
-            (0..self.slots.len()).rev().find(|i| running(&self.slots[*i])).into_iter().collect()
-        } else {
-            main
-        };
-        for index in next {
-            self.stop_slot(index, self.deadline);
-        }
-    }
-
-    /// Asks a container to end by `kill_at`.
-    fn stop_slot(&mut self, index: usize, kill_at: Instant) {
-        let slot = &mut self.slots[index];
-        let Some(active) = slot.active.as_mut().filter(|active| active.stop.is_none()) else { return };
-        active.stop = Some(Stop { kill_at, killed: false, termed: false });
-        let name = slot.view.name.clone();
-        let hook = slot.container.lifecycle.as_ref().and_then(|l| l.pre_stop.clone());
-        self.event("Normal", "Killing", &format!("Stopping container {name}"));
-        match hook {
-            Some(hook) if kill_at > Instant::now() => self.run_hook(index, hook, Some(kill_at)),
-            _ => terminate(&mut self.slots[index]),
-        }
-    }
-
-    fn kill_overdue(&mut self) {
-        let now = Instant::now();
-        for active in self.slots.iter_mut().filter_map(|slot| slot.active.as_mut()) {
-            if let Some(stop) = active.stop.as_mut().filter(|stop| !stop.killed && stop.kill_at <= now) {
-                stop.killed = true;
-                kill(active);
-            }
-        }
-    }
-
-    fn kill_all(&mut self) {
-        self.stage = if self.stage == Stage::Ended { Stage::Ended } else { Stage::Stopping };
-        self.deadline = Instant::now();
-        for slot in &mut self.slots {
-            slot.due = None;
-            if let Some(active) = &mut slot.active {
-                active.stop = Some(Stop { kill_at: self.deadline, killed: true, termed: true });
-                kill(active);
-            }
-        }
-    }
-
-    /// Nothing runs and nothing will: the network and the address are given back.
-    fn end(&mut self) {
-        self.stage = Stage::Ended;
-        self.volumes = None;
-        if let Some(sandbox) = self.sandbox.take() {
-            sandbox.destroy(&self.node);
-        }
-        info!(pod = %self.key, "pod ended");
-    }
-
     fn next_wake(&self) -> Option<Instant> {
         let starts = self.slots.iter().filter(|slot| !slot.is_running() && self.may_start(slot)).filter_map(|s| s.due);
         let kills = self.slots.iter().filter_map(|slot| {
@@ -709,27 +404,6 @@ impl Retry {
     fn succeeded(&mut self, first: &Duration) {
         self.at = None;
         self.delay = *first;
-    }
-}
-
-/// SIGTERM, once. Afterwards the container has at least [`LEAST_GRACE`] if a hook has used up its time.
-fn terminate(slot: &mut Slot) {
-    let Some(active) = &mut slot.active else { return };
-    let pidfd = active.started.child.pidfd();
-    let Some(stop) = active.stop.as_mut().filter(|stop| !stop.termed && !stop.killed) else { return };
-    let hooked = slot.container.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some());
-    if hooked {
-        stop.kill_at = stop.kill_at.max(Instant::now() + LEAST_GRACE);
-    }
-    stop.termed = true;
-    if let Err(e) = signal(&*pidfd, Signal::TERM) {
-        warn!(container = slot.view.name, error = %e, "SIGTERM not sent");
-    }
-}
-
-fn kill(active: &Active) {
-    if let Err(e) = signal(&*active.started.child.pidfd(), Signal::KILL) {
-        warn!(error = %e, "SIGKILL not sent");
     }
 }
 

@@ -1,6 +1,6 @@
 //! One port of one Service in one family, with its endpoints and the lists that traffic policies choose from.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -166,17 +166,10 @@ impl ServicePort {
         self.lists.endpoints.iter().any(Endpoint::serves)
     }
 
-    /// The number of ready endpoints on a node, distinct by address (rules H2, H3).
-    pub fn local_ready(&self, node: &str) -> usize {
-        let mut addresses: Vec<_> = self
-            .lists
-            .endpoints
-            .iter()
-            .filter(|endpoint| endpoint.ready && endpoint.node.as_deref() == Some(node))
-            .map(|endpoint| endpoint.addr.ip())
-            .collect();
-        addresses.dedup();
-        addresses.len()
+    /// The addresses of the ready endpoints on a node (rules H2, H3). May repeat, when one address has two ports.
+    pub fn local_ready(&self, node: &str) -> impl Iterator<Item = IpAddr> {
+        let local = move |endpoint: &&Endpoint| endpoint.ready && endpoint.node.as_deref() == Some(node);
+        self.lists.endpoints.iter().filter(local).map(|endpoint| endpoint.addr.ip())
     }
 }
 

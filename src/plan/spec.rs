@@ -14,7 +14,8 @@ use crate::cluster::ObjectKey;
 use crate::plan::service::{Endpoint, Hinted};
 use crate::plan::{NodeInfo, Protocol};
 
-const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// Who has it serves a Service instead of the cluster's own proxy (rule S2).
+pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
@@ -71,7 +72,7 @@ impl Spec {
             revision: revision(&service.metadata),
             cluster_ips,
             external_ips: addresses(spec.external_ips.as_deref().unwrap_or_default()),
-            lb_ips: lb_ips(service),
+            lb_ips: load_balancer_ips(service),
             ports: ports(spec),
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
@@ -96,8 +97,8 @@ fn addresses(all: &[String]) -> Vec<IpAddr> {
     all.iter().filter_map(|addr| addr.trim().parse().ok()).collect()
 }
 
-/// V2: entries with an address whose mode is not Proxy.
-fn lb_ips(service: &Service) -> Vec<IpAddr> {
+/// The load-balancer addresses that are captured inside of the cluster (rule V2): those whose mode is not Proxy.
+pub fn load_balancer_ips(service: &Service) -> Vec<IpAddr> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let entries = status.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
     entries

@@ -2,15 +2,18 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rustc_hash::FxHashMap;
+use tokio::sync::mpsc;
 
 use super::flow::{Flow, Millis};
+use super::gate::Held;
 use super::pipeline::{Limits, Pipeline};
 use super::ports::PortInfo;
 use super::stats::Stats;
@@ -18,6 +21,7 @@ use super::worker::{Command, Done, Worker};
 use super::{PortId, PortSpec, Ports};
 use crate::config::Network;
 use crate::plan::Plan;
+use crate::sys::tun::Tun;
 
 /// How to run the data plane.
 #[derive(Clone, Debug)]
@@ -49,6 +53,8 @@ pub(super) struct Shared {
     pub pipeline: Mutex<Pipeline<SmallRng>>,
     pub linger: Duration,
     started: Instant,
+    /// Takes first packets of flows to the world.
+    pub world: OnceLock<mpsc::Sender<Held>>,
 }
 
 impl Shared {
@@ -59,8 +65,10 @@ impl Shared {
 
 /// The packet router. Dropping it stops its threads and closes its devices.
 pub struct Router {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     workers: Mutex<Vec<Worker>>,
+    /// For packets that do not come from a device.
+    pub(super) devices: RwLock<FxHashMap<PortId, Arc<Tun>>>,
     last_port: AtomicU32,
 }
 
@@ -75,10 +83,16 @@ impl Router {
             pipeline: Mutex::new(Pipeline::new(plan, config.limits, SmallRng::from_os_rng())),
             linger: config.linger,
             started: Instant::now(),
+            world: OnceLock::new(),
         });
         let workers = (0..config.threads.max(1)).map(|index| Worker::start(index, &shared));
         let workers = workers.collect::<io::Result<Vec<_>>>()?;
-        Ok(Arc::new(Self { shared, workers: Mutex::new(workers), last_port: AtomicU32::new(0) }))
+        Ok(Arc::new(Self {
+            shared,
+            workers: Mutex::new(workers),
+            devices: RwLock::default(),
+            last_port: AtomicU32::new(0),
+        }))
     }
 
     /// Puts a plan into force: every packet that is decided after this returns follows it.
@@ -102,10 +116,17 @@ impl Router {
         self.shared.pipeline.lock().flows().iter().take(limit).map(view).collect()
     }
 
+    /// Whether all threads still move packets.
+    pub fn is_healthy(&self) -> bool {
+        let workers = self.workers.lock();
+        !workers.is_empty() && workers.iter().all(Worker::is_alive)
+    }
+
     /// Stops the threads and closes all devices. Further calls have no effect.
     pub fn shutdown(&self) {
         // Dropping a worker stops and joins it.
         self.workers.lock().clear();
+        self.devices.write().clear();
     }
 }
 
@@ -131,6 +152,7 @@ impl Ports for Router {
         };
         self.shared.pipeline.lock().attach(port).map_err(|(addr, owner)| taken(addr, &owner))?;
         let device = Arc::new(spec.device);
+        self.devices.write().insert(id, Arc::clone(&device));
         let reader = id.0 as usize % workers.len();
         let result = workers.iter().enumerate().try_for_each(|(index, worker)| {
             worker.command(|done| Command::Attach { id, device: Arc::clone(&device), read: index == reader, done })
@@ -150,6 +172,7 @@ impl Ports for Router {
         };
         all(|id, done| Command::Drain { id, done });
         self.shared.pipeline.lock().detach(port);
+        self.devices.write().remove(&port);
         all(|id, done| Command::Detach { id, done });
     }
 }
@@ -174,7 +197,9 @@ mod tests {
         assert_eq!((router.plan().epoch, router.stats().epoch), (7, 7));
         router.detach(PortId(99));
         assert!(router.flows(10, |flow| flow.created).is_empty());
+        assert!(router.is_healthy());
         router.shutdown();
+        assert!(!router.is_healthy());
         router.shutdown();
     }
 }

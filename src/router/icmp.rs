@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::checksum::{Delta, Sum, checksum};
+use super::emit;
 use super::wire::{self, Headers, ICMP, ICMPV6, PacketBuf, Quoted, Tuple, UDP, be16, put16};
 
 /// What a sender is told.
@@ -10,6 +11,9 @@ use super::wire::{self, Headers, ICMP, ICMPV6, PacketBuf, Quoted, Tuple, UDP, be
 pub enum Error {
     PortUnreachable,
     HostUnreachable,
+    NetworkUnreachable,
+    /// Communication is administratively prohibited.
+    Prohibited,
     TimeExceeded,
     /// The packet is larger than this MTU and must not be cut.
     TooBig(u32),
@@ -20,6 +24,8 @@ impl Error {
         match self {
             Self::PortUnreachable => (3, 3, 0),
             Self::HostUnreachable => (3, 1, 0),
+            Self::NetworkUnreachable => (3, 0, 0),
+            Self::Prohibited => (3, 13, 0),
             Self::TimeExceeded => (11, 0, 0),
             Self::TooBig(mtu) => (3, 4, mtu.min(0xffff)),
         }
@@ -29,6 +35,8 @@ impl Error {
         match self {
             Self::PortUnreachable => (1, 4, 0),
             Self::HostUnreachable => (1, 3, 0),
+            Self::NetworkUnreachable => (1, 0, 0),
+            Self::Prohibited => (1, 1, 0),
             Self::TimeExceeded => (3, 0, 0),
             Self::TooBig(mtu) => (2, 0, mtu),
         }
@@ -38,7 +46,6 @@ impl Error {
 /// The longest error: what every host must take whole.
 const MAX_V4: usize = 576;
 const MAX_V6: usize = 1280;
-const TTL: u8 = 64;
 
 /// Replaces the packet by an error about it, from `from` to its sender.
 pub fn answer(buf: &mut PacketBuf, headers: &Headers, error: Error, from: IpAddr) {
@@ -52,32 +59,34 @@ pub fn answer(buf: &mut PacketBuf, headers: &Headers, error: Error, from: IpAddr
     packet[ip_len + 1] = code;
     put16(packet, ip_len + 2, 0);
     packet[ip_len + 4..ip_len + 8].copy_from_slice(&extra.to_be_bytes());
-    let len = u16::try_from(packet.len()).unwrap_or(u16::MAX);
-    packet[..ip_len].fill(0);
-    match (from, to) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            packet[0] = 0x45;
-            // Precedence "internetwork control", as RFC 1812 asks of routers.
-            packet[1] = 0xc0;
-            put16(packet, 2, len);
-            packet[8] = TTL;
-            packet[9] = ICMP;
-            packet[12..16].copy_from_slice(&from.octets());
-            packet[16..20].copy_from_slice(&to.octets());
-            let sum = checksum(Sum::default(), &packet[..20]);
-            put16(packet, 10, sum);
-        }
-        (IpAddr::V6(from), IpAddr::V6(to)) => {
-            packet[0] = 0x60;
-            put16(packet, 4, len - 40);
-            packet[6] = ICMPV6;
-            packet[7] = TTL;
-            packet[8..24].copy_from_slice(&from.octets());
-            packet[24..40].copy_from_slice(&to.octets());
-        }
-        _ => {}
-    }
+    // Precedence "internetwork control", as RFC 1812 asks of routers.
+    emit::ip_header(packet, protocol(headers.is_v6()), 0xc0, from, to);
     fill_checksum(packet, ip_len);
+}
+
+/// The answer to the echo request of a Pod, made of the message that came back for it; `None` for another message.
+/// `request` is the Pod's own tuple, so it says who asked whom, and by which identifier.
+pub fn echo_reply(request: &Tuple, message: &[u8]) -> Option<PacketBuf> {
+    let v6 = request.is_v6();
+    if message.len() < 8 || message[0] != if v6 { 129 } else { 0 } {
+        return None;
+    }
+    let mut buf = PacketBuf::new();
+    let ip_len = if v6 { 40 } else { 20 };
+    if ip_len + message.len() > wire::MAX_PACKET {
+        return None;
+    }
+    let packet = buf.reset(ip_len + message.len());
+    packet[ip_len..].copy_from_slice(message);
+    put16(packet, ip_len + 2, 0);
+    put16(packet, ip_len + 4, request.sport);
+    emit::ip_header(packet, protocol(v6), 0, request.dst, request.src);
+    fill_checksum(packet, ip_len);
+    Some(buf)
+}
+
+fn protocol(v6: bool) -> u8 {
+    if v6 { ICMPV6 } else { ICMP }
 }
 
 /// Rewrites an error about a translated flow for the one who sent the packet in question (rule C10): `quoted` is
@@ -132,12 +141,22 @@ fn transport_delta(old: &Tuple, new: &Tuple) -> Delta {
 
 /// Writes the checksum of the ICMP message at `l4`, whose field is zero.
 fn fill_checksum(packet: &mut [u8], l4: usize) {
+    let sum = message_checksum(packet, l4);
+    put16(packet, l4 + 2, sum);
+}
+
+/// Whether the checksum of the ICMP message at `l4`, which ends with the packet, is right.
+pub(super) fn is_intact(packet: &[u8], l4: usize) -> bool {
+    message_checksum(packet, l4) == 0
+}
+
+/// The checksum over a message as it is: 0 when it has the right one in it.
+fn message_checksum(packet: &[u8], l4: usize) -> u16 {
     let start = if packet[0] >> 4 == 6 {
         let len = u16::try_from(packet.len() - l4).unwrap_or(u16::MAX);
         Sum::default().bytes(&packet[8..40]).word(len).word(ICMPV6.into())
     } else {
         Sum::default()
     };
-    let sum = checksum(start, &packet[l4..]);
-    put16(packet, l4 + 2, sum);
+    checksum(start, &packet[l4..])
 }

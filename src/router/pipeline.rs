@@ -4,19 +4,20 @@
 //! replay it. A plan's change touches no flow at once: a flow remembers the epoch that it was last checked against,
 //! and its next packet checks again (rules C1-C6), which costs one comparison for all packets in between.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rand::Rng;
 
 use super::PortId;
 use super::balance::Affinity;
+use super::emit;
 use super::flow::{Class, Direction, Flow, FlowId, FlowTable, Grounds, Millis, NewFlow};
 use super::fragments::{DatagramKey, Fragments};
 use super::icmp;
 use super::nat;
 use super::ports::{PortInfo, PortTable};
-use super::route::{Refusal, Walk, captured_by};
+use super::route::{Exit, Refusal, Walk, captured_by, is_unicast};
 use super::stats::{AnswerReason, DropReason, Stats};
 use super::wire::{self, ACK, Headers, Kind, Malformed, PacketBuf, Quoted, RST, Rewrite, SYN, TCP, Tuple, UDP};
 use crate::plan::Plan;
@@ -28,6 +29,8 @@ pub enum Verdict {
     /// The buffer holds an answer for the port that the packet came from.
     Reply(AnswerReason),
     Drop(DropReason),
+    /// The packet, as it came, waits until this address in the world has answered.
+    Hold(SocketAddr),
 }
 
 /// Bounds of the pipeline's memory, and what its devices carry.
@@ -140,29 +143,80 @@ impl<R: Rng> Pipeline<R> {
     pub fn process(&mut self, buf: &mut PacketBuf, from: PortId, now: Millis) -> Verdict {
         self.stats.received_packets += 1;
         self.stats.received_bytes += buf.packet().len() as u64;
-        let verdict = match self.decide(buf, from, now) {
+        let verdict = match self.decide(buf, from, None, now) {
             Ok(out) => {
                 self.stats.forwarded_packets += 1;
                 self.stats.forwarded_bytes += buf.packet().len() as u64;
                 return Verdict::Forward(out);
             }
             Err(Stop::Drop(reason)) => Verdict::Drop(reason),
+            Err(Stop::Hold(destination)) => Verdict::Hold(destination),
             Err(Stop::Answer { headers, reason, source }) => self.answer(buf, &headers, reason, source),
         };
         match verdict {
             Verdict::Drop(reason) => self.stats.count_drop(reason),
             Verdict::Reply(reason) => self.stats.count_answer(reason),
+            Verdict::Hold(_) => self.stats.held_packets += 1,
             Verdict::Forward(_) => {}
         }
         verdict
     }
 
-    /// Counts a packet that was decided but that its device did not take.
-    pub fn count_write_failure(&mut self) {
-        self.stats.count_drop(DropReason::DeviceWrite);
+    /// Lets a held packet through, now that `destination` has answered. Returns the port that it goes to, and its sender
+    /// as it is seen there.
+    ///
+    /// # Errors
+    /// Why it has no way any more; it is counted.
+    pub fn admit(
+        &mut self,
+        buf: &mut PacketBuf,
+        from: PortId,
+        destination: SocketAddr,
+        now: Millis,
+    ) -> Result<(PortId, SocketAddr), DropReason> {
+        let result = match self.decide(buf, from, Some(destination), now) {
+            Ok(out) => match Headers::parse(buf.packet()) {
+                Ok(headers) => Ok((out, SocketAddr::new(headers.tuple.src, headers.tuple.sport))),
+                Err(_) => Err(DropReason::Malformed),
+            },
+            Err(Stop::Drop(reason)) => Err(reason),
+            // The cluster has changed since it was held: its sender will try again.
+            Err(Stop::Answer { .. } | Stop::Hold(_)) => Err(DropReason::NoRoute),
+        };
+        match result {
+            Ok(_) => {
+                self.stats.forwarded_packets += 1;
+                self.stats.forwarded_bytes += buf.packet().len() as u64;
+            }
+            Err(reason) => self.stats.count_drop(reason),
+        }
+        result
     }
 
-    fn decide(&mut self, buf: &mut PacketBuf, from: PortId, now: Millis) -> Result<PortId, Stop> {
+    /// Makes of a held packet the answer that its sender gets instead of an answer of the world.
+    pub fn refuse(&mut self, buf: &mut PacketBuf, headers: &Headers, from: PortId, reason: AnswerReason) {
+        if reason == AnswerReason::OutsideRefused && matches!(headers.kind, Kind::Tcp { .. }) {
+            emit::tcp_reset(buf, headers);
+        } else {
+            let node = self.ports.get(from).and_then(|port| self.ports.host_address(&port.node, headers.is_v6()));
+            self.answer(buf, headers, reason, node.filter(|source| *source != headers.tuple.src));
+        }
+        self.stats.count_answer(reason);
+    }
+
+    /// Counts a packet that was decided but that could not be handed on.
+    pub fn count_failure(&mut self, reason: DropReason) {
+        self.stats.count_drop(reason);
+    }
+
+    /// `dialed` is the address in the world that has answered, when there is one.
+    fn decide(
+        &mut self,
+        buf: &mut PacketBuf,
+        from: PortId,
+        dialed: Option<SocketAddr>,
+        now: Millis,
+    ) -> Result<PortId, Stop> {
         let headers = Headers::parse(buf.packet()).map_err(|e| match e {
             Malformed::Truncated => DropReason::Truncated,
             Malformed::HeaderChecksum => DropReason::HeaderChecksum,
@@ -187,7 +241,7 @@ impl<R: Rng> Pipeline<R> {
         }
         let (id, direction) = match self.known_flow(&headers, from, now)? {
             Some(found) => found,
-            None => (self.open_flow(&headers, from, now)?, Direction::Original),
+            None => (self.open_flow(&headers, from, dialed, now)?, Direction::Original),
         };
         if let Some(fragment) = headers.fragment {
             self.fragments.note(datagram(&headers, fragment.id), id, direction, now);
@@ -260,7 +314,13 @@ impl<R: Rng> Pipeline<R> {
         }
     }
 
-    fn open_flow(&mut self, headers: &Headers, from: PortId, now: Millis) -> Result<FlowId, Stop> {
+    fn open_flow(
+        &mut self,
+        headers: &Headers,
+        from: PortId,
+        dialed: Option<SocketAddr>,
+        now: Millis,
+    ) -> Result<FlowId, Stop> {
         self.check_source(headers, from)?;
         check_destination(headers.tuple.dst)?;
         if let Kind::Tcp { flags } = headers.kind
@@ -269,12 +329,21 @@ impl<R: Rng> Pipeline<R> {
             return Err(DropReason::TcpWithoutFlow.into());
         }
         let Some(port) = self.ports.get(from) else { return Err(DropReason::PortGone.into()) };
+        let exit = match (dialed, headers.kind) {
+            (Some(destination), _) => Exit::To(destination),
+            (None, Kind::Tcp { flags }) if flags & SYN == 0 => Exit::Reject,
+            (None, Kind::Tcp { .. } | Kind::Udp | Kind::Echo) => Exit::Hold,
+            (None, _) => Exit::Closed,
+        };
         let mut walk =
-            Walk { plan: &self.plan, ports: &self.ports, affinity: &mut self.affinity, rng: &mut self.rng, now };
+            Walk { plan: &self.plan, ports: &self.ports, affinity: &mut self.affinity, rng: &mut self.rng, now, exit };
         let route = walk.route(headers.tuple, headers.ttl, port).map_err(|refusal| match refusal {
             Refusal::Drop(reason) => Stop::Drop(reason),
+            Refusal::Hold(destination) => Stop::Hold(destination),
             Refusal::Answer { reason, node } => {
+                // A kernel takes no packet that claims to be from itself.
                 let source = self.ports.host_address(&node, headers.is_v6());
+                let source = source.filter(|source| *source != headers.tuple.src);
                 Stop::Answer { headers: *headers, reason, source }
             }
         })?;
@@ -389,6 +458,9 @@ impl<R: Rng> Pipeline<R> {
         if !self.ports.contains(out) {
             return Err(DropReason::PortGone.into());
         }
+        if !icmp::is_intact(&buf.packet()[..headers.len], headers.l4) {
+            return Err(DropReason::IcmpChecksum.into());
+        }
         icmp::translate(buf, headers, &quoted, &sent, &outer, hops);
         Ok(out)
     }
@@ -418,22 +490,13 @@ fn same_backend(grounds: &Grounds, service: &crate::plan::ServicePort) -> bool {
 
 /// Only what is for one host of the cluster or the world is routed.
 fn check_destination(dst: IpAddr) -> Result<(), Stop> {
-    let bad = match dst {
-        IpAddr::V4(v4) => {
-            v4.is_multicast()
-                || v4.is_broadcast()
-                || v4.is_loopback()
-                || v4.is_unspecified()
-                || (v4.is_link_local() && v4 != nat::NODE_HAIRPIN_V4)
-        }
-        IpAddr::V6(v6) => v6.is_multicast() || v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local(),
-    };
-    if bad { Err(DropReason::NotUnicast.into()) } else { Ok(()) }
+    if is_unicast(dst) { Ok(()) } else { Err(DropReason::NotUnicast.into()) }
 }
 
 /// Why a packet goes no further.
 enum Stop {
     Drop(DropReason),
+    Hold(SocketAddr),
     Answer { headers: Headers, reason: AnswerReason, source: Option<IpAddr> },
 }
 

@@ -23,7 +23,7 @@ impl PortInfo {
         self.kind != PortKind::Pod
     }
 
-    fn address(&self, v6: bool) -> Option<IpAddr> {
+    pub fn address(&self, v6: bool) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|addr| addr.is_ipv6() == v6)
     }
 }
@@ -34,6 +34,7 @@ pub struct PortTable {
     by_id: FxHashMap<PortId, Arc<PortInfo>>,
     by_addr: FxHashMap<IpAddr, Arc<PortInfo>>,
     hosts: FxHashMap<Arc<str>, Arc<PortInfo>>,
+    gate: Option<Arc<PortInfo>>,
 }
 
 impl PortTable {
@@ -53,6 +54,9 @@ impl PortTable {
         if port.is_host() {
             self.hosts.insert(Arc::clone(&port.node), Arc::clone(&port));
         }
+        if port.kind == PortKind::Gate {
+            self.gate = Some(Arc::clone(&port));
+        }
         self.by_id.insert(port.id, port);
         Ok(())
     }
@@ -64,6 +68,9 @@ impl PortTable {
         }
         if self.hosts.get(&port.node).is_some_and(|host| host.id == id) {
             self.hosts.remove(&port.node);
+        }
+        if self.gate.as_ref().is_some_and(|gate| gate.id == id) {
+            self.gate = None;
         }
     }
 
@@ -83,6 +90,16 @@ impl PortTable {
     /// A node's own address of a family: what it masquerades with and answers from.
     pub fn host_address(&self, node: &str, v6: bool) -> Option<IpAddr> {
         self.hosts.get(node)?.address(v6)
+    }
+
+    /// The way into the world, when there is one.
+    pub fn gate(&self) -> Option<&Arc<PortInfo>> {
+        self.gate.as_ref()
+    }
+
+    /// The nodes of the cluster, in no order.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<PortInfo>> + Clone {
+        self.hosts.values().filter(|port| port.kind == PortKind::Node)
     }
 
     pub fn len(&self) -> usize {

@@ -6,13 +6,15 @@
 //!
 //! A node forwards (and the packet ages) unless it is where the packet comes from or goes to.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rand::Rng;
+use rand::seq::IteratorRandom;
 
-use super::balance::Affinity;
+use super::balance::{Affinity, Choice};
 use super::flow::{Grounds, Masquerade, Millis};
+use super::gate::GATE_PORT;
 use super::nat;
 use super::ports::{PortInfo, PortTable};
 use super::stats::{AnswerReason, DropReason};
@@ -44,6 +46,21 @@ pub(super) enum Refusal {
         reason: AnswerReason,
         node: Arc<str>,
     },
+    /// The packet is for this address in the world, and has to wait until the world has answered.
+    Hold(SocketAddr),
+}
+
+/// What happens to a packet for the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// There is nobody to take it.
+    Closed,
+    /// It waits for an answer of the world.
+    Hold,
+    /// It belongs to no connection, which the gate's kernel tells its sender.
+    Reject,
+    /// This address has answered.
+    To(SocketAddr),
 }
 
 impl From<DropReason> for Refusal {
@@ -68,12 +85,12 @@ pub(super) struct Walk<'a, R> {
     pub affinity: &'a mut Affinity,
     pub rng: &'a mut R,
     pub now: Millis,
+    pub exit: Exit,
 }
 
 impl<R: Rng> Walk<'_, R> {
     pub(super) fn route(&mut self, mut tuple: Tuple, ttl: u8, from: &PortInfo) -> Result<Route, Refusal> {
-        let mut node = Arc::clone(&from.node);
-        let mut origin = if from.kind == PortKind::Pod { Origin::Pod } else { Origin::Host };
+        let (mut node, mut origin) = self.start(&tuple, from);
         let (mut hops, mut allocate, mut grounds) = (0u8, false, None);
         for _ in 0..MAX_NODES {
             match self.capture(&tuple, &node) {
@@ -88,7 +105,20 @@ impl<R: Rng> Walk<'_, R> {
                 None => self.check_uncaptured(tuple.dst, &node)?,
             }
             let Some(target) = self.ports.owner(tuple.dst) else {
-                return Err(self.unowned(tuple.dst, node));
+                let gate = self.unowned(&tuple, from, &node)?;
+                if origin != Origin::Host {
+                    hops += 1;
+                }
+                if hops >= ttl {
+                    return Err(Refusal::Answer { reason: AnswerReason::TimeExceeded, node });
+                }
+                let destination = SocketAddr::new(tuple.dst, tuple.dport);
+                if self.exit == Exit::Hold {
+                    return Err(Refusal::Hold(destination));
+                }
+                tuple.dst = gate.address(tuple.is_v6()).ok_or(DropReason::NoRoute)?;
+                tuple.dport = GATE_PORT;
+                return Ok(Route { tuple, allocate, out: gate.id, hops, grounds });
             };
             let here = target.node == node;
             if origin != Origin::Host && !(here && target.is_host()) {
@@ -104,6 +134,28 @@ impl<R: Rng> Walk<'_, R> {
             origin = Origin::Elsewhere;
         }
         Err(DropReason::RoutingLoop.into())
+    }
+
+    /// Where a packet begins its way. What comes from outside and is for no host of the cluster enters at any node.
+    fn start(&mut self, tuple: &Tuple, from: &PortInfo) -> (Arc<str>, Origin) {
+        let entry = match from.kind {
+            PortKind::Pod => return (Arc::clone(&from.node), Origin::Pod),
+            PortKind::Outside if self.ports.owner(tuple.dst).is_none() => self.entry_node(tuple),
+            PortKind::Outside | PortKind::Node | PortKind::ControlPlane | PortKind::Gate => None,
+        };
+        entry.map_or_else(|| (Arc::clone(&from.node), Origin::Host), |node| (node, Origin::Elsewhere))
+    }
+
+    /// The node that a load balancer outside of the cluster would choose: with external policy Local one with a local
+    /// endpoint, which is what the health check ports are for (H2), if there is any.
+    fn entry_node(&mut self, tuple: &Tuple) -> Option<Arc<str>> {
+        let vip = Protocol::from_number(tuple.protocol).and_then(|p| self.plan.vip(tuple.dst, p, tuple.dport));
+        let local = vip.filter(|vip| vip.via.is_external() && vip.service.external_local);
+        let serves =
+            |node: &str| local.is_none_or(|vip| !vip.service.candidates(Scope::Local, node, None).indices.is_empty());
+        let nodes = self.ports.nodes().map(|port| &port.node);
+        let serving = nodes.clone().filter(|node| serves(node)).choose(self.rng);
+        serving.or_else(|| nodes.choose(self.rng)).cloned()
     }
 
     /// The Service port that a packet at `node` is addressed to (rules P1, P3, V1, V2).
@@ -155,9 +207,14 @@ impl<R: Rng> Walk<'_, R> {
         };
         let zone = self.plan.node(node).and_then(|info| info.zone.as_deref());
         let candidates = service.candidates(scope, node, zone);
-        let Some(choice) = self.affinity.choose(service, candidates, tuple.src, self.rng, self.now) else {
-            return Err(DropReason::NoLocalEndpoint.into());
+        // What was dialed is what was chosen when the packet was held.
+        let dialed =
+            candidates.indices.iter().find(|index| Exit::To(service.endpoints()[**index as usize].addr) == self.exit);
+        let choice = match dialed {
+            Some(&endpoint) => Some(Choice { endpoint, sticky: false }),
+            None => self.affinity.choose(service, candidates, tuple.src, self.rng, self.now),
         };
+        let Some(choice) = choice else { return Err(DropReason::NoLocalEndpoint.into()) };
         let endpoint = service.endpoints()[choice.endpoint as usize].addr;
         let masquerade = match via {
             _ if endpoint.ip() == tuple.src => Some(Masquerade::Hairpin),
@@ -186,12 +243,33 @@ impl<R: Rng> Walk<'_, R> {
         Ok((grounds, changed))
     }
 
-    /// An address that no port has. The world outside of the cluster is not connected.
-    fn unowned(&self, dst: IpAddr, node: Arc<str>) -> Refusal {
-        if self.plan.ranges().is_host(dst) {
-            Refusal::Answer { reason: AnswerReason::HostUnreachable, node }
-        } else {
-            DropReason::NoRoute.into()
+    /// The way of a packet for an address that no port has: to the gate, unless the address is the cluster's own or
+    /// nobody's.
+    fn unowned(&self, tuple: &Tuple, from: &PortInfo, node: &Arc<str>) -> Result<&Arc<PortInfo>, Refusal> {
+        let ranges = self.plan.ranges();
+        if ranges.is_host(tuple.dst) {
+            return Err(Refusal::Answer { reason: AnswerReason::HostUnreachable, node: Arc::clone(node) });
+        }
+        let stand_in = tuple.dst == nat::node_hairpin(tuple.is_v6());
+        let own = stand_in || ranges.is_service(tuple.dst) || ranges.is_load_balancer(tuple.dst);
+        if own || !is_unicast(tuple.dst) || from.kind == PortKind::Gate || self.exit == Exit::Closed {
+            return Err(DropReason::NoRoute.into());
+        }
+        self.ports.gate().ok_or_else(|| DropReason::NoRoute.into())
+    }
+}
+
+/// Whether an address can be one host's of the cluster or the world.
+pub(super) fn is_unicast(dst: IpAddr) -> bool {
+    match dst {
+        IpAddr::V4(v4) => {
+            let reserved = matches!(v4.octets()[0], 0 | 127 | 224..);
+            !reserved && (!v4.is_link_local() || v4 == nat::NODE_HAIRPIN_V4)
+        }
+        IpAddr::V6(v6) => {
+            let special = v6.is_multicast() || v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local();
+            // An IPv4 address in another form would be dialed as what it is.
+            !special && v6.to_ipv4().is_none()
         }
     }
 }

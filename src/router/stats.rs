@@ -14,6 +14,8 @@ pub enum DropReason {
     Malformed,
     /// Wrong IPv4 header checksum.
     HeaderChecksum,
+    /// Wrong checksum of an ICMP error about a flow: its translation would make it look right.
+    IcmpChecksum,
     /// The source is not an address of the sending port.
     Spoofed,
     /// It arrived with no time to live.
@@ -52,13 +54,16 @@ pub enum DropReason {
     BackendGone,
     /// The receiving device did not take it.
     DeviceWrite,
+    /// Too many first packets wait for an answer of the world.
+    OutsideBusy,
 }
 
 impl DropReason {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::Truncated,
         Self::Malformed,
         Self::HeaderChecksum,
+        Self::IcmpChecksum,
         Self::Spoofed,
         Self::TtlZero,
         Self::PortGone,
@@ -78,6 +83,7 @@ impl DropReason {
         Self::Unanswerable,
         Self::BackendGone,
         Self::DeviceWrite,
+        Self::OutsideBusy,
     ];
 
     /// The label of `router_dropped_packets_total{reason}`.
@@ -86,6 +92,7 @@ impl DropReason {
             Self::Truncated => "truncated",
             Self::Malformed => "malformed",
             Self::HeaderChecksum => "header_checksum",
+            Self::IcmpChecksum => "icmp_checksum",
             Self::Spoofed => "spoofed",
             Self::TtlZero => "ttl_zero",
             Self::PortGone => "port_gone",
@@ -105,6 +112,7 @@ impl DropReason {
             Self::Unanswerable => "unanswerable",
             Self::BackendGone => "backend_gone",
             Self::DeviceWrite => "device_write",
+            Self::OutsideBusy => "outside_busy",
         }
     }
 }
@@ -126,11 +134,28 @@ pub enum AnswerReason {
     HostUnreachable,
     TimeExceeded,
     TooBig,
+    /// The world refused the connection.
+    OutsideRefused,
+    /// The host has no route there.
+    OutsideNetwork,
+    /// Nobody has the address, says the host's network.
+    OutsideHost,
+    /// The user who runs the cluster may not send this.
+    OutsideForbidden,
 }
 
 impl AnswerReason {
-    pub const ALL: [Self; 5] =
-        [Self::NoEndpoint, Self::UnknownServicePort, Self::HostUnreachable, Self::TimeExceeded, Self::TooBig];
+    pub const ALL: [Self; 9] = [
+        Self::NoEndpoint,
+        Self::UnknownServicePort,
+        Self::HostUnreachable,
+        Self::TimeExceeded,
+        Self::TooBig,
+        Self::OutsideRefused,
+        Self::OutsideNetwork,
+        Self::OutsideHost,
+        Self::OutsideForbidden,
+    ];
 
     /// The label of `router_answered_packets_total{reason}`.
     pub fn as_str(self) -> &'static str {
@@ -140,13 +165,19 @@ impl AnswerReason {
             Self::HostUnreachable => "host_unreachable",
             Self::TimeExceeded => "time_exceeded",
             Self::TooBig => "too_big",
+            Self::OutsideRefused => "outside_refused",
+            Self::OutsideNetwork => "outside_network",
+            Self::OutsideHost => "outside_host",
+            Self::OutsideForbidden => "outside_forbidden",
         }
     }
 
     pub(super) fn error(self, mtu: u32) -> icmp::Error {
         match self {
-            Self::NoEndpoint | Self::UnknownServicePort => icmp::Error::PortUnreachable,
-            Self::HostUnreachable => icmp::Error::HostUnreachable,
+            Self::NoEndpoint | Self::UnknownServicePort | Self::OutsideRefused => icmp::Error::PortUnreachable,
+            Self::HostUnreachable | Self::OutsideHost => icmp::Error::HostUnreachable,
+            Self::OutsideNetwork => icmp::Error::NetworkUnreachable,
+            Self::OutsideForbidden => icmp::Error::Prohibited,
             Self::TimeExceeded => icmp::Error::TimeExceeded,
             Self::TooBig => icmp::Error::TooBig(mtu),
         }
@@ -160,6 +191,8 @@ pub struct Stats {
     pub received_bytes: u64,
     pub forwarded_packets: u64,
     pub forwarded_bytes: u64,
+    /// First packets that waited for an answer of the world.
+    pub held_packets: u64,
     answered: [u64; AnswerReason::ALL.len()],
     dropped: [u64; DropReason::ALL.len()],
     pub flows: u64,

@@ -1,7 +1,10 @@
 //! The pipeline packet by packet: packets are built and checked with etherparse, plans are compiled from objects.
 
 mod conntrack;
+mod egress;
 mod faults;
+mod fuzz;
+mod outside;
 mod policies;
 mod services;
 mod world;

@@ -26,6 +26,7 @@ use tracing::{error, warn};
 use super::PortId;
 use super::dataplane::Shared;
 use super::pipeline::Verdict;
+use super::stats::DropReason;
 use super::wire::PacketBuf;
 use crate::sys::tun::Tun;
 
@@ -113,6 +114,11 @@ impl Worker {
             state.run();
         })?;
         Ok(Self { mailbox, thread: Some(thread) })
+    }
+
+    /// Whether the thread runs.
+    pub(super) fn is_alive(&self) -> bool {
+        self.mailbox.commands.lock().is_some()
     }
 
     /// Posts a command and waits until it is done.
@@ -255,6 +261,10 @@ impl State {
                 Verdict::Forward(to) => to,
                 Verdict::Reply(_) => id,
                 Verdict::Drop(_) => continue,
+                Verdict::Hold(destination) => {
+                    self.shared.hold(id, destination, &self.buf);
+                    continue;
+                }
             };
             self.send(to);
         }
@@ -267,7 +277,7 @@ impl State {
             None => false,
         };
         if !written {
-            self.shared.pipeline.lock().count_write_failure();
+            self.shared.pipeline.lock().count_failure(DropReason::DeviceWrite);
         }
     }
 

@@ -89,7 +89,7 @@ const CHECKPOINT_PAGES: u32 = 2000;
 /// The WAL file is cut back to this after a burst.
 const WAL_BYTES: u32 = 32 << 20;
 /// The writer's page cache, in KiB: holds the index of the keys, where each write lands somewhere else.
-const CACHE_KIB: u32 = 8000;
+const CACHE_KIB: u32 = 2000;
 /// Rows that SQLite's thread reads before it waits for us to take them.
 const ROWS_AHEAD: usize = 512;
 /// The search for damage at the start ends after this time. Loading reads every current row in any case.

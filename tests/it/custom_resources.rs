@@ -108,6 +108,13 @@ async fn status_is_a_subresource_and_strategic_patches_are_not_for_custom_resour
     let patched =
         world.merge(&format!("{path}/status"), json!({"status": {"phase": "ok"}, "spec": {"size": 9}})).await.ok();
     assert_eq!((&patched["status"]["phase"], &patched["spec"]["size"]), (&json!("ok"), &json!(2)));
+    let metadata = json!({"annotations": {"a": "b"}, "labels": {"c": "d"}, "finalizers": ["example.com/f"]});
+    let patched =
+        world.merge(&format!("{path}/status"), json!({"status": {"phase": "again"}, "metadata": metadata})).await.ok();
+    assert_eq!(patched["status"]["phase"], "again");
+    for field in ["annotations", "labels", "finalizers"] {
+        assert_eq!(patched["metadata"].get(field), None, "a status write is about the status: {field}");
+    }
     assert_eq!(patched["metadata"]["generation"], 1);
     world.strategic(&path, json!({"spec": {"size": 3}})).await.refused(415, "UnsupportedMediaType");
 }
@@ -238,4 +245,115 @@ async fn who_defines_rules_that_are_not_evaluated_is_told_so() {
     let kept = &made["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
     assert_eq!(kept["x-kubernetes-validations"], rules);
     world.post(WIDGETS, widget("a", json!({"size": 1}))).await.created();
+}
+
+fn condition(definition: &Value, kind: &str) -> Value {
+    let conditions = definition["status"]["conditions"].as_array().expect("conditions");
+    conditions.iter().find(|condition| condition["type"] == kind).expect("the condition").clone()
+}
+
+#[tokio::test]
+async fn version_that_objects_may_be_stored_in_cannot_go() {
+    let world = World::start().await;
+    world.post(DEFINITIONS, definition()).await.created();
+    let path = format!("{DEFINITIONS}/widgets.example.com");
+    let next =
+        world.merge(&path, json!({"spec": {"versions": [version("v1", false), version("v1beta1", true)]}})).await.ok();
+    assert_eq!(next["status"]["storedVersions"], json!(["v1", "v1beta1"]));
+    let without = json!({"spec": {"versions": [version("v1beta1", true)]}});
+    let refused = world.merge(&path, without.clone()).await.invalid(&["status.storedVersions[0]"]);
+    assert!(message(&refused).ends_with("Invalid value: \"v1\": must appear in spec.versions"), "{refused}");
+    // Who has brought all objects to the new version says so.
+    world.merge(&format!("{path}/status"), json!({"status": {"storedVersions": ["v1beta1"]}})).await.ok();
+    world.merge(&path, without).await.ok();
+    assert_eq!(world.get(WIDGETS).await.code, 404);
+}
+
+#[tokio::test]
+async fn default_that_breaks_its_own_rules_is_refused() {
+    let world = World::start().await;
+    let definition = changed(|version| {
+        version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["mode"]["default"] = "slow".into();
+    });
+    let field = "spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[mode].default";
+    world.post(DEFINITIONS, definition).await.invalid(&[field]);
+}
+
+#[tokio::test]
+async fn lists_are_of_the_kind_that_the_definition_names() {
+    let world = World::start().await;
+    let mut named = definition();
+    named["spec"]["names"]["listKind"] = "Widgetry".into();
+    world.post(DEFINITIONS, named).await.created();
+    world.post(WIDGETS, widget("a", json!({"size": 1}))).await.created();
+    assert_eq!(world.get(WIDGETS).await.ok()["kind"], "Widgetry");
+    assert_eq!(world.delete(WIDGETS, json!({})).await.ok()["kind"], "Widgetry");
+    let schemas = world.get("/openapi/v3/apis/example.com/v1").await.ok()["components"]["schemas"].clone();
+    let kinds = &schemas["com.example.v1.Widgetry"]["x-kubernetes-group-version-kind"];
+    assert_eq!(kinds, &json!([{"group": "example.com", "version": "v1", "kind": "Widgetry"}]));
+    let item = &schemas["com.example.v1.Widget"]["properties"];
+    for field in ["apiVersion", "kind", "metadata"] {
+        let text = item[field]["description"].as_str().unwrap_or_default();
+        assert!(text.contains("https://git.k8s.io/community/"), "{field}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn names_are_one_definitions_until_it_goes() {
+    let world = World::with_controllers(0).await;
+    world.post(DEFINITIONS, definition()).await.created();
+    let mut other = definition();
+    other["metadata"]["name"] = "wedges.example.com".into();
+    other["spec"]["names"] = json!({"plural": "wedges", "kind": "Wedge", "shortNames": ["wg", "wd"]});
+    let made = world.post(DEFINITIONS, other).await.created();
+    let names = condition(&made, "NamesAccepted");
+    assert_eq!(
+        (&names["status"], &names["reason"], &names["message"]),
+        (&json!("False"), &json!("ShortNamesConflict"), &json!("\"wd\" is already in use"))
+    );
+    assert_eq!(condition(&made, "Established")["status"], "False");
+    assert_eq!(made["status"]["acceptedNames"].get("shortNames"), None);
+    let wedges = WIDGETS.replace("widgets", "wedges");
+    assert_eq!(world.get(&wedges).await.code, 404);
+
+    world.delete(&format!("{DEFINITIONS}/widgets.example.com"), json!({})).await.ok();
+    let path = format!("{DEFINITIONS}/wedges.example.com");
+    let accepted = async || {
+        let found = world.get(&path).await.ok();
+        (condition(&found, "Established")["status"] == "True").then_some(found)
+    };
+    let accepted = world.until(accepted).await;
+    assert_eq!(accepted["status"]["acceptedNames"]["shortNames"], json!(["wg", "wd"]));
+    world.get(&wedges).await.ok();
+
+    // Names that come later and are another's are not served; those from before are.
+    world.post(DEFINITIONS, definition()).await.created();
+    world.merge(&path, json!({"spec": {"names": {"shortNames": ["wg"]}}})).await.ok();
+    let first = format!("{DEFINITIONS}/widgets.example.com");
+    world.merge(&first, json!({"spec": {"names": {"shortNames": ["wd"]}}})).await.ok();
+    let late = world.merge(&path, json!({"spec": {"names": {"shortNames": ["wg", "wd"]}}})).await.ok();
+    assert_eq!(condition(&late, "NamesAccepted")["status"], "False");
+    assert_eq!(condition(&late, "Established")["status"], "True");
+    let served = world.get("/apis/example.com/v1").await.ok();
+    let wedge = served["resources"].as_array().unwrap().iter().find(|r| r["name"] == "wedges").unwrap();
+    assert_eq!(wedge["shortNames"], json!(["wg"]));
+}
+
+#[tokio::test]
+async fn objects_of_a_definition_that_serves_nothing_go_with_it() {
+    let world = World::with_controllers(0).await;
+    world.post(DEFINITIONS, definition()).await.created();
+    world.post(WIDGETS, widget("a", json!({"size": 1}))).await.created();
+    let path = format!("{DEFINITIONS}/widgets.example.com");
+    let unserved = |name: &str, storage: bool| {
+        let mut version = version(name, storage);
+        version["served"] = false.into();
+        version
+    };
+    world.merge(&path, json!({"spec": {"versions": [unserved("v1", true), unserved("v1beta1", false)]}})).await.ok();
+    assert_eq!(world.get(WIDGETS).await.code, 404);
+    world.delete(&path, json!({})).await.ok();
+    world.until(async || world.get(&path).await.found().is_none().then_some(())).await;
+    world.post(DEFINITIONS, definition()).await.created();
+    assert_eq!(names(&world.get(WIDGETS).await.ok()), [""; 0]);
 }

@@ -124,7 +124,74 @@ async fn misspelt_field_is_refused_when_strict_and_warned_about_otherwise() {
     let silent = world.post(&format!("{SERVICES}?fieldValidation=Ignore"), misspelt("ignore")).await;
     assert!(!silent.headers.contains_key("warning"));
     silent.created();
-    world.post(&format!("{SERVICES}?fieldValidation=Maybe"), misspelt("maybe")).await.refused(400, "BadRequest");
+    let maybe = world.post(&format!("{SERVICES}?fieldValidation=Maybe"), misspelt("maybe")).await;
+    assert_eq!(
+        message(&maybe.invalid(&["fieldValidation"])),
+        "CreateOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: \"Maybe\": supported values: \
+         \"\", \"Ignore\", \"Strict\", \"Warn\""
+    );
+}
+
+#[tokio::test]
+async fn field_that_is_there_twice_is_refused_when_strict_and_warned_about_otherwise() {
+    let world = World::start().await;
+    let json = "application/json";
+    let twice = |name: &str| {
+        format!(
+            r#"{{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {{"name": "x", "name": "{name}"}}, "dta": {{}},
+            "data": {{"a": "1", "a": "2"}}}}"#
+        )
+    };
+    let status = world.raw("POST", &format!("{CONFIG_MAPS}?{STRICT}"), json, twice("a")).await;
+    assert_eq!(
+        message(&status.refused(400, "BadRequest")),
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: \
+         duplicate field \"metadata.name\", duplicate field \"data.a\", unknown field \"dta\""
+    );
+    let told = |answer: &Answer| -> Vec<String> {
+        answer.headers.get_all("warning").iter().map(|w| w.to_str().unwrap().to_owned()).collect()
+    };
+    let answer = world.raw("POST", CONFIG_MAPS, json, twice("a")).await;
+    assert_eq!(
+        told(&answer),
+        [
+            r#"299 - "duplicate field \"metadata.name\"""#,
+            r#"299 - "duplicate field \"data.a\"""#,
+            r#"299 - "unknown field \"dta\"""#
+        ]
+    );
+    // The last one counts.
+    let made = answer.created();
+    assert_eq!((&made["metadata"]["name"], &made["data"]["a"]), (&json!("a"), &json!("2")));
+    let put = world.raw("PUT", &format!("{CONFIG_MAPS}/a?{STRICT}"), json, twice("a")).await;
+    put.refused(400, "BadRequest");
+    let patch = r#"{"data": {"a": "3", "a": "4"}}"#;
+    for mime in ["application/merge-patch+json", "application/strategic-merge-patch+json"] {
+        let refused = world.raw("PATCH", &format!("{CONFIG_MAPS}/a?{STRICT}"), mime, patch).await.invalid(&["patch"]);
+        assert!(message(&refused).ends_with("strict decoding error: duplicate field \"data.a\""), "{refused}");
+        let patched = world.raw("PATCH", &format!("{CONFIG_MAPS}/a"), mime, patch).await;
+        assert_eq!(told(&patched), [r#"299 - "duplicate field \"data.a\"""#]);
+        assert_eq!(patched.ok()["data"]["a"], "4");
+    }
+    let silent = world.raw("POST", &format!("{CONFIG_MAPS}?fieldValidation=Ignore"), json, twice("b")).await;
+    assert_eq!(told(&silent), [""; 0]);
+    silent.created();
+}
+
+#[tokio::test]
+async fn metadata_that_is_no_object_is_a_bad_request() {
+    let world = World::start().await;
+    world.config_map("a", "1").await;
+    for metadata in [json!("a"), json!(["a"]), json!(1), json!(true)] {
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata});
+        for answer in
+            [world.post(CONFIG_MAPS, object.clone()).await, world.put(&format!("{CONFIG_MAPS}/a"), object).await]
+        {
+            let status = answer.refused(400, "BadRequest");
+            assert!(message(&status).contains("metadata: cannot unmarshal"), "{status}");
+        }
+        world.merge(&format!("{CONFIG_MAPS}/a"), json!({"metadata": metadata})).await.refused(400, "BadRequest");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Events of both groups are the same objects.
 
+use axum::body::Body;
 use serde_json::{Value, json};
 
 use crate::world::*;
@@ -55,4 +56,22 @@ async fn watch_translates_and_new_events_are_checked() {
     let mut incomplete = event("f");
     incomplete.as_object_mut().unwrap().remove("reportingController");
     world.post(GROUP, incomplete).await.invalid(&["reportingController"]);
+}
+
+#[tokio::test]
+async fn large_list_of_either_group_is_compressed_for_those_who_ask() {
+    let world = World::start().await;
+    for i in 0..150 {
+        let mut long = event(&format!("e{i}"));
+        long["note"] = "x".repeat(1000).into();
+        world.post(GROUP, long).await.created();
+    }
+    for path in [CORE, GROUP] {
+        let get = request("GET", path).header("accept-encoding", "gzip").body(Body::empty()).unwrap();
+        let packed = world.send(get).await;
+        assert_eq!(packed.headers["content-encoding"], "gzip", "{path}");
+        let plain = world.get(path).await;
+        assert_eq!(plain.headers.get("content-encoding"), None);
+        assert!(packed.text.len() < plain.text.len() / 2);
+    }
 }

@@ -194,6 +194,17 @@ async fn page_at_a_revision_is_of_that_revision() {
 }
 
 #[tokio::test]
+async fn limit_below_zero_is_none() {
+    let world = World::start().await;
+    for name in ["a", "b"] {
+        world.config_map(name, "1").await;
+    }
+    for limit in ["0", "-1", "-9223372036854775808"] {
+        assert_eq!(names(&world.get(&format!("{CONFIG_MAPS}?limit={limit}")).await.ok()), ["a", "b"], "{limit}");
+    }
+}
+
+#[tokio::test]
 async fn large_list_is_compressed_for_those_who_ask() {
     let world = World::start().await;
     for name in ["a", "b"] {

@@ -71,6 +71,29 @@ async fn further_service_cidr_widens_what_can_be_allocated_and_stays_while_neede
     world.post(SERVICES, service("late", at("10.200.0.6"))).await.invalid(&["spec.clusterIPs"]);
 }
 
+/// SC4: an address that somebody else keeps holds the range, too.
+#[tokio::test]
+async fn service_cidr_stays_while_an_address_of_it_is_kept_sc4() {
+    let world = World::with_controllers(0).await;
+    let path = format!("{CIDRS}/more");
+    let cidr = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "more"},
+        "spec": {"cidrs": ["10.200.0.0/24"]}});
+    world.post(CIDRS, cidr).await.created();
+    let condition = async || world.get(&path).await.ok()["status"]["conditions"][0].clone();
+    world.until(async || (condition().await["status"] == "True").then_some(())).await;
+    let address = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": {"name": "10.200.0.9"},
+        "spec": {"parentRef": {"resource": "things", "group": "example.com", "name": "x"}}});
+    world.post(ADDRESSES, address).await.created();
+    world.delete(&path, json!({})).await.ok();
+    // What a condition always has is there even when it is empty.
+    assert_eq!(condition().await["reason"], "");
+    let held = world.until(async || Some(condition().await).filter(|found| found["status"] == "False")).await;
+    assert_eq!(held["reason"], "Terminating");
+    // The rest is the time that Services in the making have.
+    world.delete(&format!("{ADDRESSES}/10.200.0.9"), json!({})).await.ok();
+    world.until(async || world.get(&path).await.found().is_none().then_some(())).await;
+}
+
 #[tokio::test]
 async fn ingress_without_a_class_gets_the_default_one_ig1() {
     let world = World::start().await;
@@ -108,4 +131,26 @@ async fn addresses_of_services_are_objects_from_the_first_moment_on() {
     assert_eq!(number(&object) + 1, number(&made), "one commit");
     world.delete(&format!("{SERVICES}/web"), json!({})).await.ok();
     assert!(world.get(&path).await.found().is_none());
+}
+
+#[tokio::test]
+async fn clients_of_endpoints_are_told_of_slices() {
+    let world = World::start().await;
+    let all = "/api/v1/namespaces/default/endpoints";
+    let path = format!("{all}/web");
+    let object = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "web"}});
+    let answers = [
+        world.post(all, object.clone()).await,
+        world.get(all).await,
+        world.get(&path).await,
+        world.put(&path, object).await,
+        world.merge(&path, json!({"metadata": {"labels": {"a": "b"}}})).await,
+        world.delete(&path, json!({})).await,
+        world.get(&path).await,
+    ];
+    for answer in answers {
+        let warning = &answer.headers["warning"];
+        assert_eq!(warning, "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\"");
+    }
+    assert!(!world.get(SLICES).await.headers.contains_key("warning"));
 }

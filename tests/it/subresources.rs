@@ -1,4 +1,4 @@
-//! scale, eviction under a PodDisruptionBudget, ephemeral containers and resize.
+//! scale, eviction under a PodDisruptionBudget, ephemeral containers, resize, binding, finalize, and a Pod's status.
 
 use serde_json::{Value, json};
 
@@ -40,6 +40,57 @@ async fn scale_reads_and_writes_the_replicas_of_a_workload() {
     assert_eq!(after["spec"]["template"], before["spec"]["template"]);
     // Zero replicas are left out, as in the reference.
     assert_eq!(world.put(&path, scale("web", 0)).await.ok()["spec"], json!({}));
+}
+
+/// The owners of an object's fields, of the object itself and of its subresources.
+fn owners(object: &Value) -> Vec<(&str, &str, &Value)> {
+    let entries = object["metadata"]["managedFields"].as_array().expect("managedFields");
+    entries
+        .iter()
+        .map(|e| (e["manager"].as_str().unwrap(), e["subresource"].as_str().unwrap_or_default(), &e["fieldsV1"]))
+        .collect()
+}
+
+#[tokio::test]
+async fn who_scales_owns_the_replicas_through_the_subresource() {
+    let world = World::start().await;
+    let path = format!("{DEPLOYMENTS}/web");
+    world.post(&format!("{DEPLOYMENTS}?fieldManager=maker"), deployment("web")).await.created();
+    world.put(&format!("{path}/scale?fieldManager=scaler"), scale("web", 3)).await.ok();
+    let scaled = world.get(&path).await.ok();
+    let replicas = json!({"f:spec": {"f:replicas": {}}});
+    assert!(owners(&scaled).contains(&("scaler", "scale", &replicas)), "{:?}", owners(&scaled));
+    let maker = owners(&scaled).into_iter().find(|owner| owner.0 == "maker").unwrap();
+    assert_eq!(maker.2["f:spec"].get("f:replicas"), None, "they are the scaler's now");
+
+    let refused = world.apply(&format!("{path}/scale"), "third", scale("web", 5)).await.refused(409, "Conflict");
+    assert!(message(&refused).contains("conflict with \"scaler\" with subresource \"scale\""), "{refused}");
+    world.apply(&format!("{path}/scale"), "third", scale("web", 3)).await.ok();
+    let applied = world.get(&path).await.ok();
+    assert!(owners(&applied).contains(&("third", "scale", &replicas)), "{:?}", owners(&applied));
+    world.apply(&format!("{DEPLOYMENTS}/none/scale"), "third", scale("none", 1)).await.refused(404, "NotFound");
+}
+
+/// What each kind's `PrepareForUpdate` of the status leaves of what came along.
+#[tokio::test]
+async fn status_write_changes_the_metadata_that_its_kind_lets_it() {
+    let world = World::start().await;
+    world.pod("p", json!({"a": "old"}), None).await;
+    world.post(DEPLOYMENTS, deployment("d")).await.created();
+    world.post(SERVICES, service("s", json!({"ports": [{"port": 80}]}))).await.created();
+    let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "u"}]);
+    let metadata = json!({"labels": {"a": "new"}, "annotations": {"b": "new"}, "finalizers": ["example.com/f"],
+        "ownerReferences": owner});
+    let written = async |path: &str| {
+        let object = world.merge(&format!("{path}/status"), json!({"metadata": metadata, "spec": {"x": 1}})).await.ok();
+        assert_eq!(object["metadata"]["annotations"]["b"], "new", "{path}");
+        assert_eq!(object["metadata"]["finalizers"], json!(["example.com/f"]), "{path}");
+        (object["metadata"]["labels"]["a"].clone(), object["metadata"]["ownerReferences"].clone())
+    };
+    assert_eq!(written(&format!("{PODS}/p")).await, (json!("new"), json!(null)));
+    assert_eq!(written(&format!("{DEPLOYMENTS}/d")).await, (json!(null), owner.clone()));
+    assert_eq!(written(&format!("{SERVICES}/s")).await, (json!("new"), owner.clone()));
+    assert_eq!(written(&format!("{NAMESPACES}/default")).await, (json!("new"), owner.clone()));
 }
 
 #[tokio::test]
@@ -158,4 +209,84 @@ async fn resize_changes_the_resources_of_a_pod() {
     world.post(PODS, pod).await.created();
     let pod = world.strategic(&format!("{PODS}/sized/resize"), resize("1000m")).await.ok();
     assert_eq!(pod["spec"]["containers"][0]["resources"]["requests"]["cpu"], "1");
+}
+
+#[tokio::test]
+async fn subresources_of_a_pods_spec_leave_its_metadata_alone() {
+    let world = World::start().await;
+    world.pod("web", json!({"app": "web"}), None).await;
+    let patch = json!({"metadata": {"labels": {"app": "other"}, "annotations": {"a": "b"}},
+        "spec": {"ephemeralContainers": [{"name": "debug", "image": "i:1"}]}});
+    let pod = world.strategic(&format!("{PODS}/web/ephemeralcontainers"), patch).await.ok();
+    assert_eq!(pod["spec"]["ephemeralContainers"][0]["name"], "debug");
+    assert_eq!((&pod["metadata"]["labels"], pod["metadata"].get("annotations")), (&json!({"app": "web"}), None));
+}
+
+#[tokio::test]
+async fn status_of_a_pod_keeps_what_old_agents_leave_out() {
+    let world = World::start().await;
+    let mut pod = world.pod("web", json!({}), Some("n1")).await;
+    let path = format!("{PODS}/web/status");
+    let condition =
+        |kind: &str, generation: i64| json!({"type": kind, "status": "True", "observedGeneration": generation});
+    pod["status"] = json!({"phase": "Running", "observedGeneration": 1,
+        "conditions": [condition("Ready", 1), condition("Initialized", 2)]});
+    let written = world.put(&path, pod.clone()).await.ok();
+    assert_eq!(written["status"]["qosClass"], "BestEffort");
+    pod["metadata"]["resourceVersion"] = json!("");
+    pod["status"] = json!({"phase": "Running", "conditions": [{"type": "Initialized", "status": "False"},
+        {"type": "Ready", "status": "False"}, condition("PodScheduled", 3)]});
+    let status = world.put(&path, pod).await.ok()["status"].clone();
+    assert_eq!((&status["qosClass"], &status["observedGeneration"]), (&json!("BestEffort"), &json!(1)));
+    let observed: Vec<&Value> =
+        status["conditions"].as_array().unwrap().iter().map(|condition| &condition["observedGeneration"]).collect();
+    assert_eq!(observed, [&json!(2), &json!(1), &json!(3)]);
+    world.merge(&path, json!({"status": {"qosClass": "Guaranteed"}})).await.invalid(&["status.qosClass"]);
+}
+
+#[tokio::test]
+async fn pod_pulls_images_with_the_secrets_of_its_service_account() {
+    let world = World::start().await;
+    let account = "/api/v1/namespaces/default/serviceaccounts/default";
+    world.merge(account, json!({"imagePullSecrets": [{"name": "registry"}]})).await.ok();
+    let made = world.pod("plain", json!({}), None).await;
+    assert_eq!(made["spec"]["imagePullSecrets"], json!([{"name": "registry"}]));
+    let spec = json!({"containers": [{"name": "c", "image": "i"}], "imagePullSecrets": [{"name": "mine"}]});
+    let own = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "own"}, "spec": spec});
+    assert_eq!(world.post(PODS, own).await.created()["spec"]["imagePullSecrets"], json!([{"name": "mine"}]));
+}
+
+#[tokio::test]
+async fn dry_run_of_a_binding_binds_nothing() {
+    let world = World::start().await;
+    let before = world.pod("web", json!({}), None).await;
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "web"},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": "n1"}});
+    let path = format!("{PODS}/web/binding");
+    assert_eq!(world.post(&format!("{path}?dryRun=All"), binding.clone()).await.created()["status"], "Success");
+    assert_eq!(world.get(&format!("{PODS}/web")).await.ok(), before);
+    world.post(&path, binding.clone()).await.created();
+    assert_eq!(world.get(&format!("{PODS}/web")).await.ok()["spec"]["nodeName"], "n1");
+    world.post(&format!("{path}?dryRun=All"), binding).await.refused(409, "Conflict");
+}
+
+#[tokio::test]
+async fn finalizers_of_a_namespace_change_by_their_subresource_and_its_status_does_not() {
+    let world = World::start().await;
+    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"},
+        "spec": {"finalizers": ["example.com/own"]}});
+    let mut made = world.post(NAMESPACES, object).await.created();
+    assert_eq!(made["spec"]["finalizers"], json!(["example.com/own", "kubernetes"]));
+    made["spec"]["finalizers"] = json!(["example.com/own"]);
+    made["status"] = json!({"phase": "Terminating"});
+    let path = format!("{NAMESPACES}/x");
+    let kept = world.put(&path, made.clone()).await.ok();
+    assert_eq!(kept["spec"]["finalizers"], json!(["example.com/own", "kubernetes"]));
+    let finalized = world.put(&format!("{path}/finalize"), made.clone()).await.ok();
+    assert_eq!(finalized["spec"]["finalizers"], json!(["example.com/own"]));
+    assert_eq!(finalized["status"]["phase"], "Active");
+    made["metadata"]["resourceVersion"] = json!("");
+    made["spec"]["finalizers"] = json!(["own", "no name"]);
+    let invalid = world.put(&format!("{path}/finalize"), made).await;
+    invalid.invalid(&["spec.finalizers[0]", "spec.finalizers[1]"]);
 }

@@ -193,3 +193,22 @@ async fn watch_for(watch: &mut Watch, seconds: u64) -> serde_json::Value {
     let event = tokio::time::timeout(std::time::Duration::from_secs(seconds), watch.next_whenever()).await;
     event.expect("an event in time").expect("the watch goes on")
 }
+
+#[tokio::test]
+async fn watch_takes_any_number_of_seconds_and_no_text() {
+    let world = World::start().await;
+    world.config_map("a", "1").await;
+    for text in ["x", "1.5", "1s", "99999999999999999999"] {
+        world.get(&format!("{CONFIG_MAPS}?watch=true&timeoutSeconds={text}")).await.refused(400, "BadRequest");
+    }
+    // No time and endless time are time enough.
+    for seconds in ["0", "", "9223372036854775807"] {
+        let mut watch = world.watch(CONFIG_MAPS, &format!("timeoutSeconds={seconds}")).await;
+        watch.expect("ADDED", "a").await;
+        world.merge(&format!("{CONFIG_MAPS}/a"), json!({"data": {"seconds": format!("={seconds}")}})).await.ok();
+        watch.expect("MODIFIED", "a").await;
+    }
+    // Of less than none nothing is left: the answer ends.
+    let over = world.get(&format!("{CONFIG_MAPS}?watch=true&timeoutSeconds=-5")).await;
+    assert_eq!(over.code, 200, "{}", over.text);
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::cluster::{Cluster, eventually};
+use crate::cluster::Cluster;
 use crate::inside::Inside;
 use crate::services::vips;
 
@@ -26,12 +26,12 @@ pub async fn names_of_services_and_pods_resolve() {
     cluster.pod("peer-1", spec).await;
     cluster.patch("/api/v1/namespaces/default/pods/peer-1", json!({"metadata": {"labels": {"app": "peers"}}})).await;
     let client = cluster.client_pod("client", "n1").await;
+    cluster.settled().await;
     for name in
         ["web", "web.default", "web.default.svc", "web.default.svc.cluster.local", "web.default.svc.cluster.local."]
     {
         let expected = |index: usize| BTreeSet::from([vips[index].to_string()]);
-        let resolves = async || (addresses(&client, "ahostsv4", name).await == expected(0)).then_some(());
-        eventually(&format!("{name} resolves"), resolves).await;
+        assert_eq!(addresses(&client, "ahostsv4", name).await, expected(0), "{name}");
         assert_eq!(addresses(&client, "ahostsv6", name).await, expected(1), "{name}");
     }
     // D8: the system's own.
@@ -39,9 +39,9 @@ pub async fn names_of_services_and_pods_resolve() {
     assert_eq!(addresses(&client, "ahostsv4", "kube-dns.kube-system").await, ["10.96.0.10".to_owned()].into());
     // D3: a Pod by its host name, from outside and to itself.
     cluster.endpoints("peers", &["peer-1"]).await;
+    cluster.settled().await;
     let own: BTreeSet<String> = [cluster.pod_ip("peer-1").await].into();
-    let named = async || (addresses(&client, "ahostsv4", "peer.peers").await == own).then_some(());
-    eventually("the Pod's name resolves", named).await;
+    assert_eq!(addresses(&client, "ahostsv4", "peer.peers").await, own);
     assert_eq!(client.sh("hostname").await, (0, "client\n".into()));
     let peer = cluster.inside("peer-1").await;
     assert_eq!(peer.sh("hostname -f").await, (0, "peer.peers.default.svc.cluster.local\n".into()));
@@ -62,12 +62,14 @@ pub async fn headless_service_resolves_to_its_ready_pods() {
         all.insert(cluster.pod_ip(pod).await);
     }
     let look = async || addresses(&client, "ahostsv4", "web").await;
-    eventually("all Pods", async || (look().await == all).then_some(())).await;
+    cluster.settled().await;
+    assert_eq!(look().await, all);
 
     let gone = cluster.pod_ip("web-2").await;
     cluster.delete("/api/v1/namespaces/default/pods/web-2").await;
     all.remove(&gone);
-    eventually("the Pod's address goes with it", async || (look().await == all).then_some(())).await;
+    cluster.settled().await;
+    assert_eq!(look().await, all, "the Pod's address goes with it");
 
     // What a resolver sees, over UDP and TCP (D6), and the difference between no such name and no such record (D7).
     for transport in ["+notcp", "+tcp"] {

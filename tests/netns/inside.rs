@@ -48,6 +48,13 @@ impl Inside {
         Self { net, pid, ip: ip.parse().expect("an address") }
     }
 
+    /// The namespace that the scenario is in, where its clusters are started: the host, to them. `ip` is its address
+    /// inside of the cluster.
+    pub fn host(ip: &str) -> Self {
+        let net = File::open("/proc/thread-self/ns/net").expect("the scenario's network namespace");
+        Self { net, pid: std::process::id(), ip: ip.parse().expect("an address") }
+    }
+
     /// Runs `f` on a thread in the Pod's network namespace.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         tokio::task::block_in_place(|| {

@@ -156,7 +156,7 @@ pub async fn objects_are_applied_shown_and_described() {
         "leases",
     ] {
         let (code, out, err) = cluster.kubectl_with_code(&["describe", kind, "-A"]).await;
-        // kubectl itself says that Endpoints are deprecated.
+        // Whoever reads Endpoints is told that they are deprecated.
         assert!(code == 0 && (err.is_empty() || kind == "endpoints"), "{kind}: {code} {err}");
         assert!(out.contains("Name:"), "{kind}:\n{out}");
         let (code, out, _) = cluster.kubectl_with_code(&["get", kind, "-A"]).await;

@@ -13,6 +13,7 @@ mod client;
 mod cluster;
 mod dataplane;
 mod dns;
+mod egress;
 mod inside;
 mod kube_rs;
 #[path = "../common/kubeconfig.rs"]
@@ -20,6 +21,7 @@ mod kubeconfig;
 mod kubectl;
 mod lifecycle;
 mod needs;
+mod outside;
 mod partition;
 mod pods;
 mod processes;
@@ -146,6 +148,19 @@ scenarios! {
     dataplane::flows::backends_icmp_errors_reach_the_client_c10,
     dataplane::families::families_do_not_mix,
     dataplane::families::sctp_is_accepted_and_app_protocol_changes_nothing,
+    outside::host_dials_services_nodes_pods_and_dns_x1_x8,
+    outside::policy_local_keeps_the_hosts_address_and_health_ports_tell_where_to_send_x2_h1_h4,
+    outside::proxy_tells_its_health_on_every_node_h5,
+    outside::host_access_is_refused_where_it_is_not_allowed: unshare,
+    outside::host_access_no_touches_nothing,
+    outside::reach_prints_addresses_that_answer,
+    outside::services_are_at_the_loopback_of_an_ordinary_user: unshare,
+    egress::pods_reach_the_world_by_tcp_and_udp,
+    egress::what_the_world_refuses_looks_refused_to_the_pod,
+    egress::service_of_an_endpoint_outside_leads_there,
+    egress::silent_addresses_of_one_pod_do_not_stop_another,
+    egress::echo_requests_leave_where_the_user_may_send_them,
+    egress::pods_of_an_ordinary_user_reach_the_world: unshare,
     dns::names_of_services_and_pods_resolve,
     dns::headless_service_resolves_to_its_ready_pods: dig,
     pods::api_answers_inside_the_cluster,

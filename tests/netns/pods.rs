@@ -173,8 +173,8 @@ pub async fn host_network_pod_has_the_nodes_address() {
     // X8: and through a Service, too.
     let service = cluster.service("web", json!({"ipFamilyPolicy": "SingleStack"})).await;
     let vip = (crate::services::vips(&service)[0], 80).into();
-    let asked = async || node.http(vip).ok();
-    let reply = crate::cluster::eventually("the VIP answers", asked).await;
+    cluster.settled().await;
+    let reply = node.http(vip).expect("an answer");
     assert_eq!((reply.pod.as_str(), reply.client), ("web-1", node.ip));
     cluster.stop().await;
 }

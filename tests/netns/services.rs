@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, PODS, SERVICES, eventually};
+use crate::cluster::{Cluster, PODS, SERVICES};
 use crate::inside::{Inside, Reply};
 
 /// Enough for each of three Pods to be chosen by chance (E8: n² + 30).
@@ -21,7 +21,7 @@ pub fn vips(service: &Value) -> Vec<IpAddr> {
     serde_json::from_value(service["spec"]["clusterIPs"].clone()).expect("addresses")
 }
 
-fn at(ip: IpAddr, port: u16) -> SocketAddr {
+pub fn at(ip: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip, port)
 }
 
@@ -39,9 +39,10 @@ pub async fn node_ips(cluster: &Cluster, node: &str) -> Vec<IpAddr> {
     internal.map(|ip| ip["address"].as_str().expect("an address").parse().expect("an address")).collect()
 }
 
-/// Waits until the packets of `client` meet what the API says.
-async fn until_answered(client: &Inside, to: SocketAddr) {
-    eventually(&format!("{to} answers"), async || client.http(to).ok()).await;
+/// Waits until packets follow what the API says; then the first of `client` is answered.
+pub async fn answered(cluster: &Cluster, client: &Inside, to: SocketAddr) {
+    cluster.settled().await;
+    client.http(to).unwrap_or_else(|e| panic!("{to}: {e}"));
 }
 
 fn pods(replies: &[Reply]) -> BTreeSet<&str> {
@@ -57,7 +58,7 @@ pub async fn cluster_ip_spreads_tcp_and_udp_over_all_ready_pods_of_both_families
     let own = pod_ips(&cluster, "client").await;
     assert_eq!(vips.len(), 2);
     for (vip, own) in vips.into_iter().zip(own) {
-        until_answered(&client, at(vip, 80)).await;
+        answered(&cluster, &client, at(vip, 80)).await;
         let http: Vec<Reply> = (0..TRIES).map(|_| client.http(at(vip, 80)).expect("an answer")).collect();
         let udp: Vec<Reply> = (0..TRIES).map(|_| client.udp(at(vip, 9001)).expect("an answer")).collect();
         for replies in [&http, &udp] {
@@ -97,7 +98,7 @@ pub async fn pod_reaches_itself_through_its_service_x9() {
     let node = node_ips(&cluster, &cluster.node_of("web-1").await).await;
     assert_eq!(vips.len(), 2);
     for vip in vips {
-        until_answered(&itself, at(vip, 80)).await;
+        answered(&cluster, &itself, at(vip, 80)).await;
         for reply in [itself.http(at(vip, 80)), itself.udp(at(vip, 9001))] {
             let reply = reply.expect("an answer");
             assert_eq!(reply.pod, "web-1");
@@ -121,10 +122,8 @@ pub async fn service_without_endpoint_refuses_at_once_n1_n2() {
         assert!(begin.elapsed() < AT_ONCE, "{what} took {:?}", begin.elapsed());
     };
     assert_eq!(vips.len(), 2);
+    cluster.settled().await;
     for vip in vips {
-        // The API's write may still be on its way to the packets.
-        let meets = async || client.connect(at(vip, 80)).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
-        eventually("the Service is known to the router", async || meets().await.then_some(())).await;
         let begin = Instant::now();
         refused(client.connect(at(vip, 80)).map(|_| 0), begin, "TCP");
         let begin = Instant::now();
@@ -154,7 +153,7 @@ pub async fn node_port_answers_on_every_node_and_nothing_listens_p1_p3_p5() {
     // n3 has no Pod of the Service: the whole cluster's Pods answer (externalTrafficPolicy Cluster).
     for node in ["n1", "n2", "n3"] {
         let ip = node_ips(&cluster, node).await[0];
-        until_answered(&client, at(ip, http)).await;
+        answered(&cluster, &client, at(ip, http)).await;
         let mut replies: Vec<Reply> = (0..TRIES).map(|_| client.http(at(ip, http)).expect("an answer")).collect();
         replies.push(client.udp(at(ip, udp)).expect("an answer"));
         assert_eq!(pods(&replies), ["web-1", "web-2"].into(), "through {node}");
@@ -189,11 +188,11 @@ pub async fn address_of_a_recreated_service_leads_to_its_new_pods() {
     let spec = json!({"clusterIP": "10.96.0.77", "ipFamilyPolicy": "SingleStack"});
     cluster.service("old", spec.clone()).await;
     let vip = at("10.96.0.77".parse().unwrap(), 80);
-    until_answered(&client, vip).await;
+    answered(&cluster, &client, vip).await;
     assert_eq!(client.http(vip).unwrap().pod, "old-1");
     cluster.delete(&format!("{SERVICES}/old")).await;
     cluster.service("new", spec).await;
-    eventually("the new Pod answers", async || client.http(vip).is_ok_and(|r| r.pod == "new-1").then_some(())).await;
+    cluster.settled().await;
     assert!((0..TRIES).all(|_| client.http(vip).unwrap().pod == "new-1"));
     cluster.stop().await;
 }
@@ -223,7 +222,7 @@ pub async fn established_connection_stays_with_its_pod_c1() {
     cluster.whoami("web", &["web-1"]).await;
     cluster.endpoints("web", &["web-1"]).await;
     let client = cluster.client_pod("client", "n2").await;
-    until_answered(&client, at(vips[0], 80)).await;
+    answered(&cluster, &client, at(vips[0], 80)).await;
 
     let mut stream = client.connect(at(vips[0], 9000)).expect("a connection");
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -245,13 +244,14 @@ pub async fn established_connection_stays_with_its_pod_c1() {
     cluster.patch(&format!("{PODS}/web-1"), json!({"metadata": {"labels": {"app": "debug"}}})).await;
     cluster.whoami("web", &["web-2"]).await;
     cluster.endpoints("web", &["web-2"]).await;
-    let moved = async || client.http(at(vips[0], 80)).is_ok_and(|reply| reply.pod == "web-2").then_some(());
-    eventually("new connections go to the other Pod", moved).await;
+    cluster.settled().await;
+    assert_eq!(client.http(at(vips[0], 80)).unwrap().pod, "web-2", "new connections go to the other Pod");
     assert_eq!(echo("two\n"), "two\n");
     // And the Service itself.
     cluster.delete(&format!("{SERVICES}/web")).await;
-    let gone = async || client.run(|| std::net::TcpStream::connect_timeout(&at(vips[0], 80), AT_ONCE / 4)).is_err();
-    eventually("the address is nobody's", async || gone().await.then_some(())).await;
+    cluster.settled().await;
+    let silent = client.run(|| std::net::TcpStream::connect_timeout(&at(vips[0], 80), AT_ONCE / 4));
+    assert_eq!(silent.unwrap_err().kind(), ErrorKind::TimedOut, "the address is nobody's");
     assert_eq!(echo("three\n"), "three\n");
     cluster.stop().await;
 }
@@ -266,7 +266,7 @@ pub async fn large_transfer_through_a_vip_arrives_whole() {
     let client = cluster.client_pod("client", "n3").await;
     assert_eq!(vips.len(), 2);
     for vip in vips {
-        until_answered(&client, at(vip, 80)).await;
+        answered(&cluster, &client, at(vip, 80)).await;
         let stream = client.connect(at(vip, 9000)).expect("a connection");
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let line = |number: usize| {
@@ -300,7 +300,7 @@ pub async fn datagrams_from_one_port_go_on_to_another_pod_when_theirs_is_gone() 
     cluster.whoami("web", &["web-1", "web-2"]).await;
     cluster.endpoints("web", &["web-1", "web-2"]).await;
     let client = cluster.client_pod("client", "n3").await;
-    until_answered(&client, at(vips[0], 80)).await;
+    answered(&cluster, &client, at(vips[0], 80)).await;
     let socket = client.run(|| std::net::UdpSocket::bind("0.0.0.0:12345").unwrap());
     socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     let ask = || -> Option<String> {
@@ -310,12 +310,13 @@ pub async fn datagrams_from_one_port_go_on_to_another_pod_when_theirs_is_gone() 
         assert_eq!(from, at(vips[0], 9001));
         Some(Reply::of_text(&String::from_utf8_lossy(&buffer[..length])).pod)
     };
-    let first = eventually("an answer", async || ask()).await;
+    let first = ask().expect("an answer");
     assert!((0..20).all(|_| ask().is_some_and(|pod| pod == first)), "a flow keeps its Pod (A8)");
     let path = format!("{PODS}/{first}");
     cluster.delete(&path).await;
     cluster.gone(&path).await;
-    let other = eventually("another answers", async || ask()).await;
+    cluster.settled().await;
+    let other = ask().expect("another answers");
     assert_ne!(other, first);
     cluster.stop().await;
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 use super::super::status::ApiError;
 use super::super::tokens::service_account_groups;
@@ -18,14 +18,19 @@ const EXTRA: &str = "impersonate-extra-";
 /// The user that the headers name; `None` without such headers.
 ///
 /// # Errors
-/// 500, as the reference has it, when they name a group, a uid or more of nobody.
+/// 500, as the reference has it, when they name a group, a uid or more of nobody; 400 when they are no text.
 pub(super) fn requested(headers: &HeaderMap) -> Result<Option<User>, ApiError> {
     if !headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
         return Ok(None);
     }
-    let all = |name: &str| -> Vec<String> {
-        headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
-    };
+    for (name, value) in headers.iter().filter(|(name, _)| name.as_str().starts_with("impersonate-")) {
+        if text(value).is_none() {
+            // Left out, they would let the request act as somebody else.
+            return Err(ApiError::bad_request(format!("the value of header {name} must be UTF-8")));
+        }
+    }
+    let all =
+        |name: &str| -> Vec<String> { headers.get_all(name).iter().filter_map(text).map(str::to_owned).collect() };
     let user = all(USER).into_iter().next().unwrap_or_default();
     let uid = all(UID).into_iter().next().unwrap_or_default();
     let mut groups = all(GROUP);
@@ -54,6 +59,10 @@ pub(super) fn requested(headers: &HeaderMap) -> Result<Option<User>, ApiError> {
         groups.push(AUTHENTICATED.into());
     }
     Ok(Some(User { user, uid, groups, extra }))
+}
+
+fn text(value: &HeaderValue) -> Option<&str> {
+    std::str::from_utf8(value.as_bytes()).ok()
 }
 
 /// Header names take no upper case and not every character, so keys come percent-encoded.
@@ -123,6 +132,19 @@ mod tests {
         assert_eq!(user.groups, ["devs", "ops", AUTHENTICATED]);
         assert_eq!(user.uid, "7");
         assert_eq!(user.extra, BTreeMap::from([("acme.com/project".to_owned(), vec!["one".into(), "two".into()])]));
+    }
+
+    #[test]
+    fn names_are_utf8_or_refused() {
+        let mut headers = HeaderMap::new();
+        headers.append(USER, HeaderValue::from_bytes("jürgen".as_bytes()).unwrap());
+        assert_eq!(requested(&headers).unwrap().unwrap().user, "jürgen");
+        headers.append(GROUP, HeaderValue::from_bytes(b"\xff").unwrap());
+        let error = requested(&headers).unwrap_err();
+        assert_eq!(
+            (error.code.as_u16(), error.message.as_str()),
+            (400, "the value of header impersonate-group must be UTF-8")
+        );
     }
 
     #[test]

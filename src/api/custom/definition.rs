@@ -3,14 +3,13 @@
 //! Names are accepted in the write itself: who has created a definition can use it with the next request.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceConversion, CustomResourceDefinition, CustomResourceDefinitionCondition,
-    CustomResourceDefinitionStatus, CustomResourceDefinitionVersion,
+    CustomResourceConversion, CustomResourceDefinition, CustomResourceDefinitionStatus, CustomResourceDefinitionVersion,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use super::columns::Cell;
+use super::naming;
 use super::structural::Structural;
 use crate::api::alloc::Reservation;
 use crate::api::causes::Causes;
@@ -20,7 +19,6 @@ use crate::api::object::{meta_mut, meta_str};
 use crate::api::schema::builtin::{self, Definitions};
 use crate::api::schema::{self, Schema};
 use crate::api::status::{About, ApiError};
-use crate::store::Scope;
 
 /// Holds a definition that is being deleted until its objects are gone.
 const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -113,7 +111,7 @@ impl Strategy for DefinitionKind {
         let declared = object.clone();
         let definition = self.decode(&object)?;
         check(&definition, &mut causes);
-        object["status"] = status(ctx, &definition, None)?;
+        object["status"] = naming::status(ctx, &definition, None)?;
         let metadata = meta_mut(&mut object);
         let mut finalizers: Vec<Value> =
             metadata.get("finalizers").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -149,7 +147,8 @@ impl Strategy for DefinitionKind {
             }
         }
         if part == Part::Main {
-            new["status"] = status(ctx, &definition, before.status)?;
+            check_stored_versions(&definition, before.status.as_ref(), &mut causes);
+            new["status"] = naming::status(ctx, &definition, before.status)?;
         }
         self.finish(new, declared, &causes)
     }
@@ -259,6 +258,20 @@ fn check_names(definition: &CustomResourceDefinition, causes: &mut Causes) {
     }
 }
 
+/// Objects may be stored in a version until `status.storedVersions` says otherwise: it cannot go before.
+fn check_stored_versions(
+    definition: &CustomResourceDefinition,
+    status: Option<&CustomResourceDefinitionStatus>,
+    causes: &mut Causes,
+) {
+    let stored = status.and_then(|status| status.stored_versions.as_deref()).unwrap_or_default();
+    for (i, name) in stored.iter().enumerate() {
+        if !definition.spec.versions.iter().any(|version| version.name == *name) {
+            causes.invalid(format!("status.storedVersions[{i}]"), name.as_str(), "must appear in spec.versions");
+        }
+    }
+}
+
 fn check_version(version: &CustomResourceDefinitionVersion, path: &str, causes: &mut Causes) {
     names::label_errors(&version.name)
         .into_iter()
@@ -297,76 +310,4 @@ fn check_version(version: &CustomResourceDefinitionVersion, path: &str, causes: 
             causes.invalid(format!("{path}.subresources.scale.labelSelectorPath"), selector, why);
         }
     }
-}
-
-/// The status after a write: accepted names, stored versions, and the conditions that clients wait for.
-fn status(
-    ctx: &Context,
-    definition: &CustomResourceDefinition,
-    before: Option<CustomResourceDefinitionStatus>,
-) -> Result<Value, ApiError> {
-    let before = before.unwrap_or_default();
-    let spec = &definition.spec;
-    let taken = taken_names(ctx, definition);
-    let now = Timestamp::now();
-    let condition = |type_: &str, ok: bool, reason: &str, message: String| {
-        let status = if ok { "True" } else { "False" };
-        let since = before.conditions.iter().flatten().find(|old| old.type_ == type_ && old.status == status);
-        let since = since.and_then(|old| old.last_transition_time.clone()).unwrap_or(Time(now));
-        CustomResourceDefinitionCondition {
-            type_: type_.into(),
-            status: status.into(),
-            reason: Some(reason.into()),
-            message: Some(message),
-            last_transition_time: Some(since),
-            ..CustomResourceDefinitionCondition::default()
-        }
-    };
-    let was_established = before.conditions.iter().flatten().any(|c| c.type_ == "Established" && c.status == "True");
-    let conditions = match &taken {
-        None => vec![
-            condition("NamesAccepted", true, "NoConflicts", "no conflicts found".into()),
-            condition("Established", true, "InitialNamesAccepted", "the initial names have been accepted".into()),
-        ],
-        Some((reason, message)) => vec![
-            condition("NamesAccepted", false, reason, message.clone()),
-            condition("Established", was_established, "NotAccepted", "not all names are accepted".into()),
-        ],
-    };
-    let mut stored = before.stored_versions.unwrap_or_default();
-    for version in spec.versions.iter().filter(|version| version.storage) {
-        if !stored.contains(&version.name) {
-            stored.push(version.name.clone());
-        }
-    }
-    let status = CustomResourceDefinitionStatus {
-        accepted_names: Some(if taken.is_none() {
-            spec.names.clone()
-        } else {
-            before.accepted_names.unwrap_or_default()
-        }),
-        conditions: Some(conditions),
-        stored_versions: Some(stored),
-        ..CustomResourceDefinitionStatus::default()
-    };
-    serde_json::to_value(status).map_err(ApiError::internal)
-}
-
-/// Another definition of the group that has one of the names.
-fn taken_names(ctx: &Context, definition: &CustomResourceDefinition) -> Option<(&'static str, String)> {
-    let names = &definition.spec.names;
-    let others = ctx.store.list(&Scope::all("customresourcedefinitions.apiextensions.k8s.io")).items;
-    for entry in others {
-        let Ok(other) = serde_json::from_slice::<CustomResourceDefinition>(&entry.value) else { continue };
-        if other.metadata.name == definition.metadata.name || other.spec.group != definition.spec.group {
-            continue;
-        }
-        if other.spec.names.kind == names.kind {
-            return Some(("KindConflict", format!("{:?} is already in use", names.kind)));
-        }
-        if other.spec.names.plural == names.plural {
-            return Some(("PluralConflict", format!("{:?} is already in use", names.plural)));
-        }
-    }
-    None
 }

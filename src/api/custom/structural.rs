@@ -116,7 +116,7 @@ impl Structural {
         if kind == "array" && items.is_none() && !nested {
             causes.required(format!("{path}.items"), "must be specified");
         }
-        Self {
+        let node = Self {
             kind,
             nullable: schema.nullable.unwrap_or(false),
             int_or_string,
@@ -129,7 +129,23 @@ impl Structural {
             list_type: schema.x_kubernetes_list_type.clone().unwrap_or_default(),
             list_keys: schema.x_kubernetes_list_map_keys.clone().unwrap_or_default(),
             rules: Rules::compile(schema, path, causes),
+        };
+        node.check_default(&format!("{path}.default"), nested, causes);
+        node
+    }
+
+    fn check_default(&self, path: &str, nested: bool, causes: &mut Causes) {
+        let Some(default) = &self.default else { return };
+        if nested {
+            causes.forbidden(path, "must be undefined to be structural");
+            return;
         }
+        let mut pruned = default.clone();
+        self.prune_node(&mut pruned, self.embedded);
+        if pruned != *default {
+            causes.invalid(path, default.clone(), "must not have unknown fields");
+        }
+        super::validate::check_default(self, default, path, causes);
     }
 
     /// Drops what the schema does not know, where it does not say that unknown fields are kept.

@@ -97,6 +97,65 @@ fn values_that_break_rules_are_refused_as_the_reference_does() {
 }
 
 #[test]
+fn decimals_are_multiples_of_decimals() {
+    for (unit, value, right) in [
+        (0.1, 0.3, true),
+        (0.1, 0.7, true),
+        (0.1, -12.7, true),
+        (0.01, 4.35, true),
+        (0.1, 0.35, false),
+        (0.1, 0.0, true),
+        (2.5, 7.5, true),
+        (2.5, 7.0, false),
+        (3.0, 9_007_199_254_740_991.0, true),
+    ] {
+        let found = refused(json!({"type": "number", "multipleOf": unit}), json!(value), None);
+        assert_eq!(found.is_empty(), right, "{value} of {unit}: {found:?}");
+    }
+}
+
+#[test]
+fn defaults_keep_to_their_schema() {
+    let spec = |property: Value| compile(json!({"type": "object", "properties": {"a": property}})).1;
+    for (property, expected) in [
+        (json!({"type": "string", "default": "x", "enum": ["x"]}), None),
+        (json!({"type": "object", "default": {}, "properties": {"b": {"type": "string", "default": "y"}}}), None),
+        (json!({"type": "string", "nullable": true, "default": null}), None),
+        (
+            json!({"type": "string", "default": "z", "enum": ["x"]}),
+            Some("schema.properties[a].default: Unsupported value: \"z\": supported values: \"x\""),
+        ),
+        (
+            json!({"type": "integer", "default": "z"}),
+            Some(
+                "schema.properties[a].default: Invalid value: \"string\":  in body must be of type integer: \"string\"",
+            ),
+        ),
+        (
+            json!({"type": "integer", "default": 0, "minimum": 1}),
+            Some("schema.properties[a].default: Invalid value: 0:  in body should be greater than or equal to 1"),
+        ),
+        (
+            json!({"type": "object", "default": {"b": 0}, "properties": {"b": {"type": "string"}}}),
+            Some(
+                "schema.properties[a].default.b: Invalid value: \"integer\": .b in body must be of type string: \"integer\"",
+            ),
+        ),
+        (
+            json!({"type": "object", "default": {"c": 0}, "properties": {"b": {"type": "string"}}}),
+            Some("schema.properties[a].default: Invalid value: {\"c\":0}: must not have unknown fields"),
+        ),
+        (
+            json!({"type": "string", "anyOf": [{"default": "x"}]}),
+            Some("schema.properties[a].anyOf[0].default: Forbidden: must be undefined to be structural"),
+        ),
+    ] {
+        let found = messages(&spec(property.clone()));
+        assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{property}");
+    }
+}
+
+#[test]
 fn required_fields_and_duplicates_are_named_by_their_place() {
     let list = json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
         "items": {"type": "object", "required": ["name", "port"],

@@ -132,7 +132,7 @@ fn rules(rules: &Rules, value: &Value, path: &str, causes: &mut Causes) {
                     invalid(format!("should be less than or equal to {most}"));
                 }
             }
-            if let Some(unit) = rules.multiple_of.filter(|unit| (number / unit).fract() != 0.0) {
+            if let Some(unit) = rules.multiple_of.filter(|unit| !is_multiple(number, *unit)) {
                 invalid(format!("should be a multiple of {unit}"));
             }
         }
@@ -180,6 +180,25 @@ fn rules(rules: &Rules, value: &Value, path: &str, causes: &mut Causes) {
     }
     if rules.not.as_ref().is_some_and(|schema| passes(schema, value)) {
         causes.invalid(path, value.clone(), format!("{path:?} must not validate the schema (not)"));
+    }
+}
+
+/// Whether `number` is a multiple of `unit`, as far as fractions of two can say: 0.3 is three times 0.1.
+fn is_multiple(number: f64, unit: f64) -> bool {
+    const RELATIVE: f64 = 1e-9;
+    let times = number / unit;
+    (times - times.round()).abs() <= RELATIVE * times.abs()
+}
+
+/// Checks a default, which stands in the definition at `path`.
+pub(super) fn check_default(schema: &Structural, default: &Value, path: &str, causes: &mut Causes) {
+    let mut found = Causes::default();
+    node(schema, default, None, "", &mut found);
+    for mut cause in found.0 {
+        let inner = cause.field.trim_start_matches('.');
+        let separator = if inner.is_empty() || inner.starts_with('[') { "" } else { "." };
+        cause.field = format!("{path}{separator}{inner}");
+        causes.0.push(cause);
     }
 }
 

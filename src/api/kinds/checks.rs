@@ -27,7 +27,7 @@ impl Causes {
     }
 
     /// One cause for each of `errors` about the text `value`.
-    pub(super) fn all(&mut self, field: &str, value: &str, errors: Vec<String>) {
+    pub(in crate::api) fn all(&mut self, field: &str, value: &str, errors: Vec<String>) {
         errors.into_iter().for_each(|error| self.invalid(field, value, error));
     }
 

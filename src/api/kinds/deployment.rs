@@ -52,6 +52,7 @@ impl super::Kind for Kind {
         ],
         ..Info::DEFAULT
     };
+    const NOTICE: Option<&'static str> = Some("Vipyard keeps Deployments but makes no Pods of them yet");
 
     fn default(object: &mut Deployment) {
         let spec = object.spec.get_or_insert_default();
@@ -88,6 +89,7 @@ impl super::Kind for Kind {
 
     fn update(_: &Context, new: &mut Deployment, old: &Deployment, part: Part, causes: &mut Causes) {
         if part == Part::Status {
+            new.metadata.labels = old.metadata.labels.clone();
             check_status(new.status.as_ref(), old.status.as_ref(), causes);
             return;
         }

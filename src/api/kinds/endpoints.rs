@@ -19,6 +19,7 @@ impl super::Kind for Kind {
         singular: "endpoints",
         short_names: &["ep"],
         create_on_update: true,
+        deprecation: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
         columns: &[
             NAME,
             column(

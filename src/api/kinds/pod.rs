@@ -62,7 +62,9 @@ impl super::Kind for Kind {
     fn create(ctx: &Context, object: &mut Pod, causes: &mut Causes) -> Result<(), ApiError> {
         let namespace = object.metadata.namespace.clone().unwrap_or_default();
         let name = object.metadata.name.clone().unwrap_or_default();
+        let labels = object.metadata.labels.clone().unwrap_or_default();
         let spec = object.spec.get_or_insert_default();
+        pod_spec::add_own_labels(spec, &labels);
         admit_service_account(ctx, &namespace, &name, spec)?;
         admit_tolerations(spec);
         priority_class::admit(ctx, &name, spec)?;
@@ -81,13 +83,19 @@ impl super::Kind for Kind {
     fn update(_: &Context, new: &mut Pod, old: &Pod, part: Part, causes: &mut Causes) {
         let old_spec = old.spec.clone().unwrap_or_default();
         match part {
-            Part::Status => check_status(new, old, causes),
+            Part::Status => {
+                // As old kubelets spoil them.
+                new.metadata.owner_references = old.metadata.owner_references.clone();
+                keep_what_agents_drop(new, old);
+                check_status(new, old, causes);
+            }
             Part::Main | Part::Finalize => {
                 let spec = new.spec.get_or_insert_default();
                 check(spec, causes);
                 pod_spec::check_update(spec, &old_spec, causes);
             }
             Part::EphemeralContainers => {
+                keep_metadata(new, old);
                 let spec = new.spec.get_or_insert_default();
                 let added = spec.ephemeral_containers.take();
                 *spec = PodSpec { ephemeral_containers: added, ..old_spec.clone() };
@@ -95,6 +103,7 @@ impl super::Kind for Kind {
                 pod_spec::check_ephemeral_update(spec, &old_spec, causes);
             }
             Part::Resize => {
+                keep_metadata(new, old);
                 let spec = new.spec.get_or_insert_default();
                 check(spec, causes);
                 pod_spec::check_resize(spec, &old_spec, causes);
@@ -111,7 +120,8 @@ impl super::Kind for Kind {
     }
 }
 
-/// Rules PD4 and PD7: the Pod runs as a ServiceAccount that exists, and has its token mounted.
+/// Rules PD4 and PD7: the Pod runs as a ServiceAccount that exists, pulls images with its secrets unless it has some of
+/// its own, and has its token mounted.
 fn admit_service_account(ctx: &Context, namespace: &str, pod: &str, spec: &mut PodSpec) -> Result<(), ApiError> {
     let named = spec.service_account_name.clone().or(spec.service_account.clone()).filter(|name| !name.is_empty());
     let account = named.unwrap_or_else(|| "default".into());
@@ -124,6 +134,9 @@ fn admit_service_account(ctx: &Context, namespace: &str, pod: &str, spec: &mut P
         return Err(ApiError::forbidden(about, why));
     };
     let stored: ServiceAccount = serde_json::from_slice(&entry.value).map_err(ApiError::internal)?;
+    if spec.image_pull_secrets.as_ref().is_none_or(Vec::is_empty) {
+        spec.image_pull_secrets = stored.image_pull_secrets;
+    }
     let automount = spec.automount_service_account_token.or(stored.automount_service_account_token).unwrap_or(true);
     if automount {
         mount_token(spec);
@@ -253,6 +266,36 @@ fn check(spec: &PodSpec, causes: &mut Causes) {
                 let detail = "must not have leading or trailing whitespace";
                 causes.invalid(format!("spec.{field}[{i}].image"), image, detail);
             }
+        }
+    }
+}
+
+/// Subresources of the spec leave metadata alone.
+fn keep_metadata(new: &mut Pod, old: &Pod) {
+    let old = old.metadata.clone();
+    let metadata = &mut new.metadata;
+    metadata.labels = old.labels;
+    metadata.annotations = old.annotations;
+    metadata.finalizers = old.finalizers;
+    metadata.owner_references = old.owner_references;
+}
+
+/// Agents that do not know the QoS class and the observed generations leave them out: they stay as they were.
+fn keep_what_agents_drop(new: &mut Pod, old: &Pod) {
+    let status = new.status.get_or_insert_default();
+    let old = old.status.clone().unwrap_or_default();
+    if text(&status.qos_class).is_empty() {
+        status.qos_class = old.qos_class;
+    }
+    if status.observed_generation.unwrap_or(0) == 0 {
+        status.observed_generation = old.observed_generation;
+    }
+    let mut before: Vec<PodCondition> = old.conditions.unwrap_or_default();
+    for condition in status.conditions.iter_mut().flatten() {
+        let at = before.iter().position(|old| old.type_ == condition.type_);
+        let old = at.and_then(|at| before.remove(at).observed_generation);
+        if condition.observed_generation.unwrap_or(0) == 0 {
+            condition.observed_generation = old;
         }
     }
 }

@@ -5,7 +5,9 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::checks::{check_amount, check_at_most_all, check_selector, format_amount};
-use super::{AGE, BUDGETS, BUDGETS_GROUP, Context, Info, NAME, Part, age_cell, column, integer, name_cell};
+use super::{
+    AGE, BUDGETS, BUDGETS_GROUP, Context, Info, NAME, Part, STANDARD_TEXTS, age_cell, column, integer, name_cell,
+};
 use crate::api::causes::Causes;
 use crate::api::status::ApiError;
 
@@ -20,6 +22,7 @@ impl super::Kind for Kind {
         singular: "poddisruptionbudget",
         short_names: &["pdb"],
         status: true,
+        condition_texts: STANDARD_TEXTS,
         generation: true,
         columns: &[
             NAME,

@@ -25,7 +25,7 @@ use crate::api::names::{NameRule, check_labels, label_errors, qualified_name_err
 
 pub(super) use defaults::{default_pod, default_spec};
 pub(super) use ephemeral::check_ephemeral_update;
-pub(super) use scheduling::check_tolerations;
+pub(super) use scheduling::{add_own_labels, check_tolerations};
 pub(super) use update::{check_resize, check_update};
 
 const MAX_NAMESERVERS: usize = 3;

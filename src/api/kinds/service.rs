@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    AGE, Context, Info, NAME, Part, age_cell, column, name_cell, service_addresses, service_validation,
+    AGE, Context, Info, NAME, Part, STANDARD_TEXTS, age_cell, column, name_cell, service_addresses, service_validation,
     service_warnings, wide,
 };
 use crate::api::alloc::Reservation;
@@ -30,6 +30,7 @@ impl super::Kind for Kind {
         short_names: &["svc"],
         categories: &["all"],
         status: true,
+        condition_texts: STANDARD_TEXTS,
         create_on_update: true,
         returns_deleted: true,
         name_rule: NameRule::Label,

@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use super::checks::{IMMUTABLE, check_cidr};
-use super::{AGE, Context, Info, NAME, Part, age_cell, column, name_cell};
+use super::{AGE, Context, Info, NAME, Part, STANDARD_TEXTS, age_cell, column, name_cell};
 use crate::api::causes::Causes;
 use crate::api::status::ApiError;
 use crate::store::{Scope, Store};
@@ -22,6 +22,7 @@ impl super::Kind for Kind {
         singular: "servicecidr",
         namespaced: false,
         status: true,
+        condition_texts: STANDARD_TEXTS,
         columns: &[
             NAME,
             column(

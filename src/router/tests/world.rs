@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::cluster::ObjectKey;
 use crate::config::Network;
 use crate::plan::{Compiler, Plan};
+use crate::router::checksum::{Sum, checksum};
 use crate::router::pipeline::{Limits, Pipeline, Verdict};
 use crate::router::ports::PortInfo;
 use crate::router::stats::{AnswerReason, DropReason, Stats};
@@ -49,6 +50,7 @@ pub enum Seen {
     At(String, String),
     Answered(AnswerReason, Vec<u8>),
     Dropped(DropReason),
+    Held(SocketAddr),
 }
 
 impl World {
@@ -140,9 +142,21 @@ impl World {
         self.publish();
     }
 
-    fn publish(&mut self) {
+    pub fn publish(&mut self) {
         let plan = self.compiler.plan();
         drop(self.pipeline.set_plan(plan));
+    }
+
+    pub fn has(&self, port: &str) -> bool {
+        self.ids.contains_key(port)
+    }
+
+    pub fn id(&self, name: &str) -> PortId {
+        self.ids[name]
+    }
+
+    pub fn name(&self, id: PortId) -> String {
+        self.ids.iter().find(|(_, known)| **known == id).expect("a port").0.clone()
     }
 
     pub fn process(&mut self, from: &str, buf: &mut PacketBuf) -> Verdict {
@@ -158,15 +172,13 @@ impl World {
     pub fn send_buf(&mut self, from: &str, packet: &[u8]) -> (Seen, Vec<u8>) {
         let mut buf = PacketBuf::of(packet);
         let seen = match self.process(from, &mut buf) {
-            Verdict::Forward(to) => {
-                let name = self.ids.iter().find(|(_, id)| **id == to).expect("a port").0.clone();
-                Seen::At(name, describe(buf.packet()))
-            }
+            Verdict::Forward(to) => Seen::At(self.name(to), describe(buf.packet())),
             Verdict::Reply(reason) => {
                 describe(buf.packet());
                 Seen::Answered(reason, buf.packet().to_vec())
             }
             Verdict::Drop(reason) => Seen::Dropped(reason),
+            Verdict::Hold(destination) => Seen::Held(destination),
         };
         (seen, buf.packet().to_vec())
     }
@@ -287,30 +299,39 @@ pub fn unreachable(src: &str, about: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// `source > destination ttl n`, after checking every checksum with etherparse.
+/// `source > destination ttl n` of a packet that must be sound.
 pub fn describe(packet: &[u8]) -> String {
-    let sliced = SlicedPacket::from_ip(packet).expect("a packet that etherparse takes");
-    let net = sliced.net.expect("an IP header");
+    read(packet).unwrap_or_else(|why| panic!("{why}: {packet:02x?}"))
+}
+
+fn same<T: PartialEq>(found: T, expected: T, what: &'static str) -> Result<(), &'static str> {
+    if found == expected { Ok(()) } else { Err(what) }
+}
+
+/// `source > destination ttl n`, after checking every checksum with etherparse; else what is wrong.
+pub fn read(packet: &[u8]) -> Result<String, &'static str> {
+    let sliced = SlicedPacket::from_ip(packet).map_err(|_| "a packet that etherparse does not take")?;
+    let net = sliced.net.ok_or("no IP header")?;
     let (src, dst, ttl): (IpAddr, IpAddr, u8) = match (net.ipv4_ref(), net.ipv6_ref()) {
         (Some(v4), _) => {
             let header = v4.header().to_header();
-            assert_eq!(header.header_checksum, header.calc_header_checksum(), "IPv4 header checksum");
+            same(header.header_checksum, header.calc_header_checksum(), "IPv4 header checksum")?;
             (v4.header().source_addr().into(), v4.header().destination_addr().into(), header.time_to_live)
         }
         (_, Some(v6)) => {
             let header = v6.header();
             (header.source_addr().into(), header.destination_addr().into(), header.hop_limit())
         }
-        _ => panic!("neither IPv4 nor IPv6"),
+        _ => return Err("neither IPv4 nor IPv6"),
     };
     let (sport, dport) = match sliced.transport {
         Some(TransportSlice::Tcp(tcp)) => {
             let expected = match (src, dst) {
                 (IpAddr::V4(s), IpAddr::V4(d)) => tcp.calc_checksum_ipv4(s.octets(), d.octets()),
                 (IpAddr::V6(s), IpAddr::V6(d)) => tcp.calc_checksum_ipv6(s.octets(), d.octets()),
-                _ => panic!("two families"),
+                _ => return Err("two families"),
             };
-            assert_eq!(tcp.checksum(), expected.expect("a checksum"), "TCP checksum");
+            same(tcp.checksum(), expected.map_err(|_| "a TCP length")?, "TCP checksum")?;
             (tcp.source_port(), tcp.destination_port())
         }
         Some(TransportSlice::Udp(udp)) => {
@@ -318,24 +339,24 @@ pub fn describe(packet: &[u8]) -> String {
             let expected = match (src, dst) {
                 (IpAddr::V4(s), IpAddr::V4(d)) => header.calc_checksum_ipv4_raw(s.octets(), d.octets(), payload),
                 (IpAddr::V6(s), IpAddr::V6(d)) => header.calc_checksum_ipv6_raw(s.octets(), d.octets(), payload),
-                _ => panic!("two families"),
+                _ => return Err("two families"),
             };
             if header.checksum != 0 || src.is_ipv6() {
-                assert_eq!(header.checksum, expected.expect("a checksum"), "UDP checksum");
+                same(header.checksum, expected.map_err(|_| "a UDP length")?, "UDP checksum")?;
             }
             (udp.source_port(), udp.destination_port())
         }
         Some(TransportSlice::Icmpv4(icmp)) => {
-            let header = icmp.header();
-            assert_eq!(header.checksum, header.icmp_type.calc_checksum(icmp.payload()), "ICMP checksum");
+            // etherparse's own leaves out the bytes that a type does not use.
+            same(checksum(Sum::default(), icmp.slice()), 0, "ICMP checksum")?;
             (0, 0)
         }
         Some(TransportSlice::Icmpv6(icmp)) => {
-            let (IpAddr::V6(s), IpAddr::V6(d)) = (src, dst) else { panic!("ICMPv6 over IPv4") };
-            assert!(icmp.is_checksum_valid(s.octets(), d.octets()), "ICMPv6 checksum");
+            let (IpAddr::V6(s), IpAddr::V6(d)) = (src, dst) else { return Err("ICMPv6 over IPv4") };
+            same(icmp.is_checksum_valid(s.octets(), d.octets()), true, "ICMPv6 checksum")?;
             (0, 0)
         }
         _ => (0, 0),
     };
-    format!("{} > {} ttl {ttl}", SocketAddr::new(src, sport), SocketAddr::new(dst, dport))
+    Ok(format!("{} > {} ttl {ttl}", SocketAddr::new(src, sport), SocketAddr::new(dst, dport)))
 }

@@ -31,6 +31,7 @@ impl<'a> Fixed<'a> {
         match self.inside.run(|| udp_from(&self.socket, to)) {
             Fate::Answered(reply) => reply.pod,
             Fate::Refused => "refused".to_owned(),
+            Fate::Unreachable => "unreachable".to_owned(),
             Fate::Silent => "silent".to_owned(),
         }
     }

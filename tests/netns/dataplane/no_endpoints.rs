@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::external_policy::ask_on;
-use super::stage::{REFUSED, SILENT, Stage};
+use super::stage::{REFUSED, SILENT, Stage, UNREACHABLE};
 use crate::cluster::SERVICES;
 
 /// R1, N2, N3: at every door, in both families, to Pods and node processes; the client is told at once.
@@ -68,7 +68,7 @@ pub async fn established_connections_survive_the_loss_of_their_rules_n1() {
     assert_eq!(stage.pods("a1", door), REFUSED);
     survives("the last endpoint");
     stage.ingress(&web, json!([])).await;
-    assert_eq!(stage.pods("a1", door), SILENT);
+    assert_eq!(stage.tcp_pods("a1", door), UNREACHABLE);
     survives("the VIP");
     stage.delete(&format!("{SERVICES}/web")).await;
     survives("the Service");

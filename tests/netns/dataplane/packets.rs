@@ -24,6 +24,8 @@ pub enum Fate {
     Answered(Reply),
     /// ICMP port unreachable or a reset, at once.
     Refused,
+    /// Nobody in the cluster captured it, and the scenario's machine has no way to the world.
+    Unreachable,
     /// Nothing came back, and nothing came later when a known server had answered.
     Silent,
 }
@@ -87,8 +89,11 @@ pub fn udp_from(socket: &UdpSocket, to: SocketAddr) -> Fate {
 }
 
 fn refused(to: SocketAddr, e: &io::Error) -> Fate {
-    assert_eq!(e.kind(), io::ErrorKind::ConnectionRefused, "{to}: {e}");
-    Fate::Refused
+    match e.kind() {
+        io::ErrorKind::ConnectionRefused => Fate::Refused,
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => Fate::Unreachable,
+        _ => panic!("{to}: {e}"),
+    }
 }
 
 /// Whether anything comes. On a busy machine an answer may be late: then the reference is late, too.

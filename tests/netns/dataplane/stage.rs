@@ -21,6 +21,8 @@ const UDP_TARGET: u16 = 9001;
 
 pub const REFUSED: &[&str] = &["refused"];
 pub const SILENT: &[&str] = &["silent"];
+/// Left to the world outside of the cluster.
+pub const UNREACHABLE: &[&str] = &["unreachable"];
 
 type Ask = fn(SocketAddr) -> Fate;
 const BOTH: &[Ask] = &[packets::tcp, packets::udp];
@@ -193,7 +195,7 @@ impl Stage {
         SocketAddr::new(self.ip(node), service.node_port)
     }
 
-    /// Which Pods answer a client there, over TCP and UDP together; or `refused`, or `silent`.
+    /// Which Pods answer a client there, over TCP and UDP together; or `refused`, `unreachable` or `silent`.
     pub fn pods(&self, client: &str, to: SocketAddr) -> Vec<String> {
         self.outcomes(client, to, BOTH, |reply| reply.pod.clone())
     }
@@ -206,7 +208,7 @@ impl Stage {
         self.outcomes(client, to, &[packets::udp], |reply| reply.pod.clone())
     }
 
-    /// Whom the answering Pods see, over TCP and UDP together, by name; or `refused`, or `silent`.
+    /// Whom the answering Pods see, over TCP and UDP together, by name; or `refused`, `unreachable` or `silent`.
     pub fn sources(&self, client: &str, to: SocketAddr) -> Vec<String> {
         self.outcomes(client, to, BOTH, |reply| self.name_of(reply.client))
     }
@@ -241,6 +243,7 @@ impl Stage {
         let outcome = |fate: &Fate| match fate {
             Fate::Answered(reply) => of(reply),
             Fate::Refused => REFUSED[0].to_owned(),
+            Fate::Unreachable => UNREACHABLE[0].to_owned(),
             Fate::Silent => SILENT[0].to_owned(),
         };
         fates.iter().map(outcome).collect::<BTreeSet<_>>().into_iter().collect()

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 
-use super::stage::{SILENT, Stage};
+use super::stage::{SILENT, Stage, UNREACHABLE};
 
 const BALANCER: &str = "198.51.100.7";
 
@@ -27,7 +27,7 @@ pub async fn external_ips_are_captured_everywhere_v1() {
     let reply = stage.inside("a1").udp(SocketAddr::new(somebodys, 9001)).expect("an answer");
     assert_eq!(reply.pod, "c1");
     stage.change(&web, json!({"externalIPs": null})).await;
-    assert_eq!(stage.pods("a1", at("192.0.2.1")), SILENT);
+    assert_eq!(stage.tcp_pods("a1", at("192.0.2.1")), UNREACHABLE);
     assert_eq!(stage.tcp_pods("a1", SocketAddr::new(somebodys, 80)), ["c1"]);
     stage.end().await;
 }
@@ -50,7 +50,7 @@ pub async fn ingress_entries_are_captured_by_mode_and_family() {
     ] {
         stage.ingress(&web, json!([entry])).await;
         assert_eq!(stage.tcp_pods("a1", own), [if captured { "b1" } else { "c1" }], "{entry}");
-        assert_eq!(stage.pods("a1", at(BALANCER)), SILENT, "{entry}");
+        assert_eq!(stage.tcp_pods("a1", at(BALANCER)), UNREACHABLE, "{entry}");
     }
     // V6
     stage.ingress(&web, json!([{"ip": stage.ip6("c1")}])).await;

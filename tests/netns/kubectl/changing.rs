@@ -12,7 +12,8 @@ const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 pub async fn deployments_are_scaled_exposed_and_get_new_images() {
     let cluster = Cluster::start().await;
     let create = ["create", "deployment", "web", "--image=vipyard/whoami", "--replicas=2", "--port=80"];
-    assert_eq!(cluster.kubectl(&create).await, "deployment.apps/web created\n");
+    let (code, out, err) = cluster.kubectl_with_code(&create).await;
+    assert_eq!((code, out.as_str()), (0, "deployment.apps/web created\n"), "{err}");
     let now = async || cluster.get(&format!("{DEPLOYMENTS}/web")).await;
     let first = now().await;
     assert_eq!((&first["spec"]["replicas"], &first["metadata"]["generation"]), (&json!(2), &json!(1)));

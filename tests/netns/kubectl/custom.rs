@@ -88,6 +88,9 @@ pub async fn kinds_of_a_definition_are_used_like_others() {
     assert!(code == 1 && err.contains("unknown field \"spec.sise\""), "{code} {err}");
     let explained = cluster.kubectl(&["explain", "gadget"]).await;
     assert!(explained.contains("GROUP:      example.com") && explained.contains("A gadget is a thing."), "{explained}");
+    for text in ["APIVersion defines the versioned schema", "Kind is a string value", "Standard object's metadata."] {
+        assert!(explained.contains(text), "{text}:\n{explained}");
+    }
     let explained = cluster.kubectl(&["explain", "gadget.spec"]).await;
     assert!(explained.contains("size\t<integer> -required-") && explained.contains("How large it is."), "{explained}");
 

@@ -1,11 +1,11 @@
 //! Where a Pod may and would like to run: affinity, spreading, tolerations, gates.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use k8s_openapi::api::core::v1::{
     Affinity, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec, Toleration, WeightedPodAffinityTerm,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use super::super::checks::{NOT_POSITIVE, check_label_key, check_operator, check_selector, text};
 use crate::api::causes::Causes;
@@ -121,24 +121,8 @@ fn check_pod_term(term: &PodAffinityTerm, at: &str, causes: &mut Causes) {
     for name in term.namespaces.iter().flatten() {
         causes.all(&format!("{at}.namespace"), name, label_errors(name));
     }
-    let lists = [("matchLabelKeys", &term.match_label_keys), ("mismatchLabelKeys", &term.mismatch_label_keys)];
-    for (field, keys) in lists {
-        let field = format!("{at}.{field}");
-        let keys = keys.as_deref().unwrap_or_default();
-        if !keys.is_empty() && term.label_selector.is_none() {
-            causes.forbidden(field, NEEDS_SELECTOR);
-            continue;
-        }
-        for (i, key) in keys.iter().enumerate() {
-            check_label_key(causes, &format!("{field}[{i}]"), key);
-        }
-    }
-    for (i, key) in term.match_label_keys.iter().flatten().enumerate() {
-        if term.mismatch_label_keys.iter().flatten().any(|other| other == key) {
-            let detail = "exists in both matchLabelKeys and mismatchLabelKeys";
-            causes.invalid(format!("{at}.matchLabelKeys[{i}]"), key.as_str(), detail);
-        }
-    }
+    let (same, other) = (term.match_label_keys.as_deref(), term.mismatch_label_keys.as_deref());
+    check_label_keys(same.unwrap_or_default(), other.unwrap_or_default(), term.label_selector.as_ref(), at, causes);
     if term.topology_key.is_empty() {
         causes.required(format!("{at}.topologyKey"), "can not be empty");
     }
@@ -156,10 +140,81 @@ pub(super) fn check_gates(spec: &PodSpec, at: &str, causes: &mut Causes) {
     }
 }
 
-/// The keys that a selector decides about.
-fn keys(selector: &LabelSelector) -> BTreeSet<&str> {
-    let labels = selector.match_labels.iter().flatten().map(|(key, _)| key.as_str());
-    labels.chain(selector.match_expressions.iter().flatten().map(|e| e.key.as_str())).collect()
+/// Checks the keys whose values are a Pod's own. In a Pod they are part of the selector already ([`add_own_labels`]), so
+/// that a key is in both only when the selector has it twice.
+fn check_label_keys(
+    same: &[String],
+    other: &[String],
+    selector: Option<&LabelSelector>,
+    at: &str,
+    causes: &mut Causes,
+) {
+    for (field, keys) in [("matchLabelKeys", same), ("mismatchLabelKeys", other)] {
+        let field = format!("{at}.{field}");
+        if !keys.is_empty() && selector.is_none() {
+            causes.forbidden(field, NEEDS_SELECTOR);
+            continue;
+        }
+        for (i, key) in keys.iter().enumerate() {
+            check_label_key(causes, &format!("{field}[{i}]"), key);
+        }
+    }
+    if let Some(selector) = selector {
+        let place = |key: &str| same.iter().position(|own| own == key).or(other.iter().position(|own| own == key));
+        let mut seen: HashSet<&str> = selector.match_labels.iter().flatten().map(|(key, _)| key.as_str()).collect();
+        for expression in selector.match_expressions.iter().flatten() {
+            let key = expression.key.as_str();
+            if !seen.insert(key)
+                && let Some(i) = place(key)
+            {
+                causes.invalid(format!("{at}[{i}]"), key, IN_BOTH);
+            }
+        }
+    }
+    for (i, key) in same.iter().enumerate().filter(|(_, key)| other.contains(key)) {
+        let detail = "exists in both matchLabelKeys and mismatchLabelKeys";
+        causes.invalid(format!("{at}.matchLabelKeys[{i}]"), key.as_str(), detail);
+    }
+}
+
+/// Writes what `matchLabelKeys` and `mismatchLabelKeys` mean for a Pod with these labels into the selectors beside them.
+pub(in super::super) fn add_own_labels(spec: &mut PodSpec, labels: &BTreeMap<String, String>) {
+    let add = |selector: &mut Option<LabelSelector>, keys: &Option<Vec<String>>, operator: &str| {
+        // Without a selector nothing is selected, whatever the keys.
+        let Some(selector) = selector else { return };
+        for (key, value) in keys.iter().flatten().filter_map(|key| labels.get_key_value(key)) {
+            selector.match_expressions.get_or_insert_default().push(LabelSelectorRequirement {
+                key: key.clone(),
+                operator: operator.to_owned(),
+                values: Some(vec![value.clone()]),
+            });
+        }
+    };
+    let add_to_term = |term: &mut PodAffinityTerm| {
+        add(&mut term.label_selector, &term.match_label_keys, "In");
+        add(&mut term.label_selector, &term.mismatch_label_keys, "NotIn");
+    };
+    if let Some(affinity) = &mut spec.affinity {
+        let near = affinity.pod_affinity.as_mut().map(|affinity| {
+            (
+                &mut affinity.required_during_scheduling_ignored_during_execution,
+                &mut affinity.preferred_during_scheduling_ignored_during_execution,
+            )
+        });
+        let apart = affinity.pod_anti_affinity.as_mut().map(|affinity| {
+            (
+                &mut affinity.required_during_scheduling_ignored_during_execution,
+                &mut affinity.preferred_during_scheduling_ignored_during_execution,
+            )
+        });
+        for (required, preferred) in near.into_iter().chain(apart) {
+            required.iter_mut().flatten().for_each(add_to_term);
+            preferred.iter_mut().flatten().for_each(|term| add_to_term(&mut term.pod_affinity_term));
+        }
+    }
+    for constraint in spec.topology_spread_constraints.iter_mut().flatten() {
+        add(&mut constraint.label_selector, &constraint.match_label_keys, "In");
+    }
 }
 
 pub(super) fn check_spread(spec: &PodSpec, at: &str, causes: &mut Causes) {
@@ -194,18 +249,8 @@ pub(super) fn check_spread(spec: &PodSpec, at: &str, causes: &mut Causes) {
         let policies = &["Honor", "Ignore"];
         causes.one_of(&format!("{at}.nodeAffinityPolicy"), constraint.node_affinity_policy.as_ref(), policies);
         causes.one_of(&format!("{at}.nodeTaintsPolicy"), constraint.node_taints_policy.as_ref(), policies);
-        let field = format!("{at}.matchLabelKeys");
-        let match_keys = constraint.match_label_keys.as_deref().unwrap_or_default();
-        if !match_keys.is_empty() && constraint.label_selector.is_none() {
-            causes.forbidden(&field, NEEDS_SELECTOR);
-        }
-        let selected = constraint.label_selector.as_ref().map(keys).unwrap_or_default();
-        for (j, key) in match_keys.iter().enumerate() {
-            check_label_key(causes, &format!("{field}[{j}]"), key);
-            if selected.contains(key.as_str()) {
-                causes.invalid(format!("{field}[{j}]"), key.as_str(), IN_BOTH);
-            }
-        }
+        let keys = constraint.match_label_keys.as_deref().unwrap_or_default();
+        check_label_keys(keys, &[], constraint.label_selector.as_ref(), &at, causes);
         if let Some(selector) = &constraint.label_selector {
             check_selector(causes, &format!("{at}.labelSelector"), selector);
         }

@@ -1,7 +1,9 @@
 use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::{Value, json};
 
-use super::{Place, check, check_ephemeral_update, check_resize, check_update, default_pod, default_spec};
+use super::{
+    Place, add_own_labels, check, check_ephemeral_update, check_resize, check_update, default_pod, default_spec,
+};
 use crate::api::causes::Causes;
 
 fn spec(overlay: Value) -> PodSpec {
@@ -523,4 +525,46 @@ fn ephemeral_containers_come_and_stay() {
             ),
         ],
     );
+}
+
+#[test]
+fn label_keys_select_pods_with_the_labels_of_their_pod() {
+    let selector = json!({"matchLabels": {"app": "web"}});
+    let term = json!({"topologyKey": "zone", "labelSelector": selector,
+        "matchLabelKeys": ["hash", "absent"], "mismatchLabelKeys": ["tenant"]});
+    let overlay = json!({
+        "affinity": {
+            "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]},
+            "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": term}]}},
+        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": selector, "matchLabelKeys": ["hash"]}],
+    });
+    let labels = [("hash", "1"), ("tenant", "t")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let mut spec = pod(overlay.clone());
+    add_own_labels(&mut spec, &labels);
+    let made = serde_json::to_value(&spec).unwrap();
+    let same = json!({"key": "hash", "operator": "In", "values": ["1"]});
+    let other = json!({"key": "tenant", "operator": "NotIn", "values": ["t"]});
+    for (at, expected) in [
+        ("/affinity/podAffinity/requiredDuringSchedulingIgnoredDuringExecution/0", json!([same, other])),
+        (
+            "/affinity/podAntiAffinity/preferredDuringSchedulingIgnoredDuringExecution/0/podAffinityTerm",
+            json!([same, other]),
+        ),
+        ("/topologySpreadConstraints/0", json!([same])),
+    ] {
+        assert_eq!(made.pointer(at).unwrap()["labelSelector"]["matchExpressions"], expected, "{at}");
+    }
+    let found = |spec: &PodSpec| {
+        let mut causes = Causes::default();
+        check(spec, "spec", Place::Pod, &mut causes);
+        causes.0.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&spec), [""; 0]);
+    // What the selector says already is said twice now.
+    let mut twice = pod(json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
+        "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"hash": "2"}}, "matchLabelKeys": ["hash"]}]}));
+    add_own_labels(&mut twice, &labels);
+    let why = "spec.topologySpreadConstraints[0][0]: Invalid value: \"hash\": exists in both matchLabelKeys and labelSelector";
+    assert_eq!(found(&twice), [why]);
 }

@@ -1,0 +1,282 @@
+//! Which addresses lead to a Service. Pure: objects in, addresses and notes out.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use k8s_openapi::api::core::v1::{Event, Node, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde::Serialize;
+
+use crate::config::CLUSTER_DOMAIN;
+use crate::controllers::LOAD_BALANCER_CLASS;
+use crate::edge::{HostReach, LOOPBACK_PORT_NOT_OPEN};
+use crate::plan::{PROXY_NAME_LABEL, load_balancer_ips};
+
+/// What the answer rests on.
+pub(super) struct Facts {
+    pub service: Service,
+    pub slices: Vec<EndpointSlice>,
+    pub nodes: Vec<Node>,
+    pub events: Vec<Event>,
+    pub host: HostReach,
+}
+
+/// The answer.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Ways {
+    pub namespace: String,
+    pub name: String,
+    pub host: Vec<Way>,
+    pub pod: Vec<Way>,
+    pub browser: Vec<Way>,
+    /// What does not work, and why; most important first.
+    pub notes: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Way {
+    pub address: String,
+    /// What it is that leads there.
+    pub by: String,
+}
+
+impl Way {
+    fn new(address: impl Into<String>, by: impl Into<String>) -> Self {
+        Self { address: address.into(), by: by.into() }
+    }
+}
+
+pub(super) fn of(facts: &Facts) -> Ways {
+    let metadata = &facts.service.metadata;
+    let mut ways = Ways {
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        name: metadata.name.clone().unwrap_or_default(),
+        host: Vec::new(),
+        pod: Vec::new(),
+        browser: Vec::new(),
+        notes: Vec::new(),
+    };
+    let Some(spec) = &facts.service.spec else { return ways };
+    let name = format!("{}.{}.svc.{CLUSTER_DOMAIN}", ways.name, ways.namespace);
+    if let Some(target) = spec.external_name.as_ref().filter(|_| kind(spec) == "ExternalName") {
+        ways.pod.push(Way::new(name, format!("DNS alias of {target}")));
+        ways.notes.push(format!("an ExternalName has no address of its own: from elsewhere dial {target}"));
+        return ways;
+    }
+    let book = Book::of(facts, spec);
+    for port in spec.ports.iter().flatten() {
+        add_port(&mut ways, &book, &name, port);
+    }
+    if spec.ports.iter().flatten().next().is_none() {
+        ways.pod.push(Way::new(name, "DNS name of its Pods"));
+    }
+    ways.notes = notes(facts, spec, &book);
+    ways
+}
+
+/// The addresses that a Service has.
+struct Book<'a> {
+    host: HostReach,
+    cluster_ips: Vec<IpAddr>,
+    balancers: Vec<IpAddr>,
+    externals: Vec<IpAddr>,
+    /// The Nodes by name, with addresses of the Service's families.
+    nodes: Vec<(&'a str, Vec<IpAddr>)>,
+    /// Nodes with an endpoint that gets traffic.
+    serving: BTreeSet<&'a str>,
+    endpoints: Vec<(IpAddr, &'a EndpointSlice)>,
+    /// What the loopback relay said about ports that it could not open.
+    shut: Vec<&'a str>,
+    local: bool,
+}
+
+impl<'a> Book<'a> {
+    fn of(facts: &'a Facts, spec: &ServiceSpec) -> Self {
+        let addresses = |all: &Option<Vec<String>>| -> Vec<IpAddr> {
+            all.iter().flatten().filter_map(|ip| ip.parse().ok()).collect()
+        };
+        let cluster_ips = addresses(&spec.cluster_ips);
+        let mut endpoints = Vec::new();
+        let mut serving = BTreeSet::new();
+        for slice in &facts.slices {
+            for endpoint in slice.endpoints.iter().flatten() {
+                let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
+                if let Some(ip) = endpoint.addresses.first().and_then(|ip| ip.parse().ok()).filter(|_| ready) {
+                    endpoints.push((ip, slice));
+                    serving.extend(endpoint.node_name.as_deref());
+                }
+            }
+        }
+        let nodes = facts.nodes.iter().map(|node| {
+            let all = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+            let internal = all.filter(|address| address.type_ == "InternalIP");
+            let ips = internal.filter_map(|address| address.address.parse::<IpAddr>().ok());
+            let ips = ips.filter(|ip| cluster_ips.iter().any(|own| own.is_ipv4() == ip.is_ipv4())).collect();
+            (node.metadata.name.as_deref().unwrap_or_default(), ips)
+        });
+        let shut = facts.events.iter().filter(|event| event.reason.as_deref() == Some(LOOPBACK_PORT_NOT_OPEN));
+        Self {
+            host: facts.host,
+            balancers: load_balancer_ips(&facts.service),
+            externals: addresses(&spec.external_ips),
+            nodes: nodes.collect(),
+            serving,
+            endpoints,
+            shut: shut.filter_map(|event| event.message.as_deref()).collect(),
+            local: spec.external_traffic_policy.as_deref() == Some("Local"),
+            cluster_ips,
+        }
+    }
+
+    /// Whether the relay could open a port.
+    fn is_open(&self, port: u16, protocol: &str) -> bool {
+        !self.shut.iter().any(|message| message.starts_with(&format!("Port {port}/{protocol} ")))
+    }
+
+    /// The nodes whose node ports answer.
+    fn answering(&self) -> impl Iterator<Item = &(&'a str, Vec<IpAddr>)> {
+        self.nodes.iter().filter(|(name, _)| !self.local || self.serving.contains(name))
+    }
+}
+
+fn kind(spec: &ServiceSpec) -> &str {
+    spec.type_.as_deref().unwrap_or("ClusterIP")
+}
+
+fn number(port: i32) -> Option<u16> {
+    u16::try_from(port).ok().filter(|port| *port > 0)
+}
+
+fn add_port(ways: &mut Ways, book: &Book<'_>, name: &str, port: &ServicePort) {
+    let protocol = port.protocol.as_deref().unwrap_or("TCP");
+    let Some(own) = number(port.port) else { return };
+    let title = |what: &str| match port.name.as_deref() {
+        Some(name) if !name.is_empty() => format!("{protocol}, {what}, port {name}"),
+        _ => format!("{protocol}, {what}"),
+    };
+    let at = |ip: &IpAddr, port: u16| SocketAddr::new(*ip, port).to_string();
+    let mut inside = Vec::new();
+    inside.extend(book.cluster_ips.iter().map(|ip| Way::new(at(ip, own), title("ClusterIP"))));
+    inside.extend(book.balancers.iter().map(|ip| Way::new(at(ip, own), title("load-balancer address"))));
+    if book.cluster_ips.is_empty() {
+        let target = |slice: &EndpointSlice| {
+            let wanted = port.name.as_deref().unwrap_or_default();
+            let ports = slice.ports.iter().flatten();
+            let same = ports.filter(|p| p.name.as_deref().unwrap_or_default() == wanted).find_map(|p| p.port);
+            same.and_then(number).unwrap_or(own)
+        };
+        inside
+            .extend(book.endpoints.iter().map(|(ip, slice)| Way::new(at(ip, target(slice)), title("one of its Pods"))));
+    }
+    let mut external: Vec<Way> = book.externals.iter().map(|ip| Way::new(at(ip, own), title("externalIP"))).collect();
+    if let Some(node_port) = port.node_port.and_then(number) {
+        for (node, ips) in book.answering() {
+            let what = title(&format!("node port of {node}"));
+            inside.extend(ips.iter().map(|ip| Way::new(at(ip, node_port), what.clone())));
+        }
+    }
+    let mut host = Vec::new();
+    match book.host {
+        HostReach::Device => host.extend(inside.iter().cloned()),
+        HostReach::Loopback => {
+            let doors = [
+                (Some(own).filter(|_| !book.balancers.is_empty()), "load-balancer port at the loopback"),
+                (port.node_port.and_then(number), "node port at the loopback"),
+            ];
+            for (port, what) in doors {
+                if let Some(port) = port.filter(|port| protocol != "SCTP" && book.is_open(*port, protocol)) {
+                    host.push(Way::new(format!("127.0.0.1:{port}"), title(what)));
+                }
+            }
+        }
+        HostReach::None => {}
+    }
+    if protocol == "TCP" {
+        let scheme = if is_tls(port) { "https" } else { "http" };
+        // One is enough for a person: the last of the best kind is the most stable address that the host can dial.
+        let best = host.iter().find(|way| way.by.contains("load-balancer")).or_else(|| host.first());
+        ways.browser.extend(best.map(|way| Way::new(format!("{scheme}://{}/", way.address), way.by.clone())));
+    }
+    ways.pod.push(Way::new(format!("{name}:{own}"), title("DNS name")));
+    inside.append(&mut external);
+    ways.pod.append(&mut inside);
+    ways.host.append(&mut host);
+}
+
+fn is_tls(port: &ServicePort) -> bool {
+    let says = |text: &Option<String>| text.as_deref().is_some_and(|text| text.starts_with("https"));
+    says(&port.app_protocol) || says(&port.name) || port.port == 443
+}
+
+fn notes(facts: &Facts, spec: &ServiceSpec, book: &Book<'_>) -> Vec<String> {
+    let mut notes = Vec::new();
+    if book.endpoints.is_empty() {
+        let behaviour = if book.cluster_ips.is_empty() { "its name has no address" } else { "connections are refused" };
+        let why = match spec.selector.as_ref().filter(|selector| !selector.is_empty()) {
+            Some(selector) => {
+                let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                let namespace = facts.service.metadata.namespace.as_deref().unwrap_or_default();
+                format!("see `kubectl get pods -n {namespace} -l {}`", labels.join(","))
+            }
+            None => "it has no selector, so its EndpointSlices are yours to write".to_owned(),
+        };
+        notes.push(format!("it has no ready endpoint, so {behaviour}: {why}"));
+    }
+    let labels = facts.service.metadata.labels.as_ref();
+    if labels.is_some_and(|labels| labels.contains_key(PROXY_NAME_LABEL)) {
+        notes.push(format!("the label {PROXY_NAME_LABEL} keeps vipyard from serving it"));
+    }
+    if kind(spec) == "LoadBalancer" && book.balancers.is_empty() {
+        notes.push(match spec.load_balancer_class.as_deref().filter(|class| *class != LOAD_BALANCER_CLASS) {
+            Some(class) => format!("its addresses are for the controller of loadBalancerClass {class} to give"),
+            None => match latest(&facts.events, "SyncLoadBalancerFailed") {
+                Some(message) => message.to_owned(),
+                None => "it has no load-balancer address yet".to_owned(),
+            },
+        });
+    }
+    if let Some(ranges) = spec.load_balancer_source_ranges.as_ref().filter(|ranges| !ranges.is_empty()) {
+        notes.push(format!("its load-balancer addresses are for clients of {} alone", ranges.join(", ")));
+    }
+    let exposed = spec.ports.iter().flatten().any(|port| port.node_port.is_some());
+    if book.local && exposed && !book.endpoints.is_empty() {
+        let nodes: Vec<&str> = book.serving.iter().copied().collect();
+        notes.push(format!("externalTrafficPolicy Local: only node ports of {} answer", nodes.join(", ")));
+    }
+    if spec.internal_traffic_policy.as_deref() == Some("Local") {
+        let nodes: Vec<&str> = book.serving.iter().copied().collect();
+        notes.push(format!(
+            "internalTrafficPolicy Local: its ClusterIP answers to Pods of [{}] alone",
+            nodes.join(", ")
+        ));
+    }
+    match book.host {
+        HostReach::Device => {}
+        HostReach::Loopback if exposed => {
+            notes.push(
+                "this host is not connected to the cluster (that takes root), so it has the loopback alone, \
+                 and Pods do not see who comes in by it"
+                    .to_owned(),
+            );
+            notes.extend(book.shut.iter().map(|message| (*message).to_owned()));
+        }
+        HostReach::Loopback => notes.push(
+            "this host is not connected to the cluster (that takes root): a Service of type NodePort or LoadBalancer \
+             is at the loopback"
+                .to_owned(),
+        ),
+        HostReach::None => {
+            notes.push("this host is not connected to the cluster: start vipyard without --host-access no".to_owned());
+        }
+    }
+    notes
+}
+
+fn latest<'a>(events: &'a [Event], reason: &str) -> Option<&'a str> {
+    let events = events.iter().filter(|event| event.reason.as_deref() == Some(reason));
+    events.max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?.message.as_deref()
+}
+
+#[cfg(test)]
+mod tests;

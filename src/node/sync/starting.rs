@@ -1,0 +1,223 @@
+//! From an object to running containers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Probe;
+use k8s_openapi::jiff::Timestamp;
+use rustix::process::Signal;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::super::container::{self, StartError};
+use super::super::init::START_ERROR;
+use super::super::probe::{self, Kind, Target};
+use super::super::sandbox::Sandbox;
+use super::super::slot::Active;
+use super::super::status::Phase;
+use super::super::volumes::Volumes;
+use super::{News, Stage, Worker, restart_policy};
+use crate::images::Image;
+use crate::sys::process::Exit;
+
+impl Worker {
+    /// Makes what containers need to start: the sandbox, then the volumes.
+    pub(super) async fn prepare(&mut self) {
+        if self.gone || self.shutdown {
+            self.end();
+            return;
+        }
+        if self.sandbox.is_none() {
+            self.make_sandbox().await;
+        }
+        let Some(sandbox) = &self.sandbox else { return };
+        match Volumes::set_up(&self.node, &self.pod, &sandbox.dir, &sandbox.pod_ips).await {
+            Ok(volumes) => {
+                self.volumes = Some(volumes);
+                self.retry.succeeded(&self.node.shared.timings.retry);
+                self.stage = Stage::Running;
+            }
+            Err(e) => {
+                warn!(pod = %self.key, error = %e, "volume not set up");
+                self.event("Warning", "FailedMount", &e.to_string());
+                self.retry.failed();
+            }
+        }
+    }
+
+    pub(super) async fn make_sandbox(&mut self) {
+        let (node, pod, uid) = (Arc::clone(&self.node), Arc::clone(&self.pod), self.uid.clone());
+        let claimed = self.claimed.take();
+        let made = tokio::task::spawn_blocking(move || Sandbox::create(&node, &pod, &uid, claimed)).await;
+        match made {
+            Ok(Ok(sandbox)) => {
+                for note in &sandbox.dns_notes {
+                    self.event("Warning", "DNSConfigForming", note);
+                }
+                self.pod_ips.clone_from(&sandbox.pod_ips);
+                self.sandbox = Some(sandbox);
+            }
+            Ok(Err(e)) => {
+                warn!(pod = %self.key, error = %e, "sandbox not made");
+                self.event("Warning", "FailedCreatePodSandBox", &format!("Failed to create pod sandbox: {e}"));
+                self.retry.failed();
+            }
+            Err(e) => {
+                warn!(pod = %self.key, error = %e, "sandbox not made");
+                self.retry.failed();
+            }
+        }
+    }
+
+    /// Starts what is due, in order: an init container only after all before it have done their part (rule PS4).
+    pub(super) async fn start_due(&mut self) {
+        for index in 0..self.slots.len() {
+            let slot = &self.slots[index];
+            if slot.due.is_some_and(|due| due <= Instant::now()) && !slot.is_running() {
+                self.start(index).await;
+            }
+            if !self.slots[index].view.initialized() {
+                return;
+            }
+        }
+    }
+
+    pub(super) async fn start(&mut self, index: usize) {
+        let (Some(sandbox), Some(volumes)) = (&self.sandbox, &self.volumes) else { return };
+        let slot = &mut self.slots[index];
+        let reference = slot.view.image.clone();
+        let Some(image) = Image::find(&reference) else {
+            self.no_image(index, &reference);
+            return;
+        };
+        let container = Arc::clone(&slot.container);
+        slot.begin_run();
+        slot.view.image_id = format!("vipyard://{}", reference.rsplit('/').next().unwrap_or_default());
+        let run = slot.run;
+        let result = container::start(&self.node, &self.pod, sandbox, volumes, &container, image, run).await;
+        let (now, at) = (Instant::now(), Timestamp::now());
+        let pulled = format!("Container image {reference:?} already present on machine and can be accessed by the pod");
+        match result {
+            Ok(started) => {
+                self.event("Normal", "Pulled", &pulled);
+                self.event("Normal", "Created", "Container created");
+                self.event("Normal", "Started", "Container started");
+                let (log, inside) = (Arc::clone(&started.log), started.inside.clone());
+                self.node.shared.registry.update(&self.key, &self.uid, &container.name, |entry| {
+                    entry.previous = entry.log.replace(log);
+                    entry.inside = Some(inside);
+                    entry.waiting = None;
+                });
+                self.started(index, Active::new(started, now, at), at);
+            }
+            Err(StartError::Start(_)) if self.gone => {}
+            Err(e @ StartError::Start(_)) => {
+                self.event("Normal", "Pulled", &pulled);
+                self.event("Normal", "Created", "Container created");
+                self.event("Warning", "Failed", &format!("Error: {e}"));
+                let slot = &mut self.slots[index];
+                slot.end(START_ERROR, None, "StartError", Some(e.to_string()), at);
+                if slot.will_restart(&restart_policy(&self.pod)) {
+                    self.plan_restart(index, Duration::ZERO);
+                }
+            }
+            Err(e) => {
+                let reason = match e {
+                    StartError::Config(_) => "CreateContainerConfigError",
+                    _ => "CreateContainerError",
+                };
+                self.event("Warning", "Failed", &format!("Error: {e}"));
+                let slot = &mut self.slots[index];
+                slot.view.container_id.clear();
+                // The object that is missing may come, so this is tried again.
+                let _ = slot.plan_restart(Duration::ZERO, "");
+                slot.due = Some(slot.due.unwrap_or(now).max(now + self.node.shared.timings.backoff_base));
+                slot.wait_with(reason, e.to_string());
+                self.note_waiting(index, &e.to_string());
+            }
+        }
+    }
+
+    pub(super) fn no_image(&mut self, index: usize, reference: &str) {
+        let message = format!(
+            "failed to pull image {reference:?}: vipyard does not pull images yet; use vipyard/whoami, vipyard/pause, \
+             or vipyard/host with a command that is on this machine"
+        );
+        let slot = &mut self.slots[index];
+        let again = matches!(&slot.view.phase, Phase::Waiting { reason, .. } if reason == "ErrImagePull");
+        if again {
+            // Nothing but a new image in the object can help, and that is news.
+            slot.due = None;
+            let back_off = format!("Back-off pulling image {reference:?}");
+            slot.wait_with("ImagePullBackOff", format!("{back_off}: ErrImagePull: {message}"));
+            self.event("Normal", "BackOff", &back_off);
+        } else {
+            slot.due = Some(Instant::now() + self.node.shared.timings.backoff_base);
+            slot.wait_with("ErrImagePull", message.clone());
+            self.event("Warning", "Failed", &message);
+            self.event("Warning", "Failed", "Error: ErrImagePull");
+        }
+        self.note_waiting(index, "trying and failing to pull image");
+    }
+
+    pub(super) fn note_waiting(&self, index: usize, why: &str) {
+        let name = &self.slots[index].view.name;
+        self.node.shared.registry.update(&self.key, &self.uid, name, |entry| entry.waiting = Some(why.to_owned()));
+    }
+
+    pub(super) fn started(&mut self, index: usize, active: Active, at: Timestamp) {
+        let slot = &mut self.slots[index];
+        let run = slot.run;
+        let sender = self.sender.clone();
+        let child = active.started.child.clone();
+        tokio::spawn(async move {
+            // An error means that the process is gone without a trace of its end: as bad as killed.
+            let exit = child.wait().await.unwrap_or(Exit::Signal(Signal::KILL.as_raw()));
+            let _ = sender.send(News::Exited { slot: index, run, exit });
+        });
+        slot.view.phase = Phase::Running { since: at };
+        slot.view.started = slot.container.startup_probe.is_none();
+        slot.view.ready = false;
+        let post_start = slot.container.lifecycle.as_ref().and_then(|l| l.post_start.clone());
+        slot.active = Some(active);
+        if let Some(hook) = post_start {
+            self.run_hook(index, hook, None);
+        }
+        self.begin_probes(index);
+    }
+
+    /// Starts the probes whose time has come: the startup probe alone, the others once it has passed (rule PS7).
+    pub(super) fn begin_probes(&mut self, index: usize) {
+        let container = Arc::clone(&self.slots[index].container);
+        if !self.slots[index].view.started {
+            if let Some(probe) = &container.startup_probe {
+                self.begin_probe(index, Kind::Startup, probe);
+            }
+            return;
+        }
+        match &container.readiness_probe {
+            Some(probe) => self.begin_probe(index, Kind::Readiness, probe),
+            None => self.slots[index].view.ready = true,
+        }
+        if let Some(probe) = &container.liveness_probe {
+            self.begin_probe(index, Kind::Liveness, probe);
+        }
+    }
+
+    pub(super) fn begin_probe(&mut self, index: usize, kind: Kind, probe: &Probe) {
+        let Some(address) = self.pod_ips.first().and_then(|ip| ip.parse().ok()) else { return };
+        let slot = &mut self.slots[index];
+        let Some(active) = &mut slot.active else { return };
+        let target = Target {
+            node: Arc::clone(&self.node),
+            container: Arc::clone(&slot.container),
+            inside: active.started.inside.clone(),
+            address,
+        };
+        let (sender, run) = (self.sender.clone(), slot.run);
+        let report = move |report| {
+            let _ = sender.send(News::Probed { slot: index, run, kind, report });
+        };
+        active.add_probe(kind, tokio::spawn(probe::watch(kind, probe.clone(), target, report)));
+    }
+}
