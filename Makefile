@@ -28,7 +28,8 @@ bench: apt-bench web release ## Measure the figures that README names
 	$(CARGO) bench --bench api
 	$(CARGO) bench --bench dataplane -- --seconds 1 --rounds 9
 
-lint: ## rustfmt and clippy
+lint: ## rustfmt, clippy, and docs/rules.md
+	$(PYTHON) tests/rules.py --check
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
 

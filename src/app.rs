@@ -82,6 +82,7 @@ pub async fn build(config: Config) -> Result<Running> {
     let router_ready = readiness.register("router");
     let dns_ready = readiness.register("DNS");
     let nodes_ready = readiness.register("nodes");
+    let accounts_ready = readiness.register("ServiceAccounts");
 
     let folder = DataFolder::make(&config.data_dir)?;
     // Asked first, so that a second cluster on one directory hears of the directory and not of a port.
@@ -151,6 +152,12 @@ pub async fn build(config: Config) -> Result<Running> {
         },
         &mut tasks,
     );
+
+    let accounts = cluster.clone();
+    tasks.spawn(async move {
+        controllers::wait_for_default_account(&accounts).await;
+        drop(accounts_ready);
+    });
 
     // Packets: the plan follows the cluster, the nodes attach their Pods.
     let (planned, mut progress) = watch::channel(plan::Applied::default());

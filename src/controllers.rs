@@ -10,7 +10,7 @@
 //!
 //! | Controller | Keeps right | Rules |
 //! |---|---|---|
-//! | `slices` | EndpointSlices of Services with a selector | ES1-ES24 without ES22 |
+//! | `slices` | EndpointSlices of Services with a selector | ES1-ES24 |
 //! | `endpoints` | legacy Endpoints of the same | EP1-EP9 |
 //! | `mirroring` | EndpointSlices of hand-made Endpoints | EM1-EM6 |
 //! | `namespaces` | ServiceAccount and root certificate of each namespace | PD4, PD7 |
@@ -57,6 +57,7 @@ mod slice_packing;
 mod slice_plan;
 mod slice_writer;
 mod slices;
+mod zone_shares;
 
 use std::sync::Arc;
 
@@ -68,7 +69,7 @@ use tokio::task::JoinSet;
 
 pub use bootstrap::{SYSTEM_NAMESPACES, bootstrap};
 pub use load_balancer_plan::LOAD_BALANCER_CLASS;
-pub use namespaces::{DEFAULT_SERVICE_ACCOUNT, ROOT_CA_CONFIG_MAP, ROOT_CA_KEY};
+pub use namespaces::{DEFAULT_SERVICE_ACCOUNT, ROOT_CA_CONFIG_MAP, ROOT_CA_KEY, wait_for_default_account};
 pub use runner::Error;
 
 use crate::cluster::Cluster;

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use netlink_packet_core::{
@@ -12,13 +13,22 @@ use netlink_packet_core::{
     NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute, LinkFlags, LinkMessage,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
+use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+
+/// The kernel's table of its own addresses.
+const RT_TABLE_LOCAL: u8 = 255;
+/// Where the rule for that table is moved to, so that there is room before it: the kernel puts it first.
+const LOCAL_RULE: u32 = 100;
+const BEFORE_LOCAL_RULE: u32 = 10;
 
 /// A connection to the kernel's routing tables of one network namespace: the one that the thread was in at `open`.
 pub struct Netlink {
@@ -72,6 +82,43 @@ impl Netlink {
                 In6AddrGenMode::None,
             )])])];
         self.request(RouteNetlinkMessage::SetLink(message), NLM_F_REQUEST | NLM_F_ACK).map(drop)
+    }
+
+    /// Lets the interface take IPv4 packets whose source is an address of this very namespace. IPv6 always does.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn accept_own_sources(&mut self, index: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let mut config = InetDevConf::default();
+        config.accept_local = 1;
+        message.attributes =
+            vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(config)])])];
+        self.request(RouteNetlinkMessage::SetLink(message), NLM_F_REQUEST | NLM_F_ACK).map(drop)
+    }
+
+    /// Sends what is made here for these TCP and UDP ports of `address`, one of the namespace's own, by the default
+    /// route and not to itself.
+    ///
+    /// # Errors
+    /// The kernel's, `EOPNOTSUPP` for one that has no policy routing.
+    pub fn send_out(&mut self, address: IpAddr, ports: &RangeInclusive<u16>) -> io::Result<()> {
+        for protocol in [IpProtocol::Tcp, IpProtocol::Udp] {
+            let mut rule = rule(address, BEFORE_LOCAL_RULE, RouteHeader::RT_TABLE_MAIN);
+            rule.header.dst_len = full_length(address);
+            rule.attributes.extend([
+                RuleAttribute::Destination(address),
+                // What is made here, and not what has come in.
+                RuleAttribute::Iifname("lo".to_owned()),
+                RuleAttribute::IpProtocol(protocol),
+                RuleAttribute::DestinationPortRange(RulePortRange { start: *ports.start(), end: *ports.end() }),
+            ]);
+            self.create(RouteNetlinkMessage::NewRule(rule))?;
+        }
+        self.create(RouteNetlinkMessage::NewRule(rule(address, LOCAL_RULE, RT_TABLE_LOCAL)))?;
+        let first = RouteNetlinkMessage::DelRule(rule(address, 0, RT_TABLE_LOCAL));
+        self.request(first, NLM_F_REQUEST | NLM_F_ACK).map(drop)
     }
 
     /// Gives the interface an address with a full-length prefix, usable at once (no duplicate detection).
@@ -230,6 +277,16 @@ pub fn interface_index(name: &str) -> io::Result<u32> {
 /// protected, as in some containers.
 pub fn set_sysctl(key: &str, value: &str) -> io::Result<()> {
     std::fs::write(format!("/proc/sys/{key}"), value)
+}
+
+/// A rule of `address`'s family: look into the table.
+fn rule(address: IpAddr, priority: u32, table: u8) -> RuleMessage {
+    let mut rule = RuleMessage::default();
+    rule.header.family = family(address);
+    rule.header.table = table;
+    rule.header.action = RuleAction::ToTable;
+    rule.attributes = vec![RuleAttribute::Priority(priority)];
+    rule
 }
 
 fn family(address: IpAddr) -> AddressFamily {

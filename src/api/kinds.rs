@@ -40,6 +40,7 @@ mod service_account;
 mod service_addresses;
 mod service_cidr;
 mod service_validation;
+mod service_warnings;
 mod stateful_set;
 mod storage;
 mod template;
@@ -303,6 +304,11 @@ pub trait Kind: Send + Sync + 'static {
     /// What the one who makes an object should know; nothing for most kinds.
     const NOTICE: Option<&'static str> = None;
 
+    /// What the writer of an object should know.
+    fn warnings(_new: &Value, old: Option<&Value>) -> Vec<String> {
+        Self::NOTICE.filter(|_| old.is_none()).map(str::to_owned).into_iter().collect()
+    }
+
     /// One table cell per column.
     fn cells(object: &Self::Object, now: Timestamp) -> Vec<Value> {
         vec![name_cell(object), age_cell(object, now)]
@@ -439,8 +445,8 @@ impl<K: Kind> Strategy for Typed<K> {
         }
     }
 
-    fn warnings(&self, _: &Value, old: Option<&Value>) -> Vec<String> {
-        K::NOTICE.filter(|_| old.is_none()).map(str::to_owned).into_iter().collect()
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        K::warnings(new, old)
     }
 
     fn schema(&self) -> &Schema {

@@ -76,6 +76,16 @@ fn metadata(name: &str) -> ObjectMeta {
     ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() }
 }
 
+/// Waits until Pods are admitted in the namespace `default` (PD7).
+pub async fn wait_for_default_account(cluster: &Cluster) {
+    let mut accounts = cluster.service_accounts.subscribe();
+    while cluster.service_accounts.get("default", DEFAULT_SERVICE_ACCOUNT).is_none() {
+        if accounts.recv().await.is_none() {
+            return;
+        }
+    }
+}
+
 /// Somebody else's creation will do as well (its content is checked when the cache shows it), and a namespace that is
 /// being deleted needs none.
 fn unless_there<K>(created: kube::Result<K>, action: impl FnOnce() -> String) -> Result<(), Error> {
@@ -126,5 +136,29 @@ async fn follow(cluster: Cluster, queue: Arc<Queue<String>>) {
         if let Some(namespace) = namespace {
             queue.add(namespace);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn default_account_is_waited_for_pd7() {
+        let (cluster, writers) = Cluster::new();
+        let account = |namespace: &str| ServiceAccount {
+            metadata: ObjectMeta { namespace: Some(namespace.to_owned()), ..metadata(DEFAULT_SERVICE_ACCOUNT) },
+            ..ServiceAccount::default()
+        };
+        let waiting = tokio::spawn({
+            let cluster = cluster.clone();
+            async move { wait_for_default_account(&cluster).await }
+        });
+        writers.service_accounts.apply(account("kube-system"));
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        writers.service_accounts.apply(account("default"));
+        waiting.await.expect("it ends");
+        wait_for_default_account(&cluster).await;
     }
 }

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use super::endpoint_model::{pod_ready, selector_of, terminal};
 use super::queue::Queue;
+use super::zone_shares::{self, Capacity};
 use crate::cluster::{Change, Cluster, Mark, ObjectKey};
 
 type Labels = BTreeMap<String, String>;
@@ -161,18 +162,26 @@ impl ServicePods {
         })
     }
 
-    /// A Node matters when it comes or goes (ES9) or moves to another zone (ES7).
+    /// A Node matters to the Services of its Pods when it comes or goes (ES9) or moves to another zone (ES7), and to
+    /// those whose hints follow CPUs when its share changes (ES22).
     fn node_changed(&self, change: &Change<Node>) -> Outcome {
-        let node = match change {
-            Change::Applied { old: Some(old), new } if old.labels().get(ZONE_LABEL) == new.labels().get(ZONE_LABEL) => {
-                return Outcome::nothing();
-            }
-            Change::Applied { new: node, .. } | Change::Deleted(node) => node.name_any(),
+        let (old, new) = match change {
+            Change::Applied { old, new } => (old.as_deref(), Some(&**new)),
+            Change::Deleted(old) => (Some(&**old), None),
             Change::Synced => return self.synced(),
             Change::Marked(mark) => return Outcome::Mark(mark.clone()),
         };
-        let index = self.index.lock();
         let mut concerned = FxHashSet::default();
+        if old.map(Capacity::of) != new.map(Capacity::of) {
+            let services = self.cluster.services.list();
+            concerned.extend(services.iter().filter(|s| zone_shares::is_asked_by(s)).map(|s| ObjectKey::of(&**s)));
+        }
+        let zone = |node: Option<&Node>| node.map(|node| node.labels().get(ZONE_LABEL).cloned());
+        if zone(old) == zone(new) {
+            return Outcome::Concerns(concerned.into_iter().collect());
+        }
+        let Some(node) = new.or(old).map(ResourceExt::name_any) else { return Outcome::nothing() };
+        let index = self.index.lock();
         for pod in self.cluster.pods.list() {
             if pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(&*node) {
                 concerned.extend(index.services_of(&pod));

@@ -73,6 +73,11 @@ impl Group {
     pub(super) fn insert(&mut self, endpoint: Endpoint) {
         self.endpoints.insert(EndpointId::of(&endpoint), endpoint);
     }
+
+    /// The endpoints, always in the same order, to be changed in what does not tell them apart.
+    pub(super) fn endpoints_mut(&mut self) -> impl Iterator<Item = &mut Endpoint> {
+        self.endpoints.values_mut()
+    }
 }
 
 /// The writes that are due. Slices in `create` have a `generateName`; those in `update` the version that they replace.

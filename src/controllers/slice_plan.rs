@@ -1,7 +1,4 @@
-//! What a Service's EndpointSlices should be (ES1-ES21): pure, from the Service, its Pods and their Nodes.
-//!
-//! Left out is ES22, hints by CPU share: a Service that asks for `service.kubernetes.io/topology-mode: Auto` gets no
-//! hints, which is what Kubernetes does too where its conditions are not met.
+//! What a Service's EndpointSlices should be (ES1-ES22): pure, from the Service, its Pods and the Nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -22,14 +19,12 @@ use super::endpoint_model::{
 };
 use super::service_pods::ZONE_LABEL;
 use super::slice_packing::{Group, Plan, PortKey, Template, plan_family};
+use super::zone_shares::{self, Capacity};
 
 /// The value of the managed-by label on slices of this controller.
 pub(super) const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
 /// ES14.
 pub(super) const MAX_ENDPOINTS: usize = 100;
-
-const TOPOLOGY_MODE_ANNOTATIONS: [&str; 2] =
-    ["service.kubernetes.io/topology-mode", "service.kubernetes.io/topology-aware-hints"];
 
 /// The writes that bring a Service's slices to what they should be.
 #[derive(Debug, Default, PartialEq)]
@@ -37,6 +32,21 @@ pub(super) struct Outcome {
     pub plan: Plan,
     /// ES9: `pod on node` for each Pod that was left out because its Node is not known.
     pub missing_nodes: Vec<String>,
+    /// ES22: what became of the hints of a Service in topology mode Auto, per family.
+    pub hints: Vec<HintsNews>,
+}
+
+/// ES22: news that the Service is told in an event.
+#[derive(Debug, PartialEq)]
+pub(super) enum HintsNews {
+    Enabled(String),
+    Disabled(String),
+}
+
+/// What is known of the cluster's Nodes.
+pub(super) trait Nodes {
+    fn get(&self, name: &str) -> Option<Arc<Node>>;
+    fn list(&self) -> Vec<Arc<Node>>;
 }
 
 /// Plans the writes for a Service with a selector. `pods` are those that it selects, `existing` the slices that carry
@@ -44,7 +54,7 @@ pub(super) struct Outcome {
 pub(super) fn reconcile(
     service: &Service,
     pods: &[Arc<Pod>],
-    node: impl Fn(&str) -> Option<Arc<Node>>,
+    nodes: &impl Nodes,
     existing: &[Arc<EndpointSlice>],
     trigger: Option<Timestamp>,
 ) -> Outcome {
@@ -64,7 +74,7 @@ pub(super) fn reconcile(
             continue;
         }
         let node_name = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).filter(|name| !name.is_empty());
-        let node = node_name.and_then(&node);
+        let node = node_name.and_then(|name| nodes.get(name));
         if node.is_none() && !publish_unready {
             if let Some(name) = node_name {
                 outcome.missing_nodes.push(format!("{} on {name}", pod.name_any()));
@@ -83,7 +93,14 @@ pub(super) fn reconcile(
         }
     }
 
-    for (family, groups) in wanted {
+    let by_shares = zone_shares::is_asked_by(service);
+    let capacities: Vec<Capacity> =
+        if by_shares { nodes.list().iter().map(|node| Capacity::of(node)).collect() } else { Vec::new() };
+    for (family, mut groups) in wanted {
+        if by_shares {
+            let news = hint_by_shares(family, &mut groups, &capacities, existing);
+            outcome.hints.extend(news);
+        }
         let of_family: Vec<_> = existing.iter().filter(|slice| slice.address_type == family).cloned().collect();
         outcome.plan.extend(plan_family(&template, family, groups, &of_family, true));
     }
@@ -97,6 +114,26 @@ pub(super) fn reconcile(
         set_trigger(slice, trigger);
     }
     outcome
+}
+
+/// ES22. It is news each time that there are no hints, and when there are some for the first time.
+fn hint_by_shares(
+    family: &str,
+    groups: &mut BTreeMap<PortKey, Group>,
+    capacities: &[Capacity],
+    existing: &[Arc<EndpointSlice>],
+) -> Option<HintsNews> {
+    let mut endpoints: Vec<&mut Endpoint> = groups.values_mut().flat_map(Group::endpoints_mut).collect();
+    match zone_shares::assign(capacities.iter().cloned(), &mut endpoints) {
+        Err(reason) => Some(HintsNews::Disabled(format!("{reason}, addressType: {family}"))),
+        Ok(()) => {
+            let of_family = existing.iter().filter(|slice| slice.address_type == family);
+            let mut before = of_family.flat_map(|slice| slice.endpoints.iter().flatten());
+            let known = before.any(|endpoint| endpoint.hints.is_some());
+            let text = "Topology Aware Hints has been enabled";
+            (!known).then(|| HintsNews::Enabled(format!("{text}, addressType: {family}")))
+        }
+    }
 }
 
 /// ES10, ES11: what all slices of the Service carry.
@@ -196,11 +233,9 @@ enum Hints {
 
 impl Hints {
     fn of(service: &Service, spec: &ServiceSpec) -> Self {
-        let by_mode = TOPOLOGY_MODE_ANNOTATIONS
-            .iter()
-            .any(|name| matches!(service.annotations().get(*name).map(String::as_str), Some("Auto" | "auto")));
         match spec.traffic_distribution.as_deref() {
-            _ if by_mode => Self::None,
+            // ES22 comes first, whatever it comes to.
+            _ if zone_shares::is_asked_by(service) => Self::None,
             Some("PreferClose" | "PreferSameZone") => Self::SameZone,
             Some("PreferSameNode") => Self::SameNode,
             _ => Self::None,

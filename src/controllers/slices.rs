@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::Client;
 use kube::Resource;
 use tokio::task::JoinSet;
@@ -13,9 +13,9 @@ use super::endpoint_model::{TriggerTimes, Triggers, selector_of};
 use super::queue::Queue;
 use super::runner::{Action, Error, Reconcile, run};
 use super::service_pods::ServicePods;
-use super::slice_plan::{self, MANAGED_BY};
+use super::slice_plan::{self, HintsNews, MANAGED_BY, Nodes};
 use super::slice_writer::{Present, SliceWriter};
-use crate::cluster::{Cluster, ObjectKey};
+use crate::cluster::{Cluster, Informer, ObjectKey};
 use crate::events::{EventType, Recorder};
 
 /// Services in flight at once: enough for their writes to share a commit.
@@ -62,7 +62,7 @@ impl SliceController {
         let outcome = slice_plan::reconcile(
             service,
             &pods,
-            |name| self.cluster.nodes.get("", name),
+            &self.cluster.nodes,
             &existing,
             self.triggers.since_last_write(key, &triggers),
         );
@@ -70,11 +70,28 @@ impl SliceController {
             self.writer.apply(key, outcome.plan).await?;
         }
         self.triggers.written(key, triggers);
+        for news in outcome.hints {
+            let (type_, reason, message) = match news {
+                HintsNews::Enabled(message) => (EventType::Normal, "TopologyAwareHintsEnabled", message),
+                HintsNews::Disabled(message) => (EventType::Warning, "TopologyAwareHintsDisabled", message),
+            };
+            self.events.event(service.object_ref(&()), type_, reason, message);
+        }
         if outcome.missing_nodes.is_empty() {
             Ok(Action::Done)
         } else {
             Err(Error::MissingNodes(outcome.missing_nodes.join(", ")))
         }
+    }
+}
+
+impl Nodes for Informer<Node> {
+    fn get(&self, name: &str) -> Option<Arc<Node>> {
+        self.get("", name)
+    }
+
+    fn list(&self) -> Vec<Arc<Node>> {
+        self.list()
     }
 }
 

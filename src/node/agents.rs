@@ -332,6 +332,7 @@ fn make_node(shared: &Arc<Shared>, index: u16) -> Result<(NodeContext, PortId), 
     netif::relax(&ns);
     let device = netif::create(&ns, "eth0", &addresses.both(), shared.network.mtu)
         .map_err(|source| NodeError::Device { node: name.clone(), source })?;
+    netif::send_out_node_ports(&ns, "eth0", &addresses.both());
     let port = shared.ports.attach(PortSpec {
         name: name.clone(),
         kind: PortKind::Node,

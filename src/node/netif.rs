@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use tracing::{debug, warn};
 
+use crate::config::NODE_PORT_RANGE;
 use crate::netlink::{Netlink, interface_index, set_sysctl};
 use crate::sys::netns::NetNs;
 use crate::sys::tun::Tun;
@@ -48,6 +49,22 @@ pub fn create(ns: &NetNs, name: &str, addresses: &[IpAddr], mtu: u32) -> io::Res
         }
         Ok(tun)
     })?
+}
+
+/// Brings packets of a node's own processes for the node ports of its own addresses to the router (rules X4, X6): a
+/// kernel would keep them to itself, where nothing listens.
+///
+/// Where the kernel refuses, those ports are out of reach for the processes of the node itself and nobody else.
+pub fn send_out_node_ports(ns: &NetNs, name: &str, addresses: &[IpAddr]) {
+    let result = ns.run(|| {
+        let mut netlink = Netlink::open()?;
+        // The answers have the node's address as source, and so have packets that no Service captures.
+        netlink.accept_own_sources(interface_index(name)?)?;
+        addresses.iter().try_for_each(|address| netlink.send_out(*address, &NODE_PORT_RANGE))
+    });
+    if let Err(e) = result.flatten() {
+        warn!(device = name, error = %e, "node ports of a node are out of reach for its own processes");
+    }
 }
 
 /// Makes a TUN device in the calling thread's namespace that leads to `ranges` and to nothing else. Returns its name, a

@@ -466,8 +466,13 @@ impl<R: Rng> Pipeline<R> {
     }
 
     fn answer(&self, buf: &mut PacketBuf, headers: &Headers, reason: AnswerReason, source: Option<IpAddr>) -> Verdict {
-        // Without an address of its own the node speaks as the destination, as a kernel does for its own ones.
-        let source = source.unwrap_or(headers.tuple.dst);
+        // Without an address of its own the node speaks as the destination, as a kernel does for its own ones; so it
+        // does to its own processes, whose kernel takes nothing from outside that claims to be from itself.
+        let sender = headers.tuple.src;
+        let mut source = source.filter(|source| *source != sender).unwrap_or(headers.tuple.dst);
+        if source == sender {
+            source = nat::node_hairpin(headers.is_v6());
+        }
         icmp::answer(buf, headers, reason.error(self.mtu), source);
         Verdict::Reply(reason)
     }

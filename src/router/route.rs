@@ -169,7 +169,7 @@ impl<R: Rng> Walk<'_, R> {
         (owner.is_host() && *owner.node == *node).then(|| (Arc::clone(service), Via::NodePort))
     }
 
-    /// What nftables mode refuses although no Service port captures it (3.7). Holds for every protocol: an echo
+    /// What nftables mode refuses although no Service port captures it (R6, R7). Holds for every protocol: an echo
     /// request to a ClusterIP gets port unreachable.
     fn check_uncaptured(&self, dst: IpAddr, node: &Arc<str>) -> Result<(), Refusal> {
         if self.plan.cluster_ip_owner(dst).is_some() {

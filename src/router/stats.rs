@@ -24,7 +24,7 @@ pub enum DropReason {
     PortGone,
     /// To a multicast, broadcast, loopback or link-local address.
     NotUnicast,
-    /// To an address of the Service range that no Service has (3.7).
+    /// To an address of the Service range that no Service has (R7).
     UnallocatedVip,
     /// Traffic policy Local, and no endpoint on this node but some elsewhere (I3, X5).
     NoLocalEndpoint,
@@ -126,9 +126,9 @@ impl fmt::Display for DropReason {
 /// Why the router answered a packet itself, with an ICMP error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AnswerReason {
-    /// The Service has no usable endpoint (3.7).
+    /// The Service has no usable endpoint (R1).
     NoEndpoint,
-    /// The ClusterIP exists, the port does not (3.7).
+    /// The ClusterIP exists, the port does not (R6).
     UnknownServicePort,
     /// Nobody has this address of the Pod or node range.
     HostUnreachable,

@@ -206,3 +206,22 @@ async fn system_service_that_is_deleted_comes_back_with_its_address_k1() {
     assert_ne!(after["metadata"]["uid"], before["metadata"]["uid"]);
     assert_eq!(after["spec"], before["spec"]);
 }
+
+#[tokio::test]
+async fn service_is_told_in_events_of_a_pod_on_an_unknown_node_es9_es23() {
+    let world = World::with_controllers(1).await;
+    web(&world).await;
+    world.pod("stray", json!({"app": "web"}), Some("nowhere")).await;
+    world.run_pod("stray", "10.244.9.2", true).await;
+    let failure = async || {
+        let list = world.get("/api/v1/namespaces/default/events").await.ok();
+        let mut all = list["items"].as_array().unwrap().iter();
+        all.find(|event| event["reason"] == "FailedToUpdateEndpointSlices").cloned()
+    };
+    let event = world.until(failure).await;
+    assert_eq!(
+        (&event["involvedObject"]["kind"], &event["involvedObject"]["name"]),
+        (&json!("Service"), &json!("web"))
+    );
+    assert!(event["message"].as_str().unwrap().contains("stray on nowhere"), "{event}");
+}

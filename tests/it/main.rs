@@ -15,6 +15,7 @@ mod networking;
 mod openapi;
 mod patches;
 mod restart;
+mod service_rules;
 mod services;
 mod subresources;
 mod verbs;

@@ -11,6 +11,7 @@ mod access;
 mod barrier;
 mod client;
 mod cluster;
+mod dataplane;
 mod dns;
 mod egress;
 mod inside;
@@ -48,10 +49,10 @@ struct Scenario {
 }
 
 macro_rules! scenarios {
-    ($($module:ident :: $name:ident $(: $need:ident)?),+ $(,)?) => {
+    ($($module:ident $(:: $name:ident)+ $(: $need:ident)?),+ $(,)?) => {
         const SCENARIOS: &[Scenario] = &[$(Scenario {
-            name: concat!(stringify!($module), "::", stringify!($name)),
-            run: || block_on($module::$name()),
+            name: concat!(stringify!($module) $(, "::", stringify!($name))+),
+            run: || block_on($module$(::$name)+()),
             needs: scenarios!(@need $($need)?),
         }),+];
     };
@@ -62,6 +63,8 @@ macro_rules! scenarios {
 // The longest first, so that they do not run alone at the end.
 scenarios! {
     lifecycle::killed_cluster_comes_back_with_every_acknowledged_object,
+    dataplane::affinity::connections_renew_the_memory_and_idleness_ends_it,
+    dataplane::virtual_ips::source_ranges_filter_load_balancer_vips_only,
     kubectl::objects_are_applied_shown_and_described: kubectl,
     kubectl::objects_are_labelled_patched_and_replaced: kubectl,
     kubectl::waits_and_watches_end_with_what_they_wait_for: kubectl,
@@ -98,6 +101,53 @@ scenarios! {
     services::established_connection_stays_with_its_pod_c1,
     services::large_transfer_through_a_vip_arrives_whole,
     services::datagrams_from_one_port_go_on_to_another_pod_when_theirs_is_gone,
+    dataplane::which_slices::services_for_other_proxies_and_external_names_are_not_captured_s1_s2_s14,
+    dataplane::which_slices::headless_service_leaves_pods_addresses_alone,
+    dataplane::which_slices::slices_belong_to_a_service_by_label_and_family_s3_s4_s5,
+    dataplane::which_slices::slice_ports_are_found_by_name_and_protocol,
+    dataplane::which_slices::entries_of_one_pod_are_merged,
+    dataplane::which_slices::absent_conditions_and_node_names_have_their_meaning,
+    dataplane::endpoint_choice::ready_endpoints_come_before_those_that_terminate_e1_e3_e4,
+    dataplane::endpoint_choice::unready_pod_is_reached_where_the_service_publishes_it,
+    dataplane::endpoint_choice::local_list_falls_back_by_itself_e2,
+    dataplane::endpoint_choice::hints_do_not_narrow_local_lists_and_last_resorts_e5,
+    dataplane::endpoint_choice::external_exposure_needs_the_whole_clusters_endpoints_e6,
+    dataplane::endpoint_choice::every_endpoint_is_chosen_about_equally_often_e8,
+    dataplane::internal_policy::internal_policy_local_keeps_cluster_ip_traffic_on_its_node,
+    dataplane::external_policy::external_policy_cluster_masquerades_every_client_x1_x8,
+    dataplane::external_policy::external_policy_local_keeps_the_source_and_uses_local_endpoints_x2_x5_x6_x7,
+    dataplane::external_policy::own_pods_and_processes_use_the_whole_cluster_x3_x4,
+    dataplane::external_policy::endpoint_reaches_itself_through_every_door_x9,
+    dataplane::external_policy::node_reaches_pods_with_its_own_address_x10,
+    dataplane::external_policy::external_ip_of_a_cluster_ip_service_honours_the_policy_x11,
+    dataplane::external_policy::policy_change_leaves_established_connections_alone_x12,
+    dataplane::hints::hints_choose_by_node_before_zone,
+    dataplane::hints::zone_of_the_node_may_change_or_be_unknown_t6_t8,
+    dataplane::hints::preferred_zone_is_kept_from_service_to_packet,
+    dataplane::no_endpoints::service_without_endpoint_refuses_at_every_door,
+    dataplane::no_endpoints::only_what_belongs_to_a_service_is_captured,
+    dataplane::no_endpoints::established_connections_survive_the_loss_of_their_rules_n1,
+    dataplane::virtual_ips::external_ips_are_captured_everywhere_v1,
+    dataplane::virtual_ips::ingress_entries_are_captured_by_mode_and_family,
+    dataplane::node_ports::node_ports_are_on_the_nodes_addresses_of_both_families,
+    dataplane::node_ports::node_port_of_another_node_is_decided_there_p3,
+    dataplane::node_ports::protocols_of_one_node_port_are_apart_p4,
+    dataplane::node_ports::ports_of_the_range_that_no_service_has_are_the_nodes_own,
+    dataplane::affinity::client_keeps_its_pod_at_all_doors_of_a_port,
+    dataplane::affinity::each_port_has_its_own_memory_a1,
+    dataplane::affinity::remembered_pod_must_be_eligible,
+    dataplane::affinity::affinity_is_switched_on_and_off_at_once_a7_a8,
+    dataplane::flows::clients_of_one_node_with_one_source_port_keep_apart,
+    dataplane::flows::datagrams_follow_when_their_pod_serves_no_more_c2_c8,
+    dataplane::flows::flows_stay_while_nothing_serves_and_when_the_service_is_gone_c3_c6,
+    dataplane::flows::first_endpoint_takes_over_datagrams_from_a_port_that_was_refused_c4,
+    dataplane::flows::changed_target_port_is_another_backend_c5,
+    dataplane::flows::established_connection_stays_while_its_pod_terminates_c1,
+    dataplane::flows::invalid_segments_neither_arrive_untranslated_nor_end_connections_c7,
+    dataplane::flows::fragments_pass_through_a_vip_both_ways_c9: ip,
+    dataplane::flows::backends_icmp_errors_reach_the_client_c10,
+    dataplane::families::families_do_not_mix,
+    dataplane::families::sctp_is_accepted_and_app_protocol_changes_nothing,
     outside::host_dials_services_nodes_pods_and_dns_x1_x8,
     outside::policy_local_keeps_the_hosts_address_and_health_ports_tell_where_to_send_x2_h1_h4,
     outside::proxy_tells_its_health_on_every_node_h5,

@@ -42,3 +42,7 @@ pub fn dig() -> Result<(), String> {
 pub fn unshare() -> Result<(), String> {
     installed("unshare")
 }
+
+pub fn ip() -> Result<(), String> {
+    installed("ip")
+}

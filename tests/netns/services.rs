@@ -128,11 +128,11 @@ pub async fn service_without_endpoint_refuses_at_once_n1_n2() {
         refused(client.connect(at(vip, 80)).map(|_| 0), begin, "TCP");
         let begin = Instant::now();
         refused(client.udp_connected(at(vip, 9001)), begin, "UDP");
-        // 3.7: a port that the Service does not have.
+        // R6: a port that the Service does not have.
         let begin = Instant::now();
         refused(client.connect(at(vip, 81)).map(|_| 0), begin, "a port that the Service has not");
     }
-    // 3.7: an address of the range that no Service has is silent.
+    // R7: an address of the range that no Service has is silent.
     let silent = client.run(|| std::net::TcpStream::connect_timeout(&"10.96.77.77:80".parse().unwrap(), AT_ONCE / 2));
     assert_eq!(silent.unwrap_err().kind(), ErrorKind::TimedOut);
     cluster.stop().await;

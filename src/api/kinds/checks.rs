@@ -17,6 +17,7 @@ pub(super) const IMMUTABLE: &str = "field is immutable";
 pub(super) const NEGATIVE: &str = "must be greater than or equal to 0";
 pub(super) const NOT_POSITIVE: &str = "must be greater than zero";
 pub(super) const IP_HELP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+pub(super) const MAPPED: &str = "must not be an IPv4-mapped IPv6 address";
 pub(super) const CIDR_HELP: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
 
 impl Causes {
@@ -155,7 +156,7 @@ pub(super) fn check_port(causes: &mut Causes, field: &str, port: &IntOrString) {
 pub(super) fn check_ip(causes: &mut Causes, field: &str, text: &str) {
     match text.parse::<IpAddr>() {
         Err(_) => causes.invalid(field, text, IP_HELP),
-        Ok(ip) if mapped(ip) => causes.invalid(field, text, "must not be an IPv4-mapped IPv6 address"),
+        Ok(ip) if is_mapped(ip) => causes.invalid(field, text, MAPPED),
         Ok(ip) if ip.to_string() != text => {
             causes.invalid(field, text, format!("must be in canonical form ({:?})", ip.to_string()));
         }
@@ -169,7 +170,7 @@ pub(super) fn check_cidr(causes: &mut Causes, field: &str, text: &str, canonical
         causes.invalid(field, text, CIDR_HELP);
         return None;
     };
-    if mapped(net.addr()) {
+    if is_mapped(net.addr()) {
         causes.invalid(field, text, "must not have an IPv4-mapped IPv6 address");
     } else if net.addr() != net.network() {
         causes.invalid(field, text, "must not have bits set beyond the prefix length");
@@ -181,7 +182,7 @@ pub(super) fn check_cidr(causes: &mut Causes, field: &str, text: &str, canonical
     Some(net)
 }
 
-fn mapped(ip: IpAddr) -> bool {
+pub(super) fn is_mapped(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some())
 }
 

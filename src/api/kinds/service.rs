@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     AGE, Context, Info, NAME, Part, STANDARD_TEXTS, age_cell, column, name_cell, service_addresses, service_validation,
-    wide,
+    service_warnings, wide,
 };
 use crate::api::alloc::Reservation;
 use crate::api::causes::Causes;
@@ -109,7 +109,10 @@ impl super::Kind for Kind {
         object.status = Some(ServiceStatus { load_balancer: Some(LoadBalancerStatus::default()), conditions: None });
         let spec = object.spec.get_or_insert_default();
         service_addresses::settle_families(ctx, spec, None, causes);
-        service_validation::check(spec, causes);
+        service_validation::check(spec, None, causes);
+        if let Some(annotations) = &object.metadata.annotations {
+            service_validation::check_annotations(annotations, causes);
+        }
         Ok(())
     }
 
@@ -123,13 +126,20 @@ impl super::Kind for Kind {
         let spec = new.spec.get_or_insert_default();
         wipe_after_type_change(spec, &old_spec);
         service_addresses::settle_families(ctx, spec, Some(&old_spec), causes);
-        service_validation::check(spec, causes);
+        service_validation::check(spec, Some(&old_spec), causes);
         service_validation::check_update(spec, &old_spec, causes);
         if spec.type_.as_deref() != Some("LoadBalancer")
             && let Some(status) = &mut new.status
         {
             status.load_balancer = Some(LoadBalancerStatus::default());
         }
+        if let Some(annotations) = &new.metadata.annotations {
+            service_validation::check_annotations(annotations, causes);
+        }
+    }
+
+    fn warnings(new: &Value, _: Option<&Value>) -> Vec<String> {
+        service_warnings::of(new)
     }
 
     fn reserve(

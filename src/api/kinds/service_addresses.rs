@@ -26,6 +26,9 @@ pub(super) fn settle_families(_: &Context, spec: &mut ServiceSpec, old: Option<&
         if spec.cluster_ip.as_deref().unwrap_or_default().is_empty() {
             spec.cluster_ip = None;
             spec.cluster_ips = None;
+        } else if spec.cluster_ips.as_ref().is_none_or(Vec::is_empty) {
+            // Rules CF6 and SV5: it is an address, which is refused later on.
+            spec.cluster_ips = spec.cluster_ip.clone().map(|ip| vec![ip]);
         }
         return;
     }

@@ -1,16 +1,18 @@
-//! The rules of a Service's spec (SV1-SV14) and of endpoint addresses (EA3, EP12).
+//! The rules of a Service's spec (SV1-SV13) and of endpoint addresses (EA3, EP12).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{ServicePort, ServiceSpec, ServiceStatus};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::checks::{CIDR_HELP, IP_HELP};
+use super::checks::{IP_HELP, MAPPED, check_cidr, is_mapped};
 use crate::api::causes::Causes;
 use crate::api::names::{check_labels, label_errors, port_name_errors, subdomain_errors};
 
+pub(super) const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
+/// Its former name.
+pub(super) const TOPOLOGY_AWARE_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 const PORT_HELP: &str = "must be between 1 and 65535, inclusive";
 
 pub(super) fn is_headless(spec: &ServiceSpec) -> bool {
@@ -66,8 +68,9 @@ fn check_not_special(causes: &mut Causes, field: &str, text: &str, ip: IpAddr) {
     }
 }
 
-/// Checks a spec that has been defaulted and whose families are settled.
-pub(super) fn check(spec: &ServiceSpec, causes: &mut Causes) {
+/// Checks a spec that has been defaulted and whose families are settled. What `old` has may stay in forms that are
+/// refused by now (rule SV6).
+pub(super) fn check(spec: &ServiceSpec, old: Option<&ServiceSpec>, causes: &mut Causes) {
     let kind = spec.type_.as_deref().unwrap_or_default();
     let ports = spec.ports.as_deref().unwrap_or_default();
     if ports.is_empty() && !is_headless(spec) && kind != "ExternalName" {
@@ -88,13 +91,25 @@ pub(super) fn check(spec: &ServiceSpec, causes: &mut Causes) {
     }
     for (i, text) in spec.external_ips.iter().flatten().enumerate() {
         let field = format!("spec.externalIPs[{i}]");
+        let kept = || old.is_some_and(|old| old.external_ips.iter().flatten().any(|was| was == text));
         match text.parse::<IpAddr>() {
             Err(_) => causes.invalid(&field, text.as_str(), IP_HELP),
+            Ok(ip) if is_mapped(ip) && !kept() => causes.invalid(&field, text.as_str(), MAPPED),
             Ok(ip) => check_not_special(causes, &field, text, ip),
         }
     }
     check_policies(spec, kind, causes);
-    check_balancer_fields(spec, kind, causes);
+    check_balancer_fields(spec, kind, old, causes);
+}
+
+/// Rule SV12.
+pub(super) fn check_annotations(annotations: &BTreeMap<String, String>, causes: &mut Causes) {
+    if let (Some(mode), Some(hints)) = (annotations.get(TOPOLOGY_MODE), annotations.get(TOPOLOGY_AWARE_HINTS))
+        && mode != hints
+    {
+        let detail = format!("must match annotations[{TOPOLOGY_AWARE_HINTS}] when both are specified");
+        causes.invalid(format!("metadata.annotations[{TOPOLOGY_MODE}]"), mode.as_str(), detail);
+    }
 }
 
 fn check_type(spec: &ServiceSpec, kind: &str, causes: &mut Causes) {
@@ -189,7 +204,7 @@ fn check_policies(spec: &ServiceSpec, kind: &str, causes: &mut Causes) {
     }
 }
 
-fn check_balancer_fields(spec: &ServiceSpec, kind: &str, causes: &mut Causes) {
+fn check_balancer_fields(spec: &ServiceSpec, kind: &str, old: Option<&ServiceSpec>, causes: &mut Causes) {
     let balancer = kind == "LoadBalancer";
     for (i, range) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
         // Rule SV7: the path is spelled with a capital L.
@@ -198,8 +213,8 @@ fn check_balancer_fields(spec: &ServiceSpec, kind: &str, causes: &mut Causes) {
             causes.forbidden("spec.LoadBalancerSourceRanges", "may only be used when `type` is 'LoadBalancer'");
             break;
         }
-        if range.trim().parse::<IpNet>().is_err() {
-            causes.invalid(field, range.as_str(), CIDR_HELP);
+        if !old.is_some_and(|old| old.load_balancer_source_ranges.iter().flatten().any(|was| was == range)) {
+            check_cidr(causes, &field, range.trim(), false);
         }
     }
     if !balancer && spec.allocate_load_balancer_node_ports.is_some() {

@@ -142,3 +142,24 @@ fn node_concerns_the_services_of_its_pods_when_it_comes_or_moves_es7_es9() {
     assert_eq!(world.node("n1", "b"), ["web"]);
     assert_eq!(world.node("n2", "b"), [""; 0]);
 }
+
+#[test]
+fn node_whose_cpus_change_concerns_services_that_are_hinted_by_them_es22() {
+    let world = World::new();
+    let mut by_shares = service("shares", json!({"app": "web"}));
+    by_shares.metadata.annotations =
+        serde_json::from_value(json!({"service.kubernetes.io/topology-mode": "Auto"})).unwrap();
+    world.writers.services.apply(by_shares);
+    world.writers.services.apply(service("other", json!({"app": "web"})));
+    let node = |cpu: &str| {
+        let new: Node = serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {ZONE_LABEL: "a"}},
+            "status": {"allocatable": {"cpu": cpu}, "conditions": [{"type": "Ready", "status": "True"}]}}))
+        .unwrap();
+        let old = world.index.cluster.nodes.get("", "n1");
+        world.writers.nodes.apply(new.clone());
+        names(world.index.node_changed(&Change::Applied { old, new: Arc::new(new) }))
+    };
+    assert_eq!(node("4"), ["shares"]);
+    assert_eq!(node("4"), [""; 0]);
+    assert_eq!(node("8"), ["shares"]);
+}

@@ -40,19 +40,29 @@ fn pods(numbers: std::ops::Range<usize>) -> Vec<Arc<Pod>> {
     numbers.map(|number| pod(number, json!({}))).collect()
 }
 
-fn nodes(name: &str) -> Option<Arc<Node>> {
-    let zone = match name {
-        "n1" => "a",
-        "n2" => "b",
-        "no-zone" => "",
-        _ => return None,
-    };
-    let labels = if zone.is_empty() { json!({}) } else { json!({ZONE_LABEL: zone}) };
-    Some(Arc::new(serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).unwrap()))
+/// n1 in zone a, n2 in zone b, both with as many CPUs; another one without a zone that is not ready.
+struct Known;
+
+impl Nodes for Known {
+    fn get(&self, name: &str) -> Option<Arc<Node>> {
+        let (labels, ready) = match name {
+            "n1" => (json!({ZONE_LABEL: "a"}), "True"),
+            "n2" => (json!({ZONE_LABEL: "b"}), "True"),
+            "no-zone" => (json!({}), "False"),
+            _ => return None,
+        };
+        let status = json!({"allocatable": {"cpu": "4"}, "conditions": [{"type": "Ready", "status": ready}]});
+        let node = json!({"metadata": {"name": name, "labels": labels}, "status": status});
+        Some(Arc::new(serde_json::from_value(node).unwrap()))
+    }
+
+    fn list(&self) -> Vec<Arc<Node>> {
+        ["n1", "n2", "no-zone"].into_iter().filter_map(|name| self.get(name)).collect()
+    }
 }
 
 fn plan(service: &Service, pods: &[Arc<Pod>], existing: &[Arc<EndpointSlice>]) -> Plan {
-    reconcile(service, pods, nodes, existing, None).plan
+    reconcile(service, pods, &Known, existing, None).plan
 }
 
 /// The slices after the plan; new ones get the lowest free number.
@@ -216,11 +226,11 @@ fn unnamed_port_has_an_empty_name_es5() {
 #[test]
 fn pod_on_a_missing_node_is_left_out_and_reported_es9() {
     let lost = pod(1, json!({"spec": {"nodeName": "gone"}}));
-    let outcome = reconcile(&service(json!({})), &[pod(0, json!({})), Arc::clone(&lost)], nodes, &[], None);
+    let outcome = reconcile(&service(json!({})), &[pod(0, json!({})), Arc::clone(&lost)], &Known, &[], None);
     assert_eq!(outcome.missing_nodes, ["p0001 on gone"]);
     assert_eq!(sizes(&apply(&[], outcome.plan)), [1]);
 
-    let outcome = reconcile(&service(json!({"publishNotReadyAddresses": true})), &[lost], nodes, &[], None);
+    let outcome = reconcile(&service(json!({"publishNotReadyAddresses": true})), &[lost], &Known, &[], None);
     assert_eq!((outcome.missing_nodes.len(), sizes(&apply(&[], outcome.plan))), (0, vec![1]));
 }
 
@@ -394,7 +404,7 @@ fn deleted_service_gets_no_new_slices_es20() {
 fn trigger_time_is_set_on_writes_and_taken_off_again_es12() {
     let service = service(json!({}));
     let trigger: Timestamp = "2024-01-02T03:04:05.120Z".parse().unwrap();
-    let outcome = reconcile(&service, &pods(0..1), nodes, &[], Some(trigger));
+    let outcome = reconcile(&service, &pods(0..1), &Known, &[], Some(trigger));
     let slices = apply(&[], outcome.plan);
     assert_eq!(slices[0].annotations()[TRIGGER_TIME_ANNOTATION], "2024-01-02T03:04:05.12Z");
     assert!(plan(&service, &pods(0..1), &slices).is_empty(), "the annotation alone is no reason to write");
@@ -425,11 +435,33 @@ fn hints_name_the_own_zone_and_node_of_ready_endpoints_es21() {
 }
 
 #[test]
-fn topology_mode_overrides_traffic_distribution_es22() {
-    let mut service = service(json!({"trafficDistribution": "PreferClose"}));
+fn topology_mode_spreads_hints_by_cpus_and_overrides_traffic_distribution_es22() {
+    let mut service = service(json!({"trafficDistribution": "PreferSameNode", "ipFamilies": ["IPv4", "IPv6"]}));
     service.metadata.annotations =
         serde_json::from_value(json!({"service.kubernetes.io/topology-mode": "Auto"})).unwrap();
-    assert_eq!(only_endpoint(&service, pod(0, json!({}))).hints, None);
+    let news = |family: &str, text: &str| format!("{text}, addressType: {family}");
+    let enabled = |family: &str| HintsNews::Enabled(news(family, "Topology Aware Hints has been enabled"));
+    // Four ready Pods, all in zone a, and one that is not ready: two are for zone b.
+    let mut all = pods(0..4);
+    all.push(pod(4, json!({"status": {"conditions": []}})));
+    let outcome = reconcile(&service, &all, &Known, &[], None);
+    assert_eq!(outcome.hints, [enabled("IPv4"), enabled("IPv6")]);
+    let slices = apply(&[], outcome.plan);
+    for slice in &slices {
+        let hints = |endpoint: &Endpoint| serde_json::to_value(&endpoint.hints).unwrap();
+        let zone = |zone: &str| json!({"forZones": [{"name": zone}]});
+        let found: Vec<Value> = slice.endpoints.as_ref().unwrap().iter().map(hints).collect();
+        assert_eq!(found, [zone("a"), zone("a"), zone("b"), zone("b"), Value::Null]);
+    }
+    let again = reconcile(&service, &all, &Known, &slices, None);
+    assert_eq!((again.plan.is_empty(), again.hints), (true, Vec::new()));
+
+    // Too few for the zones: no hints, and the Service is told each time.
+    let few = reconcile(&service, &all[..1], &Known, &slices, None);
+    let text = "Insufficient number of endpoints (1 endpoints, 2 zones)";
+    assert_eq!(few.hints, ["IPv4", "IPv6"].map(|family| HintsNews::Disabled(news(family, text))));
+    let slices = apply(&slices, few.plan);
+    assert!(slices.iter().flat_map(|slice| slice.endpoints.iter().flatten()).all(|endpoint| endpoint.hints.is_none()));
 }
 
 #[test]

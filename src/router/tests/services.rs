@@ -111,7 +111,7 @@ fn e8_every_endpoint_is_chosen_and_evenly() {
 }
 
 #[test]
-fn reject_3_7_service_without_endpoint_answers_port_unreachable_at_every_door() {
+fn r1_service_without_endpoint_answers_port_unreachable_at_every_door() {
     let mut world = World::new();
     world.web(
         json!({"externalIPs": ["192.0.2.1"], "status": {"loadBalancer": {"ingress": [{"ip": "10.246.0.5"}]}}}),
@@ -133,8 +133,20 @@ fn reject_3_7_service_without_endpoint_answers_port_unreachable_at_every_door() 
     assert_eq!((world.stats().answered(AnswerReason::NoEndpoint), world.stats().flows), (9, 0));
 }
 
+/// X4: a kernel takes no packet from outside that claims to be from itself.
 #[test]
-fn reject_3_7_unknown_port_of_a_cluster_ip_and_its_echo() {
+fn node_is_refused_by_another_address_than_its_own() {
+    let mut world = World::new();
+    world.web(json!({}), &[]);
+    for (dst, from) in [(VIP, [10, 96, 0, 11]), ("10.245.0.11:30080", [169, 254, 96, 1])] {
+        let seen = world.send("n1", &tcp("10.245.0.11:5000", dst, "S"));
+        let Seen::Answered(AnswerReason::NoEndpoint, answer) = seen else { panic!("{dst} was not rejected") };
+        assert_eq!(answer[12..16], from, "{dst}");
+    }
+}
+
+#[test]
+fn r6_unknown_port_of_a_cluster_ip_and_its_echo_are_rejected() {
     let mut world = World::new();
     world.web(json!({}), &["b1"]);
     let unknown = AnswerReason::UnknownServicePort;
@@ -147,7 +159,7 @@ fn reject_3_7_unknown_port_of_a_cluster_ip_and_its_echo() {
 }
 
 #[test]
-fn drop_3_7_unallocated_address_of_the_service_range() {
+fn r7_unallocated_address_of_the_service_range_is_dropped() {
     let mut world = World::new();
     world.web(json!({}), &["b1"]);
     let unallocated = Seen::Dropped(DropReason::UnallocatedVip);
