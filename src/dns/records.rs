@@ -71,7 +71,7 @@ pub struct Records {
 pub(super) struct ServiceEntry {
     pub object: Arc<ObjectKey>,
     pub kind: ServiceKind,
-    pub ports: Vec<Port>,
+    pub ports: Box<[Port]>,
 }
 
 #[derive(Debug, PartialEq, Eq)]

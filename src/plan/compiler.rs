@@ -270,6 +270,8 @@ impl Compiler {
                 }
             }
         }
+        published.vips.shrink_to_fit();
+        published.cluster_ips.shrink_to_fit();
         published
     }
 }

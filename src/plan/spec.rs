@@ -31,18 +31,18 @@ pub(super) struct PortKey {
     pub protocol: Protocol,
 }
 
-/// A proxied Service.
+/// A proxied Service. Boxed slices, because there are tens of thousands and a small vector wastes three quarters.
 pub(super) struct Spec {
     pub uid: Arc<str>,
     pub revision: u64,
-    pub cluster_ips: Vec<IpAddr>,
-    pub external_ips: Vec<IpAddr>,
-    pub lb_ips: Vec<IpAddr>,
-    pub ports: Vec<Port>,
+    pub cluster_ips: Box<[IpAddr]>,
+    pub external_ips: Box<[IpAddr]>,
+    pub lb_ips: Box<[IpAddr]>,
+    pub ports: Box<[Port]>,
     pub internal_local: bool,
     pub external_local: bool,
     pub affinity: Option<Duration>,
-    ranges: Vec<IpNet>,
+    ranges: Box<[IpNet]>,
 }
 
 pub(super) struct Port {
@@ -93,12 +93,12 @@ impl Spec {
     }
 }
 
-fn addresses(all: &[String]) -> Vec<IpAddr> {
+fn addresses(all: &[String]) -> Box<[IpAddr]> {
     all.iter().filter_map(|addr| addr.trim().parse().ok()).collect()
 }
 
 /// The load-balancer addresses that are captured inside of the cluster (rule V2): those whose mode is not Proxy.
-pub fn load_balancer_ips(service: &Service) -> Vec<IpAddr> {
+pub fn load_balancer_ips(service: &Service) -> Box<[IpAddr]> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let entries = status.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
     entries
@@ -108,7 +108,7 @@ pub fn load_balancer_ips(service: &Service) -> Vec<IpAddr> {
         .collect()
 }
 
-fn ports(spec: &ServiceSpec) -> Vec<Port> {
+fn ports(spec: &ServiceSpec) -> Box<[Port]> {
     let ports = spec.ports.iter().flatten().filter_map(|port| {
         Some(Port {
             name: port.name.as_deref().unwrap_or_default().into(),

@@ -118,7 +118,7 @@ impl<'a> Book<'a> {
         let shut = facts.events.iter().filter(|event| event.reason.as_deref() == Some(LOOPBACK_PORT_NOT_OPEN));
         Self {
             host: facts.host,
-            balancers: load_balancer_ips(&facts.service),
+            balancers: load_balancer_ips(&facts.service).into_vec(),
             externals: addresses(&spec.external_ips),
             nodes: nodes.collect(),
             serving,
