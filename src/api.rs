@@ -69,6 +69,7 @@ use logs::LogSource;
 use tokens::TokenKey;
 use tokens::discovery::{CONFIGURATION_PATH, KEYS_PATH};
 
+pub use custom::definition::CLEANUP_FINALIZER;
 pub use status::ApiError;
 
 /// The version of Kubernetes whose behaviour is served.
@@ -137,7 +138,7 @@ impl Api {
     fn refresh_custom_kinds(&self) {
         // Held over listing and serving, so that an older list never comes last.
         let mut known = self.inner.definitions.lock();
-        let stored = self.store().list(&Scope::all("customresourcedefinitions.apiextensions.k8s.io")).items;
+        let stored = self.store().list(&Scope::all(custom::definition::RESOURCE)).items;
         let mut next = HashMap::new();
         let mut kinds = Vec::new();
         for entry in stored {

@@ -160,11 +160,11 @@ pub async fn build(config: Config) -> Result<Running> {
     });
 
     // Packets: the plan follows the cluster, the nodes attach their Pods.
-    let (planned, mut progress) = watch::channel(plan::Applied::default());
+    let (planned, mut progress) = watch::channel(0);
     let follower = Arc::clone(&router);
     tasks.spawn(plan::run(cluster.clone(), config.network.clone(), move |plan| follower.apply(plan), planned));
     tasks.spawn(async move {
-        if progress.wait_for(|applied| applied.epoch > 0).await.is_ok() {
+        if progress.wait_for(|epoch| *epoch > 0).await.is_ok() {
             drop(router_ready);
         }
     });
@@ -290,8 +290,8 @@ fn start_dns(
     let dns = Dns::new(zone, upstreams);
     let (udp, tcp) = (control_plane.sockets(DNS_PORT)?, control_plane.listeners(DNS_PORT)?);
     let server = dns.server(ServerConfig::default(), udp, tcp);
-    let mut progress = dns.applied();
-    tasks.spawn(dns.follow(cluster.clone()));
+    let mut progress = dns.complete();
+    tasks.spawn(dns.follow(&cluster));
     let stop = stopping.clone();
     tasks.spawn(async move {
         if let Err(e) = server.serve(async move { stop.cancelled().await }).await {
@@ -299,7 +299,7 @@ fn start_dns(
         }
     });
     tasks.spawn(async move {
-        if progress.wait_for(|applied| applied.complete).await.is_ok() {
+        if progress.wait_for(|complete| *complete).await.is_ok() {
             drop(ready);
         }
     });

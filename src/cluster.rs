@@ -12,7 +12,7 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 
-pub use informer::{Change, Informer, Mark, ObjectKey, Subscription, Writer};
+pub use informer::{Change, Informer, Mark, ObjectKey, Progress, Subscription, Writer};
 
 /// The informers of every kind that a part of the cluster reads.
 #[derive(Clone)]

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! * [`zone`]: which names are ours. [`records`]: what the objects mean, as an index. [`answer`]: answers, rules D1-D9.
-//! * [`follow`]: keeps the index in step; its [`Applied`] tells how far the answers are.
+//! * [`follow`]: keeps the index in step.
 //! * [`wire`]: messages. [`server`]: sockets. [`forward`]: everybody else's names, with a cache.
 //! * [`metrics`]: counters, with their names. [`events`]: each question, for onlookers.
 //!
@@ -39,7 +39,6 @@ use tokio::sync::watch;
 
 pub use cache::{Key, Said};
 pub use events::{Event, Events};
-pub use follow::Applied;
 pub use forward::{ForwardConfig, Forwarder};
 pub use metrics::Metrics;
 pub use records::Index;
@@ -56,7 +55,7 @@ pub struct Dns {
     pub forwarder: Arc<Forwarder>,
     /// Answers messages, wherever they come from.
     pub responder: Arc<Responder>,
-    applied: watch::Sender<Applied>,
+    complete: watch::Sender<bool>,
 }
 
 impl Dns {
@@ -65,12 +64,12 @@ impl Dns {
         let forwarder = Arc::new(Forwarder::new(forward, Arc::clone(&metrics)));
         let responder =
             Responder::new(Arc::new(zone), Arc::clone(&index), Arc::clone(&forwarder), Arc::clone(&metrics));
-        Self { index, metrics, forwarder, responder: Arc::new(responder), applied: watch::Sender::default() }
+        Self { index, metrics, forwarder, responder: Arc::new(responder), complete: watch::Sender::default() }
     }
 
     /// The task that keeps the answers in step with the cluster; run it once.
-    pub fn follow(&self, cluster: Cluster) -> impl Future<Output = ()> + Send + use<> {
-        follow::follow(cluster, Arc::clone(&self.index), self.applied.clone())
+    pub fn follow(&self, cluster: &Cluster) -> impl Future<Output = ()> + Send + use<> {
+        follow::follow(cluster, Arc::clone(&self.index), self.complete.clone())
     }
 
     /// A server on bound sockets; there can be several.
@@ -78,8 +77,8 @@ impl Dns {
         Server::new(config, Arc::clone(&self.responder), udp, tcp)
     }
 
-    /// How far the answers have come. DNS is ready when `complete` turns true.
-    pub fn applied(&self) -> watch::Receiver<Applied> {
-        self.applied.subscribe()
+    /// Whether everything that existed at the start is in the answers: then DNS is ready.
+    pub fn complete(&self) -> watch::Receiver<bool> {
+        self.complete.subscribe()
     }
 }

@@ -26,7 +26,7 @@ use rustc_hash::FxBuildHasher;
 use crate::config::Network;
 
 pub use compiler::Compiler;
-pub use driver::{Applied, run};
+pub use driver::run;
 pub use service::{Candidates, Endpoint, ListKind, Scope, ServicePort, ServicePortId, SliceRef};
 pub use spec::{PROXY_NAME_LABEL, load_balancer_ips};
 
@@ -172,8 +172,6 @@ fn contains(ranges: &[IpNet], addr: IpAddr) -> bool {
 pub struct Plan {
     /// Grows by one with every plan that differs from the one before.
     pub epoch: u64,
-    /// The highest resourceVersion among the objects that went into it.
-    pub revision: u64,
     ranges: Arc<Ranges>,
     vips: Map<VipKey, Vip>,
     cluster_ips: Map<IpAddr, Arc<str>>,
@@ -186,7 +184,6 @@ impl Plan {
     pub fn empty(network: &Network) -> Self {
         Self {
             epoch: 0,
-            revision: 0,
             ranges: Arc::new(Ranges::of(network)),
             vips: Map::default(),
             cluster_ips: Map::default(),

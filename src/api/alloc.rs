@@ -16,6 +16,8 @@ use crate::config::{NODE_PORT_RANGE, Network};
 /// Label of the IPAddress objects that this allocator answers for, and its value (SC5).
 pub const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
 pub const MANAGER: &str = "ipallocator.k8s.io";
+/// Their label for the family, `IPv4` or `IPv6`.
+pub const FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
 
 /// A thing that is given to one Service at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

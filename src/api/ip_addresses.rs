@@ -6,13 +6,12 @@
 use serde_json::{Value, json};
 
 use super::Api;
-use super::alloc::{MANAGED_BY, MANAGER};
+use super::alloc::{FAMILY, MANAGED_BY, MANAGER};
 use super::kinds::{Info, Strategy};
 use super::managed::{Managers, Writer};
 use super::object::{self, meta_str};
 use crate::store::{Key, Op};
 
-const FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
 const RESOURCE: &str = "ipaddresses.networking.k8s.io";
 /// Whose fields these objects are.
 const FIELD_MANAGER: &str = "kube-apiserver";

@@ -74,10 +74,10 @@ pub fn encode_again(info: &Info, object: Value) -> Encode {
 /// What etcd takes in one request.
 const MOST_BYTES: usize = 1536 * 1024;
 /// A little less than what the parser takes, so that what is stored can always be read.
-const MOST_DEPTH: usize = 120;
+pub const MOST_DEPTH: usize = 120;
 
 /// How deep values are nested in each other.
-fn depth(value: &Value) -> usize {
+pub fn depth(value: &Value) -> usize {
     let below = match value {
         Value::Object(fields) => fields.values().map(depth).max(),
         Value::Array(items) => items.iter().map(depth).max(),

@@ -6,6 +6,7 @@ mod strategic;
 use json_patch::PatchOperation;
 use serde_json::{Map, Value, json};
 
+use super::object;
 use super::schema::Schema;
 use super::status::ApiError;
 
@@ -16,8 +17,6 @@ pub const APPLY: &str = "application/apply-patch+yaml";
 const MOST_OPERATIONS: usize = 10_000;
 /// How many bytes of JSON its copies may add, as in the reference: else each could double the object.
 const MOST_COPIED: usize = 3 * 1024 * 1024;
-/// The deepest that JSON may be to be read again.
-const DEEPEST: usize = 127;
 
 /// The media type of a content type, without its parameters.
 pub fn media_type(content_type: &str) -> &str {
@@ -78,7 +77,7 @@ fn apply_operations(object: &mut Value, operations: &[PatchOperation]) -> Result
         if let Some((path, value)) = source {
             let copy = matches!(operation, PatchOperation::Copy(_));
             copied += if copy { value.to_string().len() } else { 0 };
-            if copied > MOST_COPIED || path.tokens().count() + depth(value) > DEEPEST {
+            if copied > MOST_COPIED || path.tokens().count() + object::depth(value) > object::MOST_DEPTH {
                 return Err(not_possible());
             }
         }
@@ -86,15 +85,6 @@ fn apply_operations(object: &mut Value, operations: &[PatchOperation]) -> Result
         json_patch::patch_unsafe(object, std::slice::from_ref(operation)).map_err(|_| not_possible())?;
     }
     Ok(())
-}
-
-/// How many arrays and objects are in one another.
-fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or_default(),
-        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or_default(),
-        _ => 0,
-    }
 }
 
 fn not_possible() -> ApiError {

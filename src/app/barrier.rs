@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
 use crate::api::barrier::{DataPlane, Overdue};
-use crate::cluster::{Cluster, Mark};
+use crate::cluster::{Cluster, Mark, Progress};
 use crate::store::Store;
 
 /// How far a consequence may be from its cause: a Service gets its load-balancer address, its slices follow, the plan
@@ -26,21 +26,6 @@ pub(crate) struct Barrier {
     cluster: Cluster,
 }
 
-/// Waits for one kind, by its informer and the store's name of its resource.
-macro_rules! each_kind {
-    ($self:ident, |$informer:ident, $resource:ident| $do:expr) => {
-        each_kind!(@ $self, $informer, $resource, $do,
-            services "services", pods "pods", nodes "nodes", namespaces "namespaces", endpoints "endpoints",
-            slices "endpointslices.discovery.k8s.io", service_cidrs "servicecidrs.networking.k8s.io")
-    };
-    (@ $self:ident, $informer:ident, $resource:ident, $do:expr, $($field:ident $name:literal),+) => {
-        $({
-            let ($informer, $resource) = (&$self.cluster.$field, $name);
-            $do
-        })+
-    };
-}
-
 impl Barrier {
     pub(crate) fn new(store: Store, cluster: Cluster) -> Self {
         Self { store, cluster }
@@ -50,13 +35,13 @@ impl Barrier {
     async fn settle(&self, stage: &Mutex<&'static str>) {
         for _ in 0..ROUNDS {
             let before = self.newest();
-            each_kind!(self, |informer, resource| {
+            for (informer, resource) in self.kinds() {
                 *stage.lock() = resource;
                 informer.wait_reached(self.store.newest_of(resource)).await;
-            });
+            }
             *stage.lock() = "controllers, DNS and the router";
             let (mark, gone) = Mark::new();
-            each_kind!(self, |informer, _resource| informer.mark(&mark));
+            self.kinds().iter().for_each(|(informer, _)| informer.mark(&mark));
             drop(mark);
             gone.wait().await;
             if self.newest() == before {
@@ -67,9 +52,20 @@ impl Barrier {
 
     /// The newest revision of the kinds that packets depend on.
     fn newest(&self) -> u64 {
-        let mut newest = 0;
-        each_kind!(self, |_informer, resource| newest = newest.max(self.store.newest_of(resource)));
-        newest
+        self.kinds().iter().map(|(_, resource)| self.store.newest_of(resource)).max().unwrap_or(0)
+    }
+
+    /// The kinds that packets depend on, and the store's names of their resources.
+    fn kinds(&self) -> [(&dyn Progress, &'static str); 7] {
+        [
+            (&self.cluster.services, "services"),
+            (&self.cluster.pods, "pods"),
+            (&self.cluster.nodes, "nodes"),
+            (&self.cluster.namespaces, "namespaces"),
+            (&self.cluster.endpoints, "endpoints"),
+            (&self.cluster.slices, "endpointslices.discovery.k8s.io"),
+            (&self.cluster.service_cidrs, "servicecidrs.networking.k8s.io"),
+        ]
     }
 }
 

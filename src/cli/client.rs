@@ -1,6 +1,6 @@
 //! A client for the cluster of a data directory, with the rights of its owner: one request on one connection.
 //!
-//! kube's own client would bring its readers of kubeconfigs and all the ways to log in, four megabytes of binary.
+//! kube's own client would bring its readers of kubeconfigs and all the ways to log in, three megabytes of binary.
 
 use std::io;
 use std::net::SocketAddr;

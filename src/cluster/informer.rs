@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use kube::{Resource, ResourceExt};
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
@@ -134,17 +135,6 @@ impl<K> Informer<K> {
         let _ = self.synced.clone().wait_for(|synced| *synced).await;
     }
 
-    /// Waits until everything of this kind up to a resourceVersion has been sent to the subscriptions.
-    pub async fn wait_reached(&self, revision: u64) {
-        // As above.
-        let _ = self.reached.clone().wait_for(|reached| *reached >= revision).await;
-    }
-
-    /// Puts a mark into each subscription, behind what has been sent.
-    pub fn mark(&self, mark: &Mark) {
-        self.shared.state.write().publish(|| Change::Marked(mark.clone()));
-    }
-
     pub fn subscribe(&self) -> Subscription<K> {
         let (tx, rx) = mpsc::unbounded_channel();
         let mut state = self.shared.state.write();
@@ -156,6 +146,28 @@ impl<K> Informer<K> {
         }
         state.subscribers.push(tx);
         rx
+    }
+}
+
+/// How far a cache has come, whatever its kind.
+pub trait Progress: Send + Sync {
+    /// Waits until everything of this kind up to a resourceVersion has been sent to the subscriptions.
+    fn wait_reached(&self, revision: u64) -> BoxFuture<'_, ()>;
+    /// Puts a mark into each subscription, behind what has been sent.
+    fn mark(&self, mark: &Mark);
+}
+
+impl<K: Send + Sync> Progress for Informer<K> {
+    fn wait_reached(&self, revision: u64) -> BoxFuture<'_, ()> {
+        let mut now = self.reached.clone();
+        Box::pin(async move {
+            // An error means that the writer is gone, and nothing more will come.
+            let _ = now.wait_for(|reached| *reached >= revision).await;
+        })
+    }
+
+    fn mark(&self, mark: &Mark) {
+        self.shared.state.write().publish(|| Change::Marked(mark.clone()));
     }
 }
 

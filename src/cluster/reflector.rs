@@ -130,7 +130,7 @@ mod tests {
     use kube::client::Body;
     use serde_json::{Value, json};
 
-    use super::super::Informer;
+    use super::super::{Informer, Progress};
     use super::*;
 
     fn event(type_: &str, name: &str, version: &str) -> Value {

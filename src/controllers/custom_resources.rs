@@ -19,8 +19,8 @@ use tracing::warn;
 use super::queue::Queue;
 use super::runner::{Action, Error, Reconcile, is_not_found, run};
 use super::{Kind, Served};
+use crate::api::CLEANUP_FINALIZER;
 
-const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 const WORKERS: usize = 1;
 /// Objects with finalizers take their time; nothing tells when the last one has gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -95,7 +95,7 @@ impl Reconcile for CustomResources {
             return Ok(Action::After(LOOK_AGAIN));
         }
         let kept: Vec<&String> =
-            definition.finalizers().iter().filter(|finalizer| finalizer.as_str() != FINALIZER).collect();
+            definition.finalizers().iter().filter(|finalizer| finalizer.as_str() != CLEANUP_FINALIZER).collect();
         let patch = json!({"metadata": {"resourceVersion": definition.resource_version(), "finalizers": kept}});
         match definitions.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Err(e) if !is_not_found(&e) => Err(Error::api(format!("finalize definition {name}"))(e)),
@@ -105,7 +105,7 @@ impl Reconcile for CustomResources {
 }
 
 fn awaits_us(definition: &CustomResourceDefinition) -> bool {
-    let held = definition.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
+    let held = definition.finalizers().iter().any(|finalizer| finalizer == CLEANUP_FINALIZER);
     definition.metadata.deletion_timestamp.is_some() && held
 }
 

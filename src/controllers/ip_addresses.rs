@@ -18,10 +18,9 @@ use tokio::task::JoinSet;
 
 use super::queue::Queue;
 use super::runner::{Action, Error, Reconcile, is_already_exists, is_not_found, run};
-use crate::api::alloc::{MANAGED_BY, MANAGER};
+use crate::api::alloc::{FAMILY, MANAGED_BY, MANAGER};
 use crate::cluster::{Change, Cluster, Informer, ObjectKey};
 
-const FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
 const WORKERS: usize = 8;
 
 pub(super) struct IpAddressController {

@@ -15,17 +15,6 @@ use crate::cluster::{Change, Cluster, Mark, ObjectKey, Subscription};
 /// Changes taken from a subscription at once.
 const BATCH: usize = 1024;
 
-/// How far the answers have come: the newest resourceVersion of each kind that is in them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// Everything that existed at the start is in.
-    pub complete: bool,
-    pub services: u64,
-    pub slices: u64,
-    pub pods: u64,
-    pub namespaces: u64,
-}
-
 /// A subscription and what has been seen of it.
 struct Feed<K> {
     changes: Subscription<K>,
@@ -75,54 +64,50 @@ impl<K: Resource> Feed<K> {
     }
 }
 
-/// Keeps the index in step with the cluster until the cluster's writers are gone. `applied` tells after each
-/// publication what is in it; its `complete` turns true once and means that DNS is ready.
-pub async fn follow(cluster: Cluster, index: Arc<Index>, applied: watch::Sender<Applied>) {
-    let mut records = Records::default();
+/// Keeps the index in step with the cluster until the cluster's writers are gone. `complete` turns true once everything
+/// that existed at the start is in the answers. The subscriptions begin with the call, not with the first poll, so that
+/// a mark set after it waits.
+pub fn follow(cluster: &Cluster, index: Arc<Index>, complete: watch::Sender<bool>) -> impl Future<Output = ()> + use<> {
     let mut namespaces = Feed::<Namespace>::new(cluster.namespaces.subscribe());
     let mut services = Feed::<Service>::new(cluster.services.subscribe());
     let mut slices = Feed::<EndpointSlice>::new(cluster.slices.subscribe());
     let mut pods = Feed::<Pod>::new(cluster.pods.subscribe());
-    loop {
-        let received = tokio::select! {
-            received = slices.wait() => received,
-            received = services.wait() => received,
-            received = pods.wait() => received,
-            received = namespaces.wait() => received,
-        };
-        if received == 0 {
-            debug!("the cluster's cache is closed, dns answers stay as they are");
-            return;
-        }
-        namespaces.drain(|old, new| match (old, new) {
-            (_, Some(namespace)) => records.set_namespace(namespace),
-            (Some(gone), None) => records.remove_namespace(&gone.name_any()),
-            (None, None) => {}
-        });
-        services.drain(|old, new| match (old, new) {
-            (_, Some(service)) => records.set_service(service),
-            (Some(gone), None) => records.remove_service(&ObjectKey::of(gone)),
-            (None, None) => {}
-        });
-        slices.drain(|old, new| match (old, new) {
-            (_, Some(slice)) => records.set_slice(slice),
-            (Some(gone), None) => records.remove_slice(&ObjectKey::of(gone)),
-            (None, None) => {}
-        });
-        pods.drain(|old, new| records.change_pod(old, new));
-        let now = Applied {
-            complete: namespaces.synced && services.synced && slices.synced && pods.synced,
-            services: services.newest,
-            slices: slices.newest,
-            pods: pods.newest,
-            namespaces: namespaces.newest,
-        };
-        records.complete = now.complete;
-        records.note_revision(now.services.max(now.slices).max(now.pods).max(now.namespaces));
-        index.publish(records.clone());
-        applied.send_replace(now);
-        for marks in [&mut namespaces.marks, &mut services.marks, &mut slices.marks, &mut pods.marks] {
-            marks.clear();
+    async move {
+        let mut records = Records::default();
+        loop {
+            let received = tokio::select! {
+                received = slices.wait() => received,
+                received = services.wait() => received,
+                received = pods.wait() => received,
+                received = namespaces.wait() => received,
+            };
+            if received == 0 {
+                debug!("the cluster's cache is closed, dns answers stay as they are");
+                return;
+            }
+            namespaces.drain(|old, new| match (old, new) {
+                (_, Some(namespace)) => records.set_namespace(namespace),
+                (Some(gone), None) => records.remove_namespace(&gone.name_any()),
+                (None, None) => {}
+            });
+            services.drain(|old, new| match (old, new) {
+                (_, Some(service)) => records.set_service(service),
+                (Some(gone), None) => records.remove_service(&ObjectKey::of(gone)),
+                (None, None) => {}
+            });
+            slices.drain(|old, new| match (old, new) {
+                (_, Some(slice)) => records.set_slice(slice),
+                (Some(gone), None) => records.remove_slice(&ObjectKey::of(gone)),
+                (None, None) => {}
+            });
+            pods.drain(|old, new| records.change_pod(old, new));
+            records.complete = namespaces.synced && services.synced && slices.synced && pods.synced;
+            records.note_revision(services.newest.max(slices.newest).max(pods.newest).max(namespaces.newest));
+            index.publish(records.clone());
+            complete.send_if_modified(|known| std::mem::replace(known, records.complete) != records.complete);
+            for marks in [&mut namespaces.marks, &mut services.marks, &mut slices.marks, &mut pods.marks] {
+                marks.clear();
+            }
         }
     }
 }
@@ -132,26 +117,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cluster::Writers;
+    use crate::cluster::{Progress, Writers};
     use crate::config::Network;
     use crate::dns::answer::{Code, Data, Kind};
-    use crate::dns::fixtures::{namespace, object, pod, service, slice};
+    use crate::dns::fixtures::{namespace, pod, service, slice};
     use crate::dns::zone::Zone;
 
     struct World {
         writers: Writers,
         index: Arc<Index>,
-        applied: watch::Receiver<Applied>,
+        cluster: Cluster,
         _task: tokio::task::JoinSet<()>,
     }
 
     fn start() -> World {
         let (cluster, writers) = Cluster::new();
-        let (index, sender) = (Arc::<Index>::default(), watch::Sender::default());
-        let applied = sender.subscribe();
+        let index = Arc::<Index>::default();
         let mut task = tokio::task::JoinSet::new();
-        task.spawn(follow(cluster, Arc::clone(&index), sender));
-        World { writers, index, applied, _task: task }
+        task.spawn(follow(&cluster, Arc::clone(&index), watch::Sender::default()));
+        World { writers, index, cluster, _task: task }
     }
 
     impl World {
@@ -162,8 +146,15 @@ mod tests {
             self.writers.pods.replace(vec![pod("web-1", &["10.244.1.5"])]);
         }
 
-        async fn wait(&mut self, until: impl FnMut(&Applied) -> bool) -> Applied {
-            *self.applied.wait_for(until).await.expect("the task lives")
+        /// Waits until the answers follow what was written.
+        async fn settled(&self) {
+            let (mark, gone) = Mark::new();
+            let Cluster { namespaces, services, slices, pods, .. } = &self.cluster;
+            for informer in [namespaces as &dyn Progress, services, slices, pods] {
+                informer.mark(&mark);
+            }
+            drop(mark);
+            gone.wait().await;
         }
 
         fn ask(&self, name: &str) -> (Code, Vec<Data>) {
@@ -179,22 +170,22 @@ mod tests {
 
     #[tokio::test]
     async fn dns_is_ready_when_every_kind_has_been_read() {
-        let mut world = start();
+        let world = start();
         world.writers.services.replace(vec![service("web", json!({"clusterIP": "10.96.1.1"}))]);
         world.writers.slices.replace(Vec::new());
         world.writers.pods.replace(Vec::new());
-        assert!(!world.wait(|applied| applied.services == 7).await.complete);
+        world.settled().await;
         assert!(!world.index.load().complete);
         world.writers.namespaces.replace(vec![namespace("default")]);
-        world.wait(|applied| applied.complete).await;
+        world.settled().await;
         assert!(world.index.load().complete);
     }
 
     #[tokio::test]
     async fn every_kind_of_change_reaches_the_answers() {
-        let mut world = start();
+        let world = start();
         world.sync();
-        world.wait(|applied| applied.complete).await;
+        world.settled().await;
         assert_eq!(world.ask("web.default.svc.cluster.local"), (Code::NoError, vec![a(1)]));
         assert_eq!(world.ask("default.svc.cluster.local").0, Code::NoError);
         assert_eq!(world.ask("10-244-1-5.default.pod.cluster.local").0, Code::NoError);
@@ -202,28 +193,21 @@ mod tests {
         let mut changed = service("web", json!({"clusterIP": "None"}));
         changed.metadata.resource_version = Some("8".into());
         world.writers.services.apply(changed);
-        world.wait(|applied| applied.services == 8).await;
+        world.settled().await;
         assert_eq!(world.ask("web.default.svc.cluster.local"), (Code::NoError, vec![]));
 
         let mut endpoints = slice("web-x", "web", json!([]), json!([{"addresses": ["10.96.1.9"]}]));
         endpoints.metadata.resource_version = Some("9".into());
         world.writers.slices.apply(endpoints);
-        let applied = world.wait(|applied| applied.slices == 9).await;
+        world.settled().await;
         assert_eq!(world.ask("web.default.svc.cluster.local"), (Code::NoError, vec![a(9)]));
-        assert_eq!(applied, Applied { complete: true, services: 8, slices: 9, pods: 0, namespaces: 0 });
         assert_eq!(world.index.load().serial, 9);
 
         world.writers.slices.delete(&ObjectKey::new("default", "web-x"));
         world.writers.services.delete(&ObjectKey::new("default", "web"));
         world.writers.pods.delete(&ObjectKey::new("default", "web-1"));
         world.writers.namespaces.delete(&ObjectKey::new("", "default"));
-        // A last change of a known version tells that those before it, or of other kinds, are in too.
-        let mut last = object::<Namespace>(json!({"metadata": {"name": "last", "resourceVersion": "20"}}));
-        world.writers.namespaces.apply(last.clone());
-        world.wait(|applied| applied.namespaces == 20).await;
-        last.metadata.resource_version = Some("21".into());
-        world.writers.namespaces.apply(last);
-        world.wait(|applied| applied.namespaces == 21).await;
+        world.settled().await;
         for name in ["web.default.svc", "10-244-1-5.default.pod", "default.svc"] {
             assert_eq!(world.ask(&format!("{name}.cluster.local")).0, Code::NxDomain, "{name}");
         }

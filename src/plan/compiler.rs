@@ -8,7 +8,6 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::service::{Hinted, Lists, ServicePort, ServicePortId, SliceRef};
@@ -75,7 +74,6 @@ impl Compiler {
     }
 
     pub fn service_applied(&mut self, service: &Service) {
-        self.saw(&service.metadata);
         let key = ObjectKey::of(service);
         self.services.entry(key.clone()).or_default().spec = Spec::of(service);
         self.dirty.insert(key);
@@ -90,7 +88,6 @@ impl Compiler {
     }
 
     pub fn slice_applied(&mut self, slice: &EndpointSlice) {
-        self.saw(&slice.metadata);
         let key = ObjectKey::of(slice);
         let owner = spec::owner(slice);
         if self.slice_owners.get(&key) != owner.as_ref() {
@@ -112,7 +109,6 @@ impl Compiler {
     }
 
     pub fn node_applied(&mut self, node: &Node) {
-        self.saw(&node.metadata);
         let info = spec::node(node, &mut self.names);
         if self.next.node(&info.name).map(|known| &**known) != Some(&info) {
             self.next.nodes.insert(Arc::clone(&info.name), Arc::new(info));
@@ -126,7 +122,6 @@ impl Compiler {
 
     /// Addresses of every ServiceCIDR are Services', allocated or not (rule SC3).
     pub fn service_cidr_applied(&mut self, cidr: &ServiceCIDR) {
-        self.saw(&cidr.metadata);
         let cidrs = cidr.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());
         let nets = cidrs.filter_map(|cidr| cidr.parse().ok()).collect();
         self.cidrs.insert(cidr.metadata.name.clone().unwrap_or_default(), nets);
@@ -160,14 +155,8 @@ impl Compiler {
             self.changed = false;
             self.next.epoch += 1;
             self.plan = Arc::new(self.next.clone());
-        } else if self.next.revision != self.plan.revision {
-            self.plan = Arc::new(self.next.clone());
         }
         Arc::clone(&self.plan)
-    }
-
-    fn saw(&mut self, metadata: &ObjectMeta) {
-        self.next.revision = self.next.revision.max(spec::revision(metadata));
     }
 
     fn compile(&mut self, key: &ObjectKey) {

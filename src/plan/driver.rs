@@ -12,21 +12,12 @@ use super::{Compiler, Plan};
 use crate::cluster::{Change, Cluster, Mark, ObjectKey, Subscription};
 use crate::config::Network;
 
-/// What the data plane follows already: every packet read after this was published is decided by that plan or a
-/// later one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Applied {
-    /// Zero until the first plan, which waits until Services, slices, Nodes and ServiceCIDRs are complete.
-    pub epoch: u64,
-    /// The highest resourceVersion that the plan rests on.
-    pub revision: u64,
-}
-
 /// Runs until the cache's writers are gone.
 ///
-/// `apply` must return only when the data plane follows the plan; then `applied` is set. Changes that are queued
-/// together become one plan, so a burst costs one swap, and a single change waits for nothing.
-pub async fn run(cluster: Cluster, network: Network, apply: impl Fn(Arc<Plan>), applied: watch::Sender<Applied>) {
+/// `apply` must return only when the data plane follows the plan; then `applied` tells the plan's epoch: 0 until the
+/// first, which waits until Services, slices, Nodes and ServiceCIDRs are complete. Changes that are queued together
+/// become one plan, so a burst costs one swap, and a single change waits for nothing.
+pub async fn run(cluster: Cluster, network: Network, apply: impl Fn(Arc<Plan>), applied: watch::Sender<u64>) {
     let mut services = Feed::new(cluster.services.subscribe());
     let mut slices = Feed::new(cluster.slices.subscribe());
     let mut nodes = Feed::new(cluster.nodes.subscribe());
@@ -50,13 +41,11 @@ pub async fn run(cluster: Cluster, network: Network, apply: impl Fn(Arc<Plan>), 
             continue;
         }
         let plan = compiler.plan();
-        let now = Applied { epoch: plan.epoch, revision: plan.revision };
-        if now.epoch != applied.borrow().epoch {
-            debug!(epoch = plan.epoch, revision = plan.revision, "new plan");
+        let epoch = plan.epoch;
+        if epoch != *applied.borrow() {
+            debug!(epoch, "new plan");
             apply(plan);
-        }
-        if *applied.borrow() != now {
-            applied.send_replace(now);
+            applied.send_replace(epoch);
         }
         for marks in [&mut services.marks, &mut slices.marks, &mut nodes.marks, &mut cidrs.marks] {
             marks.clear();

@@ -67,7 +67,7 @@ async fn json_patch_has_bounds() {
             .map(|i| json!({"op": "add", "path": format!("/metadata{}", "/x".repeat(i)), "value": {}}))
             .collect()
     };
-    world.json_patch(&path, json!(deep(125))).await.ok();
+    world.json_patch(&path, json!(deep(115))).await.ok();
     world.json_patch(&path, json!(deep(300))).await.refused(422, "Invalid");
     let test = json!({"op": "test", "path": "/metadata/name", "value": "a"});
     world.json_patch(&path, json!(vec![&test; 10_000])).await.ok();

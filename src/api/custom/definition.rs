@@ -20,8 +20,10 @@ use crate::api::schema::builtin::{self, Definitions};
 use crate::api::schema::{self, Schema};
 use crate::api::status::{About, ApiError};
 
+/// The resource as the store knows it.
+pub const RESOURCE: &str = "customresourcedefinitions.apiextensions.k8s.io";
 /// Holds a definition that is being deleted until its objects are gone.
-const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+pub const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 const COLUMNS: &[Column] = &[NAME, column("Created At", "The time at which the definition was created")];
 const KIND: &str = "CustomResourceDefinition";

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
+use super::definition::RESOURCE;
 use crate::api::kinds::Context;
 use crate::api::status::ApiError;
 use crate::store::Scope;
@@ -79,7 +80,7 @@ struct Taken {
 impl Taken {
     fn of_group(ctx: &Context, group: &str) -> Self {
         let mut taken = Self::default();
-        for entry in ctx.store.list(&Scope::all("customresourcedefinitions.apiextensions.k8s.io")).items {
+        for entry in ctx.store.list(&Scope::all(RESOURCE)).items {
             let Ok(other) = serde_json::from_slice::<CustomResourceDefinition>(&entry.value) else { continue };
             let Some(names) = other.status.and_then(|status| status.accepted_names) else { continue };
             if other.spec.group == group {

@@ -5,8 +5,8 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use super::checks::{check_selector, forget_zero, format_selector, selects, text, to_value};
-use super::template::{self, CONTAINERS, IMAGES, container_cells};
-use super::{AGE, Context, Info, NAME, Part, age_cell, column, name_cell, wide};
+use super::template::{self, CONTAINERS, IMAGES, SELECTOR, container_cells};
+use super::{AGE, Context, Info, NAME, Part, age_cell, column, name_cell};
 use crate::api::causes::Causes;
 use crate::api::status::ApiError;
 use crate::api::table::human_duration;
@@ -42,10 +42,7 @@ impl super::Kind for Kind {
             AGE,
             CONTAINERS,
             IMAGES,
-            wide(
-                "Selector",
-                "A label query over pods that should match the pod count. Normally, the system sets this field for you. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors",
-            ),
+            SELECTOR,
         ],
         ..Info::DEFAULT
     };

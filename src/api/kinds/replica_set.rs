@@ -104,7 +104,7 @@ fn check(spec: &ReplicaSetSpec, causes: &mut Causes) {
     template::check_endless(&template, "ReplicaSet", causes);
 }
 
-fn check_status(status: &ReplicaSetStatus, causes: &mut Causes) {
+pub(super) fn check_status(status: &ReplicaSetStatus, causes: &mut Causes) {
     causes.non_negative("status.observedGeneration", status.observed_generation);
     let counts = [
         ("fullyLabeledReplicas", status.fully_labeled_replicas),

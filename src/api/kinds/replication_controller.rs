@@ -1,5 +1,6 @@
 //! ReplicationController: kept and checked; there is no controller for it, ReplicaSet is what took its place.
 
+use k8s_openapi::api::apps::v1::ReplicaSetStatus;
 use k8s_openapi::api::core::v1::{ReplicationController, ReplicationControllerSpec, ReplicationControllerStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::jiff::Timestamp;
@@ -7,7 +8,7 @@ use serde_json::Value;
 
 use super::checks::{forget_zero, format_selector};
 use super::template::{self, CONTAINERS, IMAGES, container_cells};
-use super::{AGE, Context, Info, NAME, Part, ScalePaths, age_cell, integer, name_cell, wide};
+use super::{AGE, Context, Info, NAME, Part, ScalePaths, age_cell, integer, name_cell, replica_set, wide};
 use crate::api::causes::Causes;
 use crate::api::status::ApiError;
 
@@ -86,15 +87,7 @@ impl super::Kind for Kind {
         causes: &mut Causes,
     ) {
         if part == Part::Status {
-            let status = new.status.clone().unwrap_or_default();
-            let counts = [
-                ("fullyLabeledReplicas", status.fully_labeled_replicas),
-                ("readyReplicas", status.ready_replicas),
-                ("availableReplicas", status.available_replicas),
-            ];
-            causes.non_negative("status.observedGeneration", status.observed_generation);
-            template::check_status_counts(Some(status.replicas), &counts, causes);
-            template::check_available(status.available_replicas, status.ready_replicas, causes);
+            replica_set::check_status(&counts_of(new.status.clone().unwrap_or_default()), causes);
             return;
         }
         check(new.spec.get_or_insert_default(), causes);
@@ -114,6 +107,26 @@ impl super::Kind for Kind {
             images,
             format_selector(Some(&selector_of(&spec))).into(),
         ]
+    }
+}
+
+/// A ReplicationController counts as a ReplicaSet does, and in the reference it is one inside.
+fn counts_of(status: ReplicationControllerStatus) -> ReplicaSetStatus {
+    let ReplicationControllerStatus {
+        replicas,
+        fully_labeled_replicas,
+        ready_replicas,
+        available_replicas,
+        observed_generation,
+        ..
+    } = status;
+    ReplicaSetStatus {
+        replicas,
+        fully_labeled_replicas,
+        ready_replicas,
+        available_replicas,
+        observed_generation,
+        ..ReplicaSetStatus::default()
     }
 }
 

@@ -10,6 +10,12 @@ use super::{Column, wide};
 use crate::api::causes::Causes;
 use crate::api::names::{check_labels, qualified_name_errors};
 
+/// The last column of the kinds whose selector the system makes.
+pub(super) const SELECTOR: Column = wide(
+    "Selector",
+    "A label query over pods that should match the pod count. Normally, the system sets this field for you. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors",
+);
+
 pub(super) const CONTAINERS: Column = wide("Containers", "Names of each container in the template.");
 pub(super) const IMAGES: Column = wide("Images", "Images referenced by each container in the template.");
 const MISMATCH: &str = "`selector` does not match template `labels`";

@@ -13,17 +13,21 @@ use crate::node::probe::{Finding, Target, attempt};
 const LONGEST: Duration = Duration::from_secs(300);
 
 impl Worker {
+    /// What probes and hooks of a running container act on.
+    pub(super) fn target(&self, index: usize) -> Option<Target> {
+        let slot = &self.slots[index];
+        Some(Target {
+            node: Arc::clone(&self.node),
+            container: Arc::clone(&slot.container),
+            inside: slot.active.as_ref()?.started.inside.clone(),
+            address: self.pod_ips.first()?.parse().ok()?,
+        })
+    }
+
     /// Runs a hook beside everything else. A preStop hook has a deadline, and reports when it is over, however it went.
     pub(super) fn run_hook(&self, index: usize, hook: LifecycleHandler, deadline: Option<Instant>) {
         let slot = &self.slots[index];
-        let Some(active) = &slot.active else { return };
-        let Some(address) = self.pod_ips.first().and_then(|ip| ip.parse().ok()) else { return };
-        let target = Target {
-            node: Arc::clone(&self.node),
-            container: Arc::clone(&slot.container),
-            inside: active.started.inside.clone(),
-            address,
-        };
+        let Some(target) = self.target(index) else { return };
         let (sender, run) = (self.sender.clone(), slot.run);
         let (events, pod) = (Arc::clone(&self.node.shared.events), Arc::clone(&self.pod));
         tokio::spawn(async move {

@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::super::container::{self, StartError};
 use super::super::init::START_ERROR;
-use super::super::probe::{self, Kind, Target};
+use super::super::probe::{self, Kind};
 use super::super::sandbox::Sandbox;
 use super::super::slot::Active;
 use super::super::status::Phase;
@@ -205,15 +205,9 @@ impl Worker {
     }
 
     pub(super) fn begin_probe(&mut self, index: usize, kind: Kind, probe: &Probe) {
-        let Some(address) = self.pod_ips.first().and_then(|ip| ip.parse().ok()) else { return };
+        let Some(target) = self.target(index) else { return };
         let slot = &mut self.slots[index];
         let Some(active) = &mut slot.active else { return };
-        let target = Target {
-            node: Arc::clone(&self.node),
-            container: Arc::clone(&slot.container),
-            inside: active.started.inside.clone(),
-            address,
-        };
         let (sender, run) = (self.sender.clone(), slot.run);
         let report = move |report| {
             let _ = sender.send(News::Probed { slot: index, run, kind, report });
