@@ -25,7 +25,9 @@ mod fixtures;
 pub mod follow;
 pub mod forward;
 mod health;
+pub mod lookup;
 pub mod metrics;
+mod prepared;
 pub mod records;
 pub mod server;
 pub mod wire;
@@ -38,18 +40,19 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use cache::{Key, Said};
-pub use events::{Event, Events};
-pub use forward::{ForwardConfig, Forwarder};
-pub use metrics::Metrics;
+pub use events::{Event, Events, Facts, Reader, Source};
+pub use forward::{ForwardConfig, Forwarder, RESOLV_CONF};
+pub use metrics::{Metrics, Reading};
 pub use records::Index;
 pub use server::{Responder, Server, ServerConfig};
-pub use wire::Transport;
+pub use wire::{Transport, domain};
 pub use zone::Zone;
 
 use crate::cluster::Cluster;
 
 /// The parts of cluster DNS, wired.
 pub struct Dns {
+    zone: Arc<Zone>,
     pub index: Arc<Index>,
     pub metrics: Arc<Metrics>,
     pub forwarder: Arc<Forwarder>,
@@ -60,16 +63,21 @@ pub struct Dns {
 
 impl Dns {
     pub fn new(zone: Zone, forward: ForwardConfig) -> Self {
-        let (index, metrics) = (Arc::<Index>::default(), Arc::<Metrics>::default());
+        let (zone, index, metrics) = (Arc::new(zone), Arc::<Index>::default(), Arc::<Metrics>::default());
         let forwarder = Arc::new(Forwarder::new(forward, Arc::clone(&metrics)));
         let responder =
-            Responder::new(Arc::new(zone), Arc::clone(&index), Arc::clone(&forwarder), Arc::clone(&metrics));
-        Self { index, metrics, forwarder, responder: Arc::new(responder), complete: watch::Sender::default() }
+            Responder::new(Arc::clone(&zone), Arc::clone(&index), Arc::clone(&forwarder), Arc::clone(&metrics));
+        Self { zone, index, metrics, forwarder, responder: Arc::new(responder), complete: watch::Sender::default() }
     }
 
     /// The task that keeps the answers in step with the cluster; run it once.
     pub fn follow(&self, cluster: &Cluster) -> impl Future<Output = ()> + Send + use<> {
         follow::follow(cluster, Arc::clone(&self.index), self.complete.clone())
+    }
+
+    /// Every metric: its name, its labels and what it says.
+    pub fn visit_metrics(&self, see: impl FnMut(&'static str, &[(&'static str, &str)], Reading)) {
+        self.metrics.visit(&self.forwarder.upstreams(), see);
     }
 
     /// A server on bound sockets; there can be several.

@@ -10,20 +10,27 @@
 //! * A question never takes longer than [`Timing::deadline`], and an upstream known to be silent costs no time
 //!   ([`super::health`]): offline, the answer is a prompt failure with its reason.
 //! * A bounded cache ([`super::cache`]), and a bounded number of questions on their way.
-//! * Nothing of the cluster's gets here: the server asks [`super::zone::Zone`] first, and upstream addresses that lie in
-//!   the cluster are left out, since questions would come back.
+//! * Equal questions at one time are one question to the upstreams.
+//! * Nothing of the cluster's gets here: the server asks [`super::zone::Zone`] first. No question may come back: upstream
+//!   addresses that are this server's own are left out, and a question with a name of chance that is sent along with an
+//!   upstream's first one finds those that lead back here in the end ([`Forwarder::is_own_probe`]).
+//! * Replies are believed from the address that was asked, to a port of chance, with the number and the question that was
+//!   sent.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use futures::StreamExt;
+use futures::future::{BoxFuture, Shared, WeakShared};
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::Name;
+use hickory_proto::rr::{Name, RecordType};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
@@ -33,13 +40,15 @@ use tracing::{debug, info, warn};
 
 use super::cache::{CAPACITY, Cache, Key, Said};
 use super::health::Health;
-use super::metrics::{Metrics, count};
+use super::metrics::{Metrics, UpstreamState, count};
 use super::wire::UDP_PAYLOAD;
 use super::zone::{Zone, below};
 
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Questions on their way at once; more fail at once. Each holds a socket.
 const IN_FLIGHT: usize = 256;
+/// Clients that wait for them; more are refused at once.
+const WAITING: usize = 4096;
 
 /// Where to send what.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +68,7 @@ pub struct ForwardConfig {
 pub struct HostResolvers {
     path: PathBuf,
     zone: Zone,
+    own: Vec<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -76,37 +86,57 @@ impl Default for Timing {
 }
 
 impl ForwardConfig {
-    /// The resolvers given (`--dns-upstream`), or else those of the host's `resolv.conf`, less those inside the
-    /// cluster. A missing or unreadable file means that there are none.
-    pub fn new(given: &[SocketAddr], resolv_conf: &Path, zone: &Zone) -> Self {
-        if given.is_empty() {
-            let host = HostResolvers { path: resolv_conf.to_owned(), zone: zone.clone() };
-            let upstreams = host.read();
-            return Self { upstreams, host: Some(host), ..Self::default() };
+    /// The resolvers given (`--dns-upstream`), or else those of the host's `resolv.conf`, and those of stub domains
+    /// (`--dns-stub`), less those inside the cluster and those at `own`, where this very server listens on the host. A
+    /// missing or unreadable file means that there are none.
+    pub fn new(
+        given: &[SocketAddr],
+        stubs: &[(String, SocketAddr)],
+        resolv_conf: &Path,
+        zone: &Zone,
+        own: &[SocketAddr],
+    ) -> Self {
+        let host = HostResolvers { path: resolv_conf.to_owned(), zone: zone.clone(), own: own.to_vec() };
+        let mut by_domain: Vec<(String, Vec<SocketAddr>)> = Vec::new();
+        for (domain, address) in stubs {
+            match by_domain.iter_mut().find(|(known, _)| known == domain) {
+                Some((_, addresses)) => addresses.push(*address),
+                None => by_domain.push((domain.clone(), vec![*address])),
+            }
         }
-        Self { upstreams: outside(given.to_vec(), zone), ..Self::default() }
+        let stubs = by_domain.into_iter().map(|(domain, addresses)| (domain, host.usable(addresses))).collect();
+        let upstreams = if given.is_empty() { host.read() } else { host.usable(given.to_vec()) };
+        Self { upstreams, stubs, host: given.is_empty().then_some(host), ..Self::default() }
     }
 }
 
 impl HostResolvers {
     fn read(&self) -> Vec<SocketAddr> {
         match std::fs::read(&self.path) {
-            Ok(text) => outside(nameservers(&text), &self.zone),
+            Ok(text) => self.usable(nameservers(&text)),
             Err(e) => {
                 warn!(path = %self.path.display(), error = %e, "no resolvers for names outside the cluster");
                 Vec::new()
             }
         }
     }
+
+    /// The resolvers that are not the cluster's own.
+    fn usable(&self, found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let own =
+            |address: &SocketAddr| self.zone.contains(address.ip()) || self.own.iter().any(|own| same(*own, *address));
+        let (inside, outside): (Vec<_>, Vec<_>) = found.into_iter().partition(own);
+        if !inside.is_empty() {
+            warn!(?inside, "resolvers that are this very DNS, or inside the cluster's own ranges, are left out");
+        }
+        outside
+    }
 }
 
-/// The resolvers that are not the cluster's own.
-fn outside(found: Vec<SocketAddr>, zone: &Zone) -> Vec<SocketAddr> {
-    let (inside, outside): (Vec<_>, Vec<_>) = found.into_iter().partition(|address| zone.contains(address.ip()));
-    if !inside.is_empty() {
-        warn!(?inside, "resolvers inside the cluster's own ranges are left out; give others with --dns-upstream");
-    }
-    outside
+/// Whether a question sent to `address` comes to a socket bound to `own`.
+fn same(own: SocketAddr, address: SocketAddr) -> bool {
+    let here = own.ip() == address.ip() || own.ip().is_unspecified() && address.ip().is_loopback();
+    here && own.port() == address.port()
 }
 
 /// The resolvers of a `resolv.conf`.
@@ -140,11 +170,19 @@ pub enum ForwardError {
     Silent(String),
     #[error("too many questions about names outside the cluster at once")]
     Busy,
+    #[error("the question has come back: a resolver that this DNS asks, asks this DNS")]
+    Loop,
 }
 
 struct Upstream {
     address: SocketAddr,
     health: Mutex<Health>,
+    /// Whether the question that finds loops has been sent.
+    probed: AtomicBool,
+    /// It leads back here: left alone from then on.
+    looping: AtomicBool,
+    questions: AtomicU64,
+    failures: AtomicU64,
 }
 
 type Upstreams = Vec<Arc<Upstream>>;
@@ -165,8 +203,15 @@ pub struct Forwarder {
     timing: Timing,
     cache: Mutex<Cache>,
     slots: Semaphore,
+    waiting: Semaphore,
+    /// Questions on their way.
+    asked: Mutex<HashMap<Key, WeakShared<Exchange>>>,
+    /// The domain of the questions that find loops: nobody else can know it.
+    probe: String,
     metrics: Arc<Metrics>,
 }
+
+type Exchange = BoxFuture<'static, Result<Said, ForwardError>>;
 
 impl Forwarder {
     pub fn new(config: ForwardConfig, metrics: Arc<Metrics>) -> Self {
@@ -183,15 +228,43 @@ impl Forwarder {
             timing: config.timing,
             cache: Mutex::new(Cache::new(CAPACITY)),
             slots: Semaphore::new(IN_FLIGHT),
+            waiting: Semaphore::new(WAITING),
+            asked: Mutex::default(),
+            probe: format!("{:016x}.{:016x}", rand::random::<u64>(), rand::random::<u64>()),
             metrics,
         }
     }
 
-    /// The upstreams, with whether each counts as down.
-    pub fn upstreams(&self) -> Vec<(SocketAddr, bool)> {
+    /// What is known of each upstream.
+    pub fn upstreams(&self) -> Vec<UpstreamState> {
+        let (mut states, general) = (Vec::<UpstreamState>::new(), self.general.load());
+        for upstream in self.stubs.iter().flat_map(|stub| &stub.upstreams).chain(general.iter()) {
+            let state = upstream.state();
+            // One may serve several domains.
+            match states.iter_mut().find(|known| known.address == state.address) {
+                Some(known) => {
+                    known.up |= state.up;
+                    known.questions += state.questions;
+                    known.failures += state.failures;
+                }
+                None => states.push(state),
+            }
+        }
+        states
+    }
+
+    /// Whether this is a question of this forwarder's own, which has come back from an upstream by whatever way: then
+    /// that upstream is not asked again.
+    pub fn is_own_probe(&self, name: &str) -> bool {
+        let Some(rest) = below(name, &self.probe) else { return false };
         let general = self.general.load();
         let all = self.stubs.iter().flat_map(|stub| &stub.upstreams).chain(general.iter());
-        all.map(|upstream| (upstream.address, upstream.health.lock().is_down())).collect()
+        for upstream in all.filter(|upstream| upstream.label() == rest) {
+            if !upstream.looping.swap(true, Relaxed) {
+                warn!(upstream = %upstream.address, "this resolver asks the cluster's DNS what it is asked by it, and is left out: give others with --dns-upstream");
+            }
+        }
+        true
     }
 
     /// Takes up a change of the host's resolvers; those that stay keep what is known of their health.
@@ -219,7 +292,30 @@ impl Forwarder {
     }
 
     /// Asks the upstreams, and keeps what they say. `name` is that of the key.
-    pub async fn ask(&self, key: Key, name: Name) -> Result<Said, ForwardError> {
+    pub async fn ask(self: &Arc<Self>, key: Key, name: Name) -> Result<Said, ForwardError> {
+        let _waiting = self.waiting.try_acquire().map_err(|_| ForwardError::Busy)?;
+        let exchange = self.exchange(&key, name);
+        let said = exchange.await;
+        // Whoever comes now asks anew, or finds the answer in the cache.
+        self.asked.lock().remove(&key);
+        said
+    }
+
+    /// The exchange that answers this question: the one that is on its way, or a new one.
+    fn exchange(self: &Arc<Self>, key: &Key, name: Name) -> Shared<Exchange> {
+        let mut asked = self.asked.lock();
+        if let Some(exchange) = asked.get(key).and_then(WeakShared::upgrade) {
+            return exchange;
+        }
+        let (this, own) = (Arc::clone(self), key.clone());
+        let exchange = async move { this.ask_and_keep(own, name).await }.boxed().shared();
+        if let Some(weak) = exchange.downgrade() {
+            asked.insert(key.clone(), weak);
+        }
+        exchange
+    }
+
+    async fn ask_and_keep(&self, key: Key, name: Name) -> Result<Said, ForwardError> {
         let said = self.ask_upstreams(&key, name).await;
         match &said {
             Ok(said) => self.cache.lock().put(key, said.clone(), Instant::now()),
@@ -243,7 +339,11 @@ impl Forwarder {
         }
         let _slot = self.slots.try_acquire().map_err(|_| ForwardError::Busy)?;
         let now = Instant::now();
-        let usable: Vec<_> = upstreams.iter().filter(|upstream| upstream.health.lock().try_ask(now)).collect();
+        let sound: Vec<_> = upstreams.iter().filter(|upstream| !upstream.looping.load(Relaxed)).collect();
+        if sound.is_empty() {
+            return Err(ForwardError::Loop);
+        }
+        let usable: Vec<_> = sound.into_iter().filter(|upstream| upstream.health.lock().try_ask(now)).collect();
         if usable.is_empty() {
             let down: Vec<_> = upstreams.iter().map(|upstream| upstream.address.to_string()).collect();
             return Err(ForwardError::Silent(format!("{} did not a moment ago", down.join(", "))));
@@ -260,6 +360,9 @@ impl Forwarder {
         let mut failures = Vec::new();
         loop {
             if let Some(upstream) = waiting.next() {
+                if !upstream.probed.swap(true, Relaxed) {
+                    upstream.probe(&self.probe).await;
+                }
                 running.push(upstream.exchange(asked, self.timing.patience, end));
             }
             let head_start = Instant::now() + self.timing.patience;
@@ -302,8 +405,19 @@ impl Asked<'_> {
     }
 }
 
+/// A socket of its own for each question: its port is as hard to guess as the message's number.
+async fn socket_to(address: SocketAddr) -> io::Result<UdpSocket> {
+    let any = match address.ip() {
+        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(address).await?;
+    Ok(socket)
+}
+
 /// The reply to a message, if that is what the bytes are.
-fn reply_to(message: &Message, bytes: &[u8]) -> Option<Message> {
+pub(super) fn reply_to(message: &Message, bytes: &[u8]) -> Option<Message> {
     let reply = Message::from_vec(bytes).ok()?;
     let fits = reply.metadata.message_type == MessageType::Response
         && reply.metadata.id == message.metadata.id
@@ -325,6 +439,7 @@ impl Drop for Wait<'_> {
     fn drop(&mut self) {
         let now = Instant::now();
         if !self.over && now >= self.start + self.patience {
+            count(&self.upstream.failures);
             self.upstream.health.lock().silent(self.start, now);
         }
     }
@@ -332,11 +447,45 @@ impl Drop for Wait<'_> {
 
 impl Upstream {
     fn new(address: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { address, health: Mutex::default() })
+        Arc::new(Self {
+            address,
+            health: Mutex::default(),
+            probed: AtomicBool::default(),
+            looping: AtomicBool::default(),
+            questions: AtomicU64::default(),
+            failures: AtomicU64::default(),
+        })
+    }
+
+    fn state(&self) -> UpstreamState {
+        UpstreamState {
+            address: self.address,
+            up: !self.health.lock().is_down() && !self.looping.load(Relaxed),
+            questions: self.questions.load(Relaxed),
+            failures: self.failures.load(Relaxed),
+        }
+    }
+
+    /// The address as a label.
+    fn label(&self) -> String {
+        format!("at-{}", self.address.to_string().replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
+    }
+
+    /// Sends the question that finds a loop. Nobody waits for the reply; a failure is of no interest, since questions that
+    /// matter follow.
+    async fn probe(&self, domain: &str) {
+        let Ok(name) = Name::from_ascii(format!("{}.{domain}.", self.label())) else { return };
+        let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = true;
+        message.add_query(Query::query(name, RecordType::HINFO));
+        if let (Ok(bytes), Ok(socket)) = (message.to_vec(), socket_to(self.address).await) {
+            let _ = socket.send(&bytes).await;
+        }
     }
 
     /// Asks until `end`. The error says what happened, with the address.
     async fn exchange(&self, asked: &Asked<'_>, patience: Duration, end: Instant) -> Result<Said, String> {
+        count(&self.questions);
         let mut wait = Wait { upstream: self, start: Instant::now(), patience, over: false };
         let mut result = self.over_udp(&asked.message(true), patience, end).await;
         if let Ok(reply) = &result
@@ -351,25 +500,25 @@ impl Upstream {
             Ok(reply) => {
                 self.health.lock().answered(Instant::now());
                 Ok(Said {
+                    by: self.address,
                     code: reply.metadata.response_code,
                     authentic: reply.metadata.authentic_data,
                     answers: reply.answers,
                     authority: reply.authorities,
                 })
             }
-            Err(e) => Err(format!("{}: {e}", self.address)),
+            Err(e) => {
+                if wait.over {
+                    count(&self.failures);
+                }
+                Err(format!("{}: {e}", self.address))
+            }
         }
     }
 
     async fn over_udp(&self, message: &Message, patience: Duration, end: Instant) -> io::Result<Message> {
         let bytes = message.to_vec().map_err(io::Error::other)?;
-        let any = match self.address.ip() {
-            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
-        };
-        // A socket for each question: its port is as hard to guess as the message's number.
-        let socket = UdpSocket::bind((any, 0)).await?;
-        socket.connect(self.address).await?;
+        let socket = socket_to(self.address).await?;
         let mut buffer = vec![0; usize::from(UDP_PAYLOAD)];
         loop {
             socket.send(&bytes).await?;

@@ -95,6 +95,11 @@ impl Zone {
         self.ranges.iter().any(|range| range.contains(&address))
     }
 
+    /// Whether a name, in small letters, is answered by the cluster alone.
+    pub fn owns(&self, name: &str) -> bool {
+        self.place(name) != Place::Outside
+    }
+
     pub fn place<'a>(&self, name: &'a str) -> Place<'a> {
         if let Some(rest) = below(name, &self.domain) {
             return Place::Domain(rest);
