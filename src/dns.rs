@@ -4,18 +4,19 @@
 //! cluster::Cluster ──changes──> follow ──publishes──> records::Index
 //!                                                          │ load, without a lock
 //! sockets ──message──> server ──question──> wire ──name──> answer (pure) ──plain data──> wire ──reply──> sockets
-//!                         └──names of others──> cache, forward ──> the host's resolvers
+//!                       │  └──asked a moment ago──> prepared ──────────────────────────────reply──────────┘
+//!                       └──names of others──> cache, forward ──> the host's resolvers
 //! ```
 //!
 //! * [`zone`]: which names are ours. [`records`]: what the objects mean, as an index. [`answer`]: answers, rules D1-D9.
 //! * [`follow`]: keeps the index in step.
 //! * [`wire`]: messages. [`server`]: sockets. [`forward`]: everybody else's names, with a cache.
-//! * [`metrics`]: counters, with their names. [`events`]: each question, for onlookers.
+//! * [`metrics`]: counters, with their names. [`events`]: each question, for onlookers. [`lookup`]: a Pod's look-up, step by
+//!   step.
 //!
 //! A change is in the answers as soon as the informer cache has delivered it. Records about the cluster live 5 seconds
-//! with the clients. Left out, compared with CoreDNS: its plug-ins but `kubernetes`, `forward` and `cache`; zone
-//! transfers (refused); wildcards in names (gone there as well since 1.10); Pod names for addresses without a Pod
-//! (`pods insecure`), which would answer for Pods that are gone.
+//! with the clients. `docs/dns.md` tells people what is answered, and what is left out compared with CoreDNS: Pod names for
+//! addresses without a Pod (`pods insecure`), say, which would answer for Pods that are gone.
 
 pub mod answer;
 mod cache;

@@ -255,10 +255,10 @@ fn why_not(zone: &Zone, records: &Records, name: &str, code: ResponseCode) -> Op
     };
     let labels: Vec<&str> = rest.split('.').collect();
     let (kind, labels) = labels.split_last()?;
-    let (namespace, labels) = labels.split_last()?;
     if !matches!(*kind, "svc" | "pod") {
         return denied.then(|| format!("names of the cluster end in svc.{0} or pod.{0}", zone.domain()));
     }
+    let (namespace, labels) = labels.split_last()?;
     if !records.namespaces.contains_key(*namespace) {
         return Some(format!("there is no Namespace {namespace}"));
     }
