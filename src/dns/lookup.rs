@@ -18,6 +18,7 @@ use super::Dns;
 use super::answer::Cause;
 use super::events::code_name;
 use super::records::{Records, ServiceKind};
+use super::wire::{full_name, to_text};
 use super::zone::{Place, Reverse, Zone};
 
 /// The most searches that `ndots` can ask for, as in glibc.
@@ -76,6 +77,8 @@ pub struct Outcome {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     pub seconds: f64,
+    #[serde(skip)]
+    found: bool,
 }
 
 /// What cannot be looked up.
@@ -117,7 +120,7 @@ impl Question {
         if types.is_empty() {
             types = vec![RecordType::A, RecordType::AAAA];
         }
-        if name.is_empty() || full(name.trim_end_matches('.')).is_none() {
+        if full_name(&name).is_none() {
             return Err(BadQuestion::Name(name));
         }
         Ok(Self { name, types })
@@ -172,7 +175,7 @@ impl Dns {
             let mut step = Step { name, search, answers: Vec::new() };
             for record_type in &question.types {
                 let outcome = self.ask(&step.name, *record_type).await;
-                lookup.found |= outcome.is_found();
+                lookup.found |= outcome.found;
                 step.answers.push(outcome);
             }
             lookup.steps.push(step);
@@ -194,8 +197,9 @@ impl Dns {
             objects: Vec::new(),
             message: None,
             seconds: 0.0,
+            found: false,
         };
-        let Some(name) = full(name.trim_end_matches('.')) else {
+        let Some(name) = full_name(name) else {
             outcome.message = Some("the name is too long to be asked for".to_owned());
             return outcome;
         };
@@ -215,30 +219,19 @@ impl Dns {
         outcome.source = facts.source.name();
         outcome.upstream = facts.source.upstream().map(|upstream| upstream.to_string());
         outcome.objects = facts.causes.iter().filter_map(Cause::to_json).collect();
-        let found = has_data(&reply.answers, record_type);
-        outcome.message = facts.why.clone().or_else(|| {
-            let text = super::wire::to_text(&name);
-            (!found).then(|| why_not(&self.zone, &self.index.load(), &text, reply.metadata.response_code)).flatten()
-        });
+        let code = reply.metadata.response_code;
+        outcome.found = code == ResponseCode::NoError && has_data(&reply.answers, record_type);
+        outcome.message = facts.why.clone();
+        if !outcome.found && outcome.message.is_none() {
+            outcome.message = why_not(&self.zone, &self.index.load(), &to_text(&name), code);
+        }
         outcome
-    }
-}
-
-impl Outcome {
-    fn is_found(&self) -> bool {
-        self.code == "NOERROR" && self.message.is_none() && !self.records.is_empty()
     }
 }
 
 /// Whether there is more than aliases that lead nowhere.
 fn has_data(answers: &[Record], record_type: RecordType) -> bool {
     answers.iter().any(|record| record.record_type() == record_type || record_type == RecordType::ANY)
-}
-
-/// The name of a text without a final dot.
-fn full(text: &str) -> Option<Name> {
-    let name = super::wire::to_name(text).ok()?;
-    (!name.is_root() && name.iter().all(|label| !label.is_empty())).then_some(name)
 }
 
 /// What is missing, for a person who wonders.
@@ -251,7 +244,10 @@ fn why_not(zone: &Zone, records: &Records, name: &str, code: ResponseCode) -> Op
         }
         Place::Reverse { .. } => return None,
         Place::Outside if denied => return Some("the upstream knows no such name".to_owned()),
-        Place::Outside => return None,
+        Place::Outside => {
+            return (code == ResponseCode::NoError)
+                .then(|| "the upstream knows the name without such a record".to_owned());
+        }
     };
     let labels: Vec<&str> = rest.split('.').collect();
     let (kind, labels) = labels.split_last()?;
@@ -390,6 +386,16 @@ mod tests {
             assert_eq!((outcome.source, &outcome.upstream), (source, &Some(upstream.address.to_string())));
         }
         assert_eq!(upstream.asked(), 1);
+    }
+
+    #[tokio::test]
+    async fn alias_to_a_name_without_such_a_record_is_no_answer() {
+        let upstream = FakeUpstream::start(|asked, _| Some(reply_with(asked, &[]))).await;
+        let lookup = look_up(&dns(vec![upstream.address]), "away.default.svc.cluster.local.", &["A"]).await;
+        let outcome = &lookup.steps[0].answers[0];
+        assert_eq!((lookup.found, outcome.records.len(), outcome.code.as_str()), (false, 1, "NOERROR"));
+        let why = "Service default/away leads to api.example.com, which has no such record";
+        assert_eq!(outcome.message.as_deref(), Some(why));
     }
 
     #[tokio::test]

@@ -336,13 +336,10 @@ async fn serve_udp(socket: Arc<tokio::net::UdpSocket>, responder: Arc<Responder>
             biased;
             () = &mut stopped => break,
             Some(_) = pending.join_next() => continue,
-            ready = socket.readable() => {
-                ready.and_then(|()| socket.try_io(Interest::READABLE, || inbox.receive(socket.as_fd())))
-            }
+            ready = socket.readable() => ready.and_then(|()| receive(&socket, &mut inbox)),
         };
         let received = match received {
             Ok(received) => received,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
             Err(e) => {
                 // Such as a network that is down; it would fail again at once.
                 warn!(error = %e, "reading questions failed");
@@ -381,6 +378,20 @@ async fn serve_udp(socket: Arc<tokio::net::UdpSocket>, responder: Arc<Responder>
         tokio::task::consume_budget().await;
     }
     while pending.join_next().await.is_some() {}
+}
+
+/// Takes what has come. Less than a whole burst was all there is: saying so to the reactor saves the call that would find
+/// nothing more.
+fn receive(socket: &tokio::net::UdpSocket, inbox: &mut Inbox<BURST, DATAGRAM>) -> io::Result<usize> {
+    let mut received = 0;
+    let all = socket.try_io(Interest::READABLE, || {
+        received = inbox.receive(socket.as_fd())?;
+        if received < BURST { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    match all {
+        Err(e) if e.kind() != io::ErrorKind::WouldBlock => Err(e),
+        _ => Ok(received),
+    }
 }
 
 /// Replies that go out together. Their buffers are used again.

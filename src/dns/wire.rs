@@ -204,8 +204,13 @@ pub(super) fn to_name(text: &str) -> Result<Name, ProtoError> {
 
 /// A domain as [`to_text`] writes it; `None` for the root and for what is no name.
 pub fn domain(text: &str) -> Option<String> {
-    let name = to_name(text.trim_end_matches('.')).ok()?;
-    (!name.is_root() && name.iter().all(|label| !label.is_empty())).then(|| to_text(&name))
+    full_name(text).map(|name| to_text(&name))
+}
+
+/// The name that a person wrote, with or without its final dot; `None` for the root and for what is no name.
+pub(super) fn full_name(text: &str) -> Option<Name> {
+    let name = to_name(text.strip_suffix('.').unwrap_or(text)).ok()?;
+    (!name.is_root() && name.iter().all(|label| !label.is_empty())).then_some(name)
 }
 
 /// A name as text for look-ups: lower case, no final dot, everything but printable characters escaped.
