@@ -120,16 +120,25 @@ define need
 	else echo "missing:$$missing; install as root: apt-get install $(1)"; exit 1; fi
 endef
 
+# $(call want,packages,commands): the same, for what tests can do without: those that cannot are ignored and say so.
+define want
+	@missing=""; for c in $(2); do command -v $$c >/dev/null || missing="$$missing $$c"; done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "missing:$$missing; installing $(1)"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null || true; fi
+endef
+
 apt-demo:
 	$(call need,build-essential curl nodejs npm,cc curl node npm)
 
 apt-test: apt-demo
-	$(call need,python3 python3-venv iproute2 iputils-ping bind9-dnsutils busybox musl-tools,$(PYTHON) ip ping dig busybox musl-gcc)
+	$(call need,python3 python3-venv iproute2 iputils-ping,$(PYTHON) ip ping)
+	$(call want,bind9-dnsutils busybox musl-tools,dig busybox musl-gcc)
 	@if [ ! -x "$(CHROMIUM)" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "missing: chromium; installing it"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; fi
 
 apt-bench: apt-demo
-	$(call need,nftables iproute2 python3 dnsperf,nft ip $(PYTHON) dnsperf)
+	$(call need,nftables iproute2 python3,nft ip $(PYTHON))
+	$(call want,dnsperf,dnsperf)
 
 clean: ## Remove what was built
 	$(CARGO) clean
