@@ -9,19 +9,16 @@ Pod. Then at half of the first rate, for the latencies. Server and dnsperf share
 """
 import argparse
 import json
-import os
 import pathlib
 import random
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 
-from figures import Api, child_running, resident_mib, until
+from figures import Api, apart, child_running, resident_mib, until
 
-INSIDE = "VIPYARD_DNS_INSIDE"
 SERVICES = "/api/v1/namespaces/default/services"
 POD = {
     "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "asker"},
@@ -112,12 +109,7 @@ def main():
     if shutil.which("dnsperf") is None:
         print("cluster DNS is not measured: dnsperf is missing; install it with: apt-get install dnsperf")
         return
-    if INSIDE not in os.environ:
-        # No packet to a cluster address may leave through the machine's own interface.
-        os.environ[INSIDE] = "1"
-        flags = "-n" if os.geteuid() == 0 else "-Urn"
-        os.execvp("unshare", ["unshare", flags, sys.executable, *sys.argv])
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    apart()
     figures = measure(args)
     print(f"queries a second, {args.services} Services, {args.clients} clients   {figures['queries_per_second']:,}")
     print(f"the same from a Pod, through the VIP              {figures['queries_per_second_through_vip']:,}")
