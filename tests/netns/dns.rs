@@ -423,8 +423,9 @@ pub async fn records_of_every_form_are_seen_by_dig_d1_d2_d3_d4_d5_d9() {
         cluster.settled().await;
         assert_eq!(dig(&client, &format!("alias.{domain} CNAME")).await, [format!("{target}.")]);
     }
-    // Gone is gone, by every name.
-    cluster.delete("/api/v1/namespaces/default/pods/web-2").await;
+    // Gone is gone, by every name. Until then a Pod that ends is an endpoint like others where it is published.
+    cluster.delete("/api/v1/namespaces/default/pods/web-2?gracePeriodSeconds=0").await;
+    cluster.gone("/api/v1/namespaces/default/pods/web-2").await;
     cluster.settled().await;
     assert_eq!(dig(&client, &format!("all.{domain}")).await, [one]);
     assert_eq!(dig(&client, &format!("{}.default.pod.cluster.local", dashed(&two))).await, Vec::<String>::new());
