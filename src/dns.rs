@@ -42,7 +42,7 @@ use tokio::sync::watch;
 
 pub use cache::{Key, Said};
 pub use events::{Event, Events, Facts, Reader, Source};
-pub use forward::{ForwardConfig, Forwarder, RESOLV_CONF};
+pub use forward::{ForwardConfig, Forwarder, RESOLV_CONF, Within};
 pub use metrics::{Metrics, Reading};
 pub use records::Index;
 pub use server::{Responder, Server, ServerConfig};

@@ -20,7 +20,7 @@ use crate::api::dns::{NameQuestion, NameService, NoLookup};
 use crate::cluster::Cluster;
 use crate::config::{Config, DNS_PORT, Network};
 use crate::dns::lookup::{self, Question};
-use crate::dns::{Dns, ForwardConfig, RESOLV_CONF, Reader, Responder, ServerConfig, Zone};
+use crate::dns::{Dns, ForwardConfig, RESOLV_CONF, Reader, Responder, ServerConfig, Within, Zone};
 use crate::lifecycle::Waiting;
 use crate::node::{ClusterDns, ResolvConf, pod_resolv_conf};
 
@@ -67,10 +67,12 @@ pub(super) fn start(
     ready: Waiting,
     stopping: &CancellationToken,
     tasks: &mut JoinSet<()>,
-) -> Result<Arc<dyn NameService>> {
+) -> Result<Arc<Names>> {
     let zone = Zone::new(&config.network);
     let flags = &config.dns;
+    let within = Within { zone: zone.clone(), namespace: Arc::new(control_plane.namespace()?) };
     let forward = ForwardConfig::new(&flags.upstreams, &flags.stubs, Path::new(RESOLV_CONF), &zone, &[door.address]);
+    let forward = ForwardConfig { within: Some(within), ..forward };
     let dns = Arc::new(Dns::new(zone, forward));
     let (mut udp, mut tcp) = (control_plane.sockets(DNS_PORT)?, control_plane.listeners(DNS_PORT)?);
     udp.push(door.udp);
@@ -115,8 +117,8 @@ async fn log(responder: Arc<Responder>, file: std::fs::File, path: PathBuf) {
 }
 
 /// The API's questions about names.
-struct Names {
-    dns: Arc<Dns>,
+pub(super) struct Names {
+    pub dns: Arc<Dns>,
     cluster: Cluster,
     network: Network,
     /// The host's own configuration, which nodes have as theirs.

@@ -3,7 +3,8 @@
 //! This is a forwarder, not a resolver: it passes one question on and hands back what was said, code and unknown record
 //! types included. hickory-resolver turns answers into look-up results of its own (it follows aliases, retries and
 //! caches by its own lights), so the exchange is made here from hickory-proto's messages over plain sockets, which
-//! belong to the namespace of the process: a resolver at 127.0.0.53 is reached as from the host.
+//! belong to the namespace of the process: a resolver at 127.0.0.53 is reached as from the host. Those that are Services or
+//! Pods of the cluster are asked from inside of it.
 //!
 //! * Several upstreams: in order, the next one as soon as one refuses or fails, or has been silent for a moment; the
 //!   first good word wins. A cut reply is asked for again over TCP.
@@ -33,7 +34,7 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::{Name, RecordType};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep_until, timeout_at};
 use tracing::{debug, info, warn};
@@ -43,6 +44,7 @@ use super::health::Health;
 use super::metrics::{Metrics, UpstreamState, count};
 use super::wire::UDP_PAYLOAD;
 use super::zone::{Zone, below};
+use crate::sys::netns::NetNs;
 
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Questions on their way at once; more fail at once. Each holds a socket.
@@ -61,6 +63,16 @@ pub struct ForwardConfig {
     /// Where the upstreams were read from. Read again when a question finds nobody to answer it: a laptop that was
     /// offline at the start, or has gone to another network.
     pub host: Option<HostResolvers>,
+    /// How resolvers inside the cluster are reached: all others are from where this process was started.
+    pub within: Option<Within>,
+}
+
+/// The way to resolvers that are Services or Pods.
+#[derive(Clone, Debug)]
+pub struct Within {
+    pub zone: Zone,
+    /// A namespace that is connected to the cluster.
+    pub namespace: Arc<NetNs>,
 }
 
 /// The host's own list of resolvers.
@@ -87,8 +99,8 @@ impl Default for Timing {
 
 impl ForwardConfig {
     /// The resolvers given (`--dns-upstream`), or else those of the host's `resolv.conf`, and those of stub domains
-    /// (`--dns-stub`), less those inside the cluster and those at `own`, where this very server listens on the host. A
-    /// missing or unreadable file means that there are none.
+    /// (`--dns-stub`), less those that are this very server, which listens at `own` on the host. A missing or unreadable
+    /// file means that there are none; what it names inside the cluster's ranges is left out.
     pub fn new(
         given: &[SocketAddr],
         stubs: &[(String, SocketAddr)],
@@ -104,8 +116,9 @@ impl ForwardConfig {
                 None => by_domain.push((domain.clone(), vec![*address])),
             }
         }
-        let stubs = by_domain.into_iter().map(|(domain, addresses)| (domain, host.usable(addresses))).collect();
-        let upstreams = if given.is_empty() { host.read() } else { host.usable(given.to_vec()) };
+        let others = |addresses| less(addresses, |address| host.is_own(address));
+        let stubs = by_domain.into_iter().map(|(domain, addresses)| (domain, others(addresses))).collect();
+        let upstreams = if given.is_empty() { host.read() } else { others(given.to_vec()) };
         Self { upstreams, stubs, host: given.is_empty().then_some(host), ..Self::default() }
     }
 }
@@ -113,7 +126,7 @@ impl ForwardConfig {
 impl HostResolvers {
     fn read(&self) -> Vec<SocketAddr> {
         match std::fs::read(&self.path) {
-            Ok(text) => self.usable(nameservers(&text)),
+            Ok(text) => less(nameservers(&text), |address| self.is_own(address) || self.zone.contains(address.ip())),
             Err(e) => {
                 warn!(path = %self.path.display(), error = %e, "no resolvers for names outside the cluster");
                 Vec::new()
@@ -121,16 +134,19 @@ impl HostResolvers {
         }
     }
 
-    /// The resolvers that are not the cluster's own.
-    fn usable(&self, found: Vec<SocketAddr>) -> Vec<SocketAddr> {
-        let own =
-            |address: &SocketAddr| self.zone.contains(address.ip()) || self.own.iter().any(|own| same(*own, *address));
-        let (inside, outside): (Vec<_>, Vec<_>) = found.into_iter().partition(own);
-        if !inside.is_empty() {
-            warn!(?inside, "resolvers that are this very DNS, or inside the cluster's own ranges, are left out");
-        }
-        outside
+    /// Whether a question sent there would come back.
+    fn is_own(&self, address: &SocketAddr) -> bool {
+        self.zone.is_own(address.ip()) || self.own.iter().any(|own| same(*own, *address))
     }
+}
+
+/// The resolvers without those that are `unfit`.
+fn less(found: Vec<SocketAddr>, unfit: impl Fn(&SocketAddr) -> bool) -> Vec<SocketAddr> {
+    let (unfit, rest): (Vec<_>, Vec<_>) = found.into_iter().partition(unfit);
+    if !unfit.is_empty() {
+        warn!(?unfit, "resolvers that are this very DNS, or inside the cluster's own ranges, are left out");
+    }
+    rest
 }
 
 /// Whether a question sent to `address` comes to a socket bound to `own`.
@@ -176,6 +192,8 @@ pub enum ForwardError {
 
 struct Upstream {
     address: SocketAddr,
+    /// Where its sockets are made, if not here.
+    namespace: Option<Arc<NetNs>>,
     health: Mutex<Health>,
     /// Whether the question that finds loops has been sent.
     probed: AtomicBool,
@@ -217,12 +235,14 @@ impl Forwarder {
     pub fn new(config: ForwardConfig, metrics: Arc<Metrics>) -> Self {
         let stub = |(domain, addresses): &(String, Vec<SocketAddr>)| Stub {
             domain: domain.trim_matches('.').to_ascii_lowercase(),
-            upstreams: addresses.iter().map(|address| Upstream::new(*address)).collect(),
+            upstreams: addresses.iter().map(|address| Upstream::new(*address, config.within.as_ref())).collect(),
         };
         let mut stubs: Vec<Stub> = config.stubs.iter().map(stub).collect();
         stubs.sort_by_key(|stub| std::cmp::Reverse(stub.domain.len()));
         Self {
-            general: ArcSwap::from_pointee(config.upstreams.iter().map(|address| Upstream::new(*address)).collect()),
+            general: ArcSwap::from_pointee(
+                config.upstreams.iter().map(|address| Upstream::new(*address, config.within.as_ref())).collect(),
+            ),
             stubs,
             host: config.host,
             timing: config.timing,
@@ -279,7 +299,7 @@ impl Forwarder {
                 .iter()
                 .find(|upstream| upstream.address == *address)
                 .cloned()
-                .unwrap_or_else(|| Upstream::new(*address))
+                .unwrap_or_else(|| Upstream::new(*address, None))
         };
         self.general.store(Arc::new(found.iter().map(keep).collect()));
     }
@@ -405,17 +425,6 @@ impl Asked<'_> {
     }
 }
 
-/// A socket of its own for each question: its port is as hard to guess as the message's number.
-async fn socket_to(address: SocketAddr) -> io::Result<UdpSocket> {
-    let any = match address.ip() {
-        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
-    };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(address).await?;
-    Ok(socket)
-}
-
 /// The reply to a message, if that is what the bytes are.
 pub(super) fn reply_to(message: &Message, bytes: &[u8]) -> Option<Message> {
     let reply = Message::from_vec(bytes).ok()?;
@@ -446,9 +455,11 @@ impl Drop for Wait<'_> {
 }
 
 impl Upstream {
-    fn new(address: SocketAddr) -> Arc<Self> {
+    fn new(address: SocketAddr, within: Option<&Within>) -> Arc<Self> {
+        let within = within.filter(|within| within.zone.contains(address.ip()));
         Arc::new(Self {
             address,
+            namespace: within.map(|within| Arc::clone(&within.namespace)),
             health: Mutex::default(),
             probed: AtomicBool::default(),
             looping: AtomicBool::default(),
@@ -466,6 +477,33 @@ impl Upstream {
         }
     }
 
+    /// Opens a socket where the resolver is reached.
+    fn open<T: Send>(&self, open: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        match &self.namespace {
+            Some(namespace) => namespace.run(open)?,
+            None => open(),
+        }
+    }
+
+    /// A socket of its own for each question: its port is as hard to guess as the message's number.
+    async fn udp(&self) -> io::Result<UdpSocket> {
+        let any = match self.address.ip() {
+            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        };
+        let socket = self.open(|| std::net::UdpSocket::bind((any, 0)))?;
+        socket.set_nonblocking(true)?;
+        let socket = UdpSocket::from_std(socket)?;
+        socket.connect(self.address).await?;
+        Ok(socket)
+    }
+
+    async fn tcp(&self) -> io::Result<TcpStream> {
+        let v4 = self.address.is_ipv4();
+        let socket = self.open(|| if v4 { TcpSocket::new_v4() } else { TcpSocket::new_v6() })?;
+        socket.connect(self.address).await
+    }
+
     /// The address as a label.
     fn label(&self) -> String {
         format!("at-{}", self.address.to_string().replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
@@ -478,7 +516,7 @@ impl Upstream {
         let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
         message.metadata.recursion_desired = true;
         message.add_query(Query::query(name, RecordType::HINFO));
-        if let (Ok(bytes), Ok(socket)) = (message.to_vec(), socket_to(self.address).await) {
+        if let (Ok(bytes), Ok(socket)) = (message.to_vec(), self.udp().await) {
             let _ = socket.send(&bytes).await;
         }
     }
@@ -518,7 +556,7 @@ impl Upstream {
 
     async fn over_udp(&self, message: &Message, patience: Duration, end: Instant) -> io::Result<Message> {
         let bytes = message.to_vec().map_err(io::Error::other)?;
-        let socket = socket_to(self.address).await?;
+        let socket = self.udp().await?;
         let mut buffer = vec![0; usize::from(UDP_PAYLOAD)];
         loop {
             socket.send(&bytes).await?;
@@ -539,7 +577,7 @@ impl Upstream {
     }
 
     async fn over_tcp(&self, message: &Message, bytes: &[u8]) -> io::Result<Message> {
-        let mut stream = TcpStream::connect(self.address).await?;
+        let mut stream = self.tcp().await?;
         let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
         stream.write_all(&[&length.to_be_bytes(), bytes].concat()).await?;
         let mut reply = vec![0; stream.read_u16().await?.into()];

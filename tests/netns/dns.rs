@@ -221,7 +221,10 @@ pub async fn host_asks_cluster_dns_at_its_loopback() {
 
 /// A resolver that gives every name this address, or knows no name at all.
 async fn resolver_of(address: Option<[u8; 4]>) -> (SocketAddr, tokio::task::JoinHandle<()>) {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+    resolver_at(UdpSocket::bind("127.0.0.1:0").await.expect("a free port"), address)
+}
+
+fn resolver_at(socket: UdpSocket, address: Option<[u8; 4]>) -> (SocketAddr, tokio::task::JoinHandle<()>) {
     let at = socket.local_addr().expect("its address");
     let task = tokio::spawn(async move {
         let mut buffer = [0; 1500];
@@ -278,13 +281,36 @@ pub async fn names_outside_go_to_the_resolvers_of_the_flags() {
 
     for (flags, said) in [
         (["--dns-upstream", "dns.example"], "write an address"),
-        (["--dns-upstream", "10.96.0.10"], "the cluster's own ranges"),
+        (["--dns-upstream", "10.96.0.10"], "cluster DNS itself"),
         (["--dns-stub", "corp.example"], "write DOMAIN=ADDRESS"),
         (["--dns-stub", "svc.cluster.local=192.0.2.1"], "answered by the cluster"),
     ] {
         let (code, err) = refused_up(&home.data(), &flags).await;
         assert!([2, 64].contains(&code) && err.contains(said), "{flags:?}: {code} {err}");
     }
+}
+
+/// As Consul's DNS is reached from a cluster: its domain is sent to a Service.
+pub async fn stub_domain_is_asked_of_a_service() {
+    let home = Home::new();
+    let mut command = Command::new(VIPYARD);
+    command.arg("up").arg("--data-dir").arg(home.data()).args(["--dns-stub", "corp.example=10.96.0.53"]);
+    let cluster = Cluster::start_with(home, command).await;
+    let ports = json!([{"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 5353}]);
+    let selector = json!({"name": "corp", "app": null});
+    let spec =
+        json!({"clusterIP": "10.96.0.53", "ipFamilyPolicy": "SingleStack", "ports": ports, "selector": selector});
+    cluster.service("corp", spec).await;
+    let corp = cluster.client_pod("corp", "n2").await;
+    cluster.endpoints("corp", &["corp"]).await;
+    let client = cluster.client_pod("client", "n1").await;
+    cluster.settled().await;
+    let socket = corp.run(|| std::net::UdpSocket::bind("0.0.0.0:5353")).expect("a free port");
+    socket.set_nonblocking(true).expect("a socket of ours");
+    let (_, task) = resolver_at(UdpSocket::from_std(socket).expect("a socket of ours"), Some([192, 0, 2, 9]));
+    assert_eq!(addresses(&client, "ahostsv4", "www.corp.example").await, ["192.0.2.9".to_owned()].into());
+    task.abort();
+    cluster.stop().await;
 }
 
 pub async fn command_shows_the_walk_and_the_objects_behind_the_answer() {

@@ -170,6 +170,7 @@ scenarios! {
     dns::nslookup_of_busybox_agrees: busybox,
     dns::host_asks_cluster_dns_at_its_loopback,
     dns::names_outside_go_to_the_resolvers_of_the_flags,
+    dns::stub_domain_is_asked_of_a_service,
     dns::command_shows_the_walk_and_the_objects_behind_the_answer,
     dns::questions_are_followed_with_their_pods_and_objects,
     pods::api_answers_inside_the_cluster,

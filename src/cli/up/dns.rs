@@ -29,9 +29,8 @@ pub(super) fn check(config: &DnsConfig, network: &Network) -> anyhow::Result<()>
     let stubs = config.stubs.iter().map(|(_, address)| ("--dns-stub", address));
     for (flag, address) in upstreams.chain(stubs) {
         ensure!(
-            !zone.contains(address.ip()),
-            "{flag} {address}: the address lies in the cluster's own ranges, and is not reached from this host: \
-             name a resolver outside of the cluster"
+            !zone.is_own(address.ip()),
+            "{flag} {address}: that is cluster DNS itself, which would ask itself: name another resolver"
         );
         ensure!(*address != config.listen, "{flag} {address}: that is where cluster DNS itself listens (--dns-listen)");
     }
@@ -80,11 +79,13 @@ mod tests {
     #[test]
     fn flags_that_lead_back_to_the_cluster_are_refused() {
         let network = Network::default();
-        assert!(check(&config(&["192.0.2.1"], &["corp.example=192.0.2.2"]), &network).is_ok());
+        assert!(
+            check(&config(&["192.0.2.1"], &["corp.example=192.0.2.2", "svc.example=10.96.0.53"]), &network).is_ok()
+        );
         for (upstreams, stubs, said) in [
-            (&["10.96.0.10"][..], &[][..], "--dns-upstream 10.96.0.10:53: the address lies in"),
+            (&["10.96.0.10"][..], &[][..], "--dns-upstream 10.96.0.10:53: that is cluster DNS itself"),
             (&["127.0.0.1:5353"], &[], "--dns-listen"),
-            (&[], &["corp.example=10.244.1.2"], "--dns-stub 10.244.1.2:53: the address lies in"),
+            (&[], &["corp.example=10.245.0.1"], "--dns-stub 10.245.0.1:53: that is cluster DNS itself"),
             (&[], &["svc.cluster.local=192.0.2.1"], "names of the cluster are answered by the cluster"),
             (&[], &["96.10.in-addr.arpa=192.0.2.1"], "names of the cluster are answered by the cluster"),
         ] {

@@ -208,7 +208,7 @@ async fn stub_domains_have_resolvers_of_their_own() {
         upstreams: vec![general.address],
         stubs: vec![("Corp.example.".into(), vec![corp.address]), ("deep.corp.example".into(), vec![deep.address])],
         timing: FAST,
-        host: None,
+        ..ForwardConfig::default()
     };
     let forwarder = Arc::new(Forwarder::new(config, Arc::default()));
     for (name, address) in [
