@@ -44,7 +44,14 @@ fn figures(services: u32) -> Result<[(&'static str, f64); 5]> {
     let mut pipeline = Pipeline::new(compiler.plan(), Limits::default(), SmallRng::seed_from_u64(1));
     for (id, addresses) in [(1, vec![IpAddr::from(CLIENT)]), (2, (0..10).map(server).collect())] {
         let addresses = addresses.into();
-        let port = PortInfo { id: PortId(id), name: "pod".into(), uid: "".into(), kind: PortKind::Pod, node: "n1".into(), addresses };
+        let port = PortInfo {
+            id: PortId(id),
+            name: "pod".into(),
+            uid: "".into(),
+            kind: PortKind::Pod,
+            node: "n1".into(),
+            addresses,
+        };
         pipeline.attach(port).map_err(|(addr, _)| anyhow::anyhow!("{addr} is taken"))?;
     }
     let mut buf = PacketBuf::of(&syn(0, services)?);
