@@ -13,6 +13,7 @@ pub mod auth;
 pub mod barrier;
 pub mod causes;
 mod compression;
+mod count;
 mod custom;
 mod delete;
 mod discovery;
@@ -232,6 +233,7 @@ impl Api {
             .route("/healthz", get(|| async { "ok" }))
             .route("/livez", get(|| async { "ok" }))
             .route("/readyz", get(readyz))
+            .layer(axum::middleware::from_fn_with_state(self.clone(), count::count))
             .with_state(self.clone())
     }
 }

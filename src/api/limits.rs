@@ -51,7 +51,7 @@ fn too_many_requests() -> Response {
     response
 }
 
-fn is_long_running(method: &Method, uri: &Uri) -> bool {
+pub(super) fn is_long_running(method: &Method, uri: &Uri) -> bool {
     let query = uri.query().unwrap_or_default();
     let watch = *method == Method::GET && query.contains("watch") && Params::parse(query).flag("watch");
     let follows = uri.path() == super::insight::FLOWS && Params::parse(query).flag("follow");

@@ -59,7 +59,7 @@ impl Lookup<'_> {
         if !conf.nameservers.iter().any(|server| own.contains(server)) {
             return self.asks_others(name, conf);
         }
-        let mut exists = None;
+        let (mut exists, mut outside) = (None, false);
         for asked in candidates(name, conf) {
             for family in self.families {
                 let kind = if *family == Family::V6 { Kind::Aaaa } else { Kind::A };
@@ -69,10 +69,7 @@ impl Lookup<'_> {
                         Vec::new(),
                         Vec::new(),
                     );
-                    // A name of the search path that the world does not have is passed over.
-                    if asked == name.trim_end_matches('.') {
-                        return Resolved::Outside { name: asked };
-                    }
+                    outside |= asked == name.trim_end_matches('.');
                     break;
                 };
                 if let Some(address) = self.take(&asked, *family, &answer) {
@@ -98,10 +95,15 @@ impl Lookup<'_> {
                 });
                 Resolved::Nowhere { message, problems: problems.into_iter().collect() }
             }
-            None => Resolved::Nowhere {
-                message: format!("the cluster's DNS knows no name {name}, with or without the search path (NXDOMAIN)"),
-                problems: self.meant(name),
-            },
+            None => {
+                let problems = self.meant(name);
+                if outside && name.contains('.') && problems.is_empty() {
+                    return Resolved::Outside { name: name.trim_end_matches('.').to_owned() };
+                }
+                let message =
+                    format!("the cluster's DNS knows no name {name}, with or without the search path (NXDOMAIN)");
+                Resolved::Nowhere { message, problems }
+            }
         }
     }
 
