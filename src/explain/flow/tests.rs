@@ -210,7 +210,7 @@ fn random_world(random: &mut StdRng) -> (World, Vec<String>, Vec<SocketAddr>) {
     targets.extend(pods.iter().flat_map(|(.., addresses)| addresses.map(|ip| SocketAddr::new(ip, 8080))));
     targets.extend(
         ["10.96.0.99:80", "10.244.9.9:80", "203.0.113.1:443", "127.0.0.1:80", "169.254.1.1:80"]
-            .map(|text| text.parse().expect("an address")),
+            .map(|text| text.parse::<SocketAddr>().expect("an address")),
     );
     if random.random_bool(0.5) {
         let gate = Network::default().gate().both();
