@@ -9,17 +9,33 @@ use axum::routing::get;
 
 use crate::api::insight::{Insight, METRICS_TYPE};
 use crate::cluster::Cluster;
-use crate::dns;
+use crate::dns::Dns;
+use crate::dns::metrics::{self as dns, Reading};
 use crate::metrics::{self, Exposition, Type};
 use crate::router::Router;
 use crate::router::stats::{AnswerReason, DropReason};
 use crate::store::Store;
 
+/// What cluster DNS counts. Some have no sample before they have counted.
+const DNS: [(&str, Type); 11] = [
+    (dns::RESPONSES, Type::Counter),
+    (dns::DURATION, Type::Histogram),
+    (dns::TRUNCATED, Type::Counter),
+    (dns::IGNORED, Type::Counter),
+    (dns::FORWARDED, Type::Counter),
+    (dns::FORWARD_FAILURES, Type::Counter),
+    (dns::CACHE_HITS, Type::Counter),
+    (dns::CACHE_MISSES, Type::Counter),
+    (dns::UPSTREAM_UP, Type::Gauge),
+    (dns::UPSTREAM_QUESTIONS, Type::Counter),
+    (dns::UPSTREAM_FAILURES, Type::Counter),
+];
+
 /// Where the numbers come from.
 pub(super) struct Sources {
     pub router: Arc<Router>,
     pub store: Store,
-    pub dns: Arc<dns::Metrics>,
+    pub dns: Arc<Dns>,
     pub cluster: Cluster,
 }
 
@@ -82,16 +98,23 @@ impl Sources {
     }
 
     fn dns(&self, out: &mut Exposition) {
-        // The only family that has no sample before it has counted.
-        let mut family = dns::metrics::RESPONSES;
-        out.family(family, Type::Counter);
-        self.dns.visit(|name, labels, value| {
-            if name != family {
-                family = name;
-                out.family(name, Type::Counter);
-            }
-            out.sample(labels, value);
+        type Sample = (Vec<(&'static str, String)>, Reading);
+        // Told as they are found; a family has to stand together.
+        let mut families: BTreeMap<&str, Vec<Sample>> = BTreeMap::new();
+        self.dns.visit_metrics(|name, labels, reading| {
+            let labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+            families.entry(name).or_default().push((labels, reading));
         });
+        for (name, type_) in DNS {
+            out.family(name, type_);
+            for (labels, reading) in families.remove(name).unwrap_or_default() {
+                let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                match reading {
+                    Reading::Counter(value) | Reading::Gauge(value) => drop(out.sample(&labels, value)),
+                    Reading::Histogram(histogram) => out.buckets(&labels, &histogram.buckets, histogram.sum),
+                }
+            }
+        }
     }
 
     /// By node; there are no more nodes than the cluster was started with.
@@ -133,17 +156,23 @@ pub(super) fn routes(insight: Arc<dyn Insight>) -> Routes {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::path::Path;
 
     use super::*;
     use crate::config::{Network, StoreConfig};
+    use crate::dns::{ForwardConfig, Zone};
     use crate::router::RouterConfig;
 
     /// Name and type of everything that is served.
     async fn served() -> BTreeSet<(String, String)> {
+        let network = Network::default();
         let sources = Sources {
-            router: Router::start(RouterConfig::new(Network::default())).expect("a router"),
+            router: Router::start(RouterConfig::new(network.clone())).expect("a router"),
             store: Store::open(&StoreConfig::in_memory()).await.expect("a store"),
-            dns: Arc::default(),
+            dns: Arc::new(Dns::new(
+                Zone::new(&network),
+                ForwardConfig::new(&[], &[], Path::new("/nonexistent"), &Zone::new(&network), &[]),
+            )),
             cluster: Cluster::new().0,
         };
         let text = sources.text();

@@ -36,7 +36,8 @@ impl Cluster {
 pub async fn explanations_and_real_packets_agree() {
     let cluster = Cluster::start().await;
     let web = vips(&cluster.service("web", json!({"type": "NodePort"})).await);
-    let near = vips(&cluster.service("near", json!({"selector": {"app": "web"}, "internalTrafficPolicy": "Local"})).await);
+    let near =
+        vips(&cluster.service("near", json!({"selector": {"app": "web"}, "internalTrafficPolicy": "Local"})).await);
     let none = vips(&cluster.service("none", json!({})).await);
     cluster.whoami("web", &["web-1"]).await;
     cluster.endpoints("web", &["web-1"]).await;
@@ -59,7 +60,10 @@ pub async fn explanations_and_real_packets_agree() {
     for (to, result, error) in cases {
         let (code, report) = cluster.explain_flow("pod/client", &to.to_string(), &[]).await;
         assert_eq!(report["verdict"]["result"], result, "{to}: {report:#}");
-        assert_eq!((code, report["reachable"].as_bool()), (i32::from(result != "delivered"), Some(result == "delivered")));
+        assert_eq!(
+            (code, report["reachable"].as_bool()),
+            (i32::from(result != "delivered"), Some(result == "delivered"))
+        );
         match (client.http(to), error) {
             (Ok(reply), None) => assert_eq!(reply.pod, "web-1"),
             (Err(e), Some(kind)) => assert_eq!(e.kind(), kind, "{to}: {e}"),
@@ -70,7 +74,8 @@ pub async fn explanations_and_real_packets_agree() {
     let (_, report) = cluster.explain_flow("pod/client", "web:http", &[]).await;
     let service = cluster.get("/api/v1/namespaces/default/services/web").await;
     let steps = report["steps"].as_array().expect("steps");
-    let step = |name: &str| steps.iter().find(|step| step["step"] == name).unwrap_or_else(|| panic!("{name}: {report:#}"));
+    let step =
+        |name: &str| steps.iter().find(|step| step["step"] == name).unwrap_or_else(|| panic!("{name}: {report:#}"));
     assert_eq!(step("match")["restsOn"][0]["uid"], service["metadata"]["uid"]);
     assert_eq!(step("match")["restsOn"][0]["resourceVersion"], service["metadata"]["resourceVersion"]);
     let object = cluster.get(&format!("{PODS}/web-1")).await;
@@ -96,7 +101,9 @@ pub async fn flow_log_is_followed_from_the_first_packet_to_the_last() {
     let client = cluster.client_pod("client", "n1").await;
     cluster.settled().await;
     let mut command = std::process::Command::new(VIPYARD);
-    command.args(["flows", "-f", "--tail", "0", "--pod", "client", "-o", "json", "--data-dir"]).arg(cluster.home.data());
+    command
+        .args(["flows", "-f", "--tail", "0", "--pod", "client", "-o", "json", "--data-dir"])
+        .arg(cluster.home.data());
     let mut follower = command.stdout(Stdio::piped()).spawn().expect("the command starts");
     let mut lines = Lines::new(follower.stdout.take().expect("its output")).lines();
     // It follows from some moment on: datagrams to nobody are dropped until the first is told of.
@@ -129,18 +136,28 @@ pub async fn flow_log_is_followed_from_the_first_packet_to_the_last() {
     // Whoever read has gone: the command ends with its next line, or here.
     let _ = follower.kill();
     let _ = follower.wait();
-    let find = |event: &str| seen.iter().find(|line| line["event"] == event).unwrap_or_else(|| panic!("{event}: {seen:#?}"));
+    let find =
+        |event: &str| seen.iter().find(|line| line["event"] == event).unwrap_or_else(|| panic!("{event}: {seen:#?}"));
     assert_eq!(find("drop")["reason"], "unallocated_vip");
     assert_eq!(find("reject")["reason"], "unknown_service_port");
     let (start, end) = (find("start"), seen.last().expect("an end"));
     let pod = cluster.get(&format!("{PODS}/client")).await;
-    assert_eq!((&start["client"]["name"], &start["client"]["uid"]), (&json!("default/client"), &pod["metadata"]["uid"]));
+    assert_eq!(
+        (&start["client"]["name"], &start["client"]["uid"]),
+        (&json!("default/client"), &pod["metadata"]["uid"])
+    );
     assert_eq!(start["destination"], format!("{}:80", web[0]));
     for line in [start, end] {
-        assert_eq!((&line["service"]["name"], &line["server"]["name"]), (&json!("web"), &json!("default/web-1")), "{line}");
+        assert_eq!(
+            (&line["service"]["name"], &line["server"]["name"]),
+            (&json!("web"), &json!("default/web-1")),
+            "{line}"
+        );
         assert_eq!(line["nodes"][0], "n1");
     }
-    let numbers = |field: &str| end[field].as_array().expect("two").iter().map(|n| n.as_u64().expect("a number")).collect::<Vec<_>>();
+    let numbers = |field: &str| {
+        end[field].as_array().expect("two").iter().map(|n| n.as_u64().expect("a number")).collect::<Vec<_>>()
+    };
     assert!(numbers("packets").iter().all(|n| *n >= 3) && numbers("bytes").iter().all(|n| *n > 100), "{end}");
     // The same as text, and what is there only.
     let (code, out, _) = cluster.command(&["flows", "--pod", "client", "--dropped"]).await;
