@@ -99,10 +99,10 @@ struct Inner {
     logs: std::sync::OnceLock<Arc<dyn LogSource>>,
     /// Knows when packets follow the objects, once there are packets.
     data_plane: std::sync::OnceLock<Arc<dyn DataPlane>>,
-    /// Looks names up as Pods do, once there is DNS.
-    names: std::sync::OnceLock<Arc<dyn NameService>>,
     /// Knows why packets go where they go, and what was counted.
     insight: std::sync::OnceLock<Arc<dyn Insight>>,
+    /// Looks names up as Pods do, once there is DNS.
+    names: std::sync::OnceLock<Arc<dyn NameService>>,
     /// One for each request from outside that is worked on.
     in_flight: tokio::sync::Semaphore,
     /// Ends watches when the server stops, so that connections close cleanly.
@@ -134,8 +134,8 @@ impl Api {
             ctx: Context { network, allocators, store },
             logs: std::sync::OnceLock::new(),
             data_plane: std::sync::OnceLock::new(),
-            names: std::sync::OnceLock::new(),
             insight: std::sync::OnceLock::new(),
+            names: std::sync::OnceLock::new(),
             in_flight: tokio::sync::Semaphore::new(limits::IN_FLIGHT),
             stopping,
             ready: std::sync::atomic::AtomicBool::new(false),
@@ -185,14 +185,14 @@ impl Api {
         let _ = self.inner.data_plane.set(data_plane);
     }
 
-    /// Says who answers `/vipyard/v1/dns`. Only the first call counts.
-    pub fn set_names(&self, names: Arc<dyn NameService>) {
-        let _ = self.inner.names.set(names);
-    }
-
     /// Says who explains and counts. Only the first call counts.
     pub fn set_insight(&self, insight: Arc<dyn Insight>) {
         let _ = self.inner.insight.set(insight);
+    }
+
+    /// Says who answers `/vipyard/v1/dns`. Only the first call counts.
+    pub fn set_names(&self, names: Arc<dyn NameService>) {
+        let _ = self.inner.names.set(names);
     }
 
     /// Makes /readyz answer 200.
@@ -234,12 +234,12 @@ impl Api {
             .route(CONFIGURATION_PATH, get(tokens::discovery::configuration))
             .route(KEYS_PATH, get(tokens::discovery::keys))
             .route(barrier::PATH, get(barrier::barrier))
-            .route(dns::PATH, get(dns::look_up))
-            .route(dns::QUERIES_PATH, get(dns::queries))
             .route(insight::SERVICE, get(insight::service))
             .route(insight::FLOW, get(insight::flow))
             .route(insight::FLOWS, get(insight::flows))
             .route(insight::METRICS, get(insight::metrics))
+            .route(dns::PATH, get(dns::look_up))
+            .route(dns::QUERIES_PATH, get(dns::queries))
             .fallback(|| async { discovery::page_not_found() })
             .layer(axum::middleware::from_fn_with_state(self.clone(), auth::require))
             .route("/healthz", get(|| async { "ok" }))

@@ -31,6 +31,7 @@ use crate::cluster::Cluster;
 use crate::config::{CLUSTER_API_PORT, Config, HostAccess, PKI_FOLDER};
 use crate::controllers::{self, Controllers, ControllersConfig};
 use crate::dashboard::{self, DashboardConfig};
+use crate::dns::Zone;
 use crate::edge::{self, EdgeConfig};
 use crate::events::Recorder;
 use crate::explain::Explainer;
@@ -100,11 +101,11 @@ pub async fn build(config: Config) -> Result<Running> {
     check_ranges(&config.network, &taken)?;
     let api_listener = bind(config.api_listen, "--api-listen").await?;
     let ui_listener = bind(config.ui_listen, "--ui-listen").await?;
-    let dns_door = dns::open(config.dns.listen)?;
     let metrics_listener = match config.metrics_listen {
         Some(address) => Some(bind(address, "--metrics-listen").await?),
         None => None,
     };
+    let dns_door = dns::open(config.dns.listen)?;
     let in_memory = config.store.path.is_none();
     // A store with a database takes the lock itself.
     let lock = in_memory.then_some(lock);
@@ -204,7 +205,7 @@ pub async fn build(config: Config) -> Result<Running> {
             cluster: cluster.clone(),
             router: Arc::clone(&router),
             index: Arc::clone(&names.dns.index),
-            zone: crate::dns::Zone::new(&config.network),
+            zone: Zone::new(&config.network),
             client: client("system:apiserver"),
         },
         sources: metrics::Sources {

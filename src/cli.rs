@@ -44,12 +44,12 @@ enum Command {
     Kubeconfig(kubeconfig::Args),
     /// Print how to reach a Service from this host, from a Pod and from a browser
     Reach(reach::Args),
-    /// Look a name up as a Pod does, and show each step and the objects behind the answer
-    Dns(dns::Args),
     /// Print why a Service or a packet fares as it does
     Explain(Box<explain::Args>),
     /// Print what flows through the router, and what it refuses
     Flows(flows::Args),
+    /// Look a name up as a Pod does, and show each step and the objects behind the answer
+    Dns(dns::Args),
     /// Return when what was written is in the packets
     Wait(wait::Args),
     /// Copy a cluster into one file, also while it runs
@@ -123,12 +123,12 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Reach(args) => reach::run(args),
-        Command::Dns(args) => dns::run(args),
         Command::Explain(args) => match explain::run(*args) {
             Ok(code) => return code,
             Err(failure) => Err(failure),
         },
         Command::Flows(args) => flows::run(&args),
+        Command::Dns(args) => dns::run(args),
         Command::Wait(args) => wait::run(args),
         Command::Backup(args) => backup::run(args),
         Command::Restore(args) => restore::run(args),

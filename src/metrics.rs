@@ -204,34 +204,27 @@ impl Exposition {
         self.family(name, Type::Gauge).sample(&[], value);
     }
 
+    #[allow(clippy::cast_precision_loss)]
     pub fn histogram(&mut self, labels: &[(&str, &str)], histogram: &Histogram) -> &mut Self {
-        let upto = histogram.bounds.iter().zip(&histogram.buckets).scan(0, |sum, (bound, count)| {
-            *sum += count.load(Relaxed);
-            Some((*bound, *sum))
-        });
-        #[allow(clippy::cast_precision_loss)]
-        let sum = histogram.sum.load(Relaxed) as f64 / 1e6;
-        let upto: Vec<_> = upto.collect();
-        let count = histogram.count.load(Relaxed).max(upto.last().map_or(0, |(_, count)| *count));
-        self.buckets(labels, upto.into_iter().chain([(f64::INFINITY, count)]), sum)
+        let mut sum = 0;
+        let mut buckets: Vec<(f64, u64)> = Vec::with_capacity(histogram.bounds.len() + 1);
+        for (bound, count) in histogram.bounds.iter().zip(&histogram.buckets) {
+            sum += count.load(Relaxed);
+            buckets.push((*bound, sum));
+        }
+        buckets.push((f64::INFINITY, histogram.count.load(Relaxed).max(sum)));
+        self.buckets(labels, &buckets, histogram.sum.load(Relaxed) as f64 / 1e6);
+        self
     }
 
-    /// A histogram by its upper bounds, the last of which is infinite, each with the number of observations up to it.
-    pub fn buckets(
-        &mut self,
-        labels: &[(&str, &str)],
-        upto: impl IntoIterator<Item = (f64, u64)>,
-        sum: f64,
-    ) -> &mut Self {
-        let mut all = 0;
-        for (bound, count) in upto {
+    /// A histogram of upper bounds, the last of them infinite, each with the number of observations up to it.
+    pub fn buckets(&mut self, labels: &[(&str, &str)], buckets: &[(f64, u64)], sum: f64) {
+        for (bound, count) in buckets {
             let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
             self.line("_bucket", labels, Some(&bound), count);
-            all = count;
         }
         self.line("_sum", labels, None, sum);
-        self.line("_count", labels, None, all);
-        self
+        self.line("_count", labels, None, buckets.last().map_or(0, |(_, count)| *count));
     }
 
     fn line(&mut self, suffix: &str, labels: &[(&str, &str)], bound: Option<&str>, value: impl Display) {

@@ -10,25 +10,25 @@ use axum::routing::get;
 use crate::api::insight::{Insight, METRICS_TYPE};
 use crate::cluster::Cluster;
 use crate::dns::Dns;
-use crate::dns::metrics::{self as counted, Reading};
+use crate::dns::metrics::{self as dns, Reading};
 use crate::metrics::{self, Exposition, Type};
 use crate::router::Router;
 use crate::router::stats::{AnswerReason, DropReason};
 use crate::store::Store;
 
-/// The families of DNS. Some have no sample before they have counted.
+/// What cluster DNS counts. Some have no sample before they have counted.
 const DNS: [(&str, Type); 11] = [
-    (counted::RESPONSES, Type::Counter),
-    (counted::DURATION, Type::Histogram),
-    (counted::TRUNCATED, Type::Counter),
-    (counted::IGNORED, Type::Counter),
-    (counted::FORWARDED, Type::Counter),
-    (counted::FORWARD_FAILURES, Type::Counter),
-    (counted::CACHE_HITS, Type::Counter),
-    (counted::CACHE_MISSES, Type::Counter),
-    (counted::UPSTREAM_UP, Type::Gauge),
-    (counted::UPSTREAM_QUESTIONS, Type::Counter),
-    (counted::UPSTREAM_FAILURES, Type::Counter),
+    (dns::RESPONSES, Type::Counter),
+    (dns::DURATION, Type::Histogram),
+    (dns::TRUNCATED, Type::Counter),
+    (dns::IGNORED, Type::Counter),
+    (dns::FORWARDED, Type::Counter),
+    (dns::FORWARD_FAILURES, Type::Counter),
+    (dns::CACHE_HITS, Type::Counter),
+    (dns::CACHE_MISSES, Type::Counter),
+    (dns::UPSTREAM_UP, Type::Gauge),
+    (dns::UPSTREAM_QUESTIONS, Type::Counter),
+    (dns::UPSTREAM_FAILURES, Type::Counter),
 ];
 
 /// Where the numbers come from.
@@ -98,19 +98,23 @@ impl Sources {
     }
 
     fn dns(&self, out: &mut Exposition) {
-        let mut readings = Vec::new();
+        type Sample = (Vec<(&'static str, String)>, Reading);
+        // Told as they are found; a family has to stand together.
+        let mut families: BTreeMap<&str, Vec<Sample>> = BTreeMap::new();
         self.dns.visit_metrics(|name, labels, reading| {
-            let labels = labels.iter().map(|(label, value)| (*label, (*value).to_owned())).collect::<Vec<_>>();
-            readings.push((name, labels, reading));
+            let labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+            families.entry(name).or_default().push((labels, reading));
         });
-        for (family, type_) in DNS {
-            out.family(family, type_);
-            for (_, labels, reading) in readings.iter().filter(|(name, ..)| *name == family) {
-                let labels: Vec<_> = labels.iter().map(|(label, value)| (*label, value.as_str())).collect();
+        for (name, type_) in DNS {
+            out.family(name, type_);
+            for (labels, reading) in families.remove(name).unwrap_or_default() {
+                let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
                 match reading {
-                    Reading::Counter(value) | Reading::Gauge(value) => out.sample(&labels, value),
-                    Reading::Histogram(found) => out.buckets(&labels, found.buckets.iter().copied(), found.sum),
-                };
+                    Reading::Counter(value) | Reading::Gauge(value) => {
+                        out.sample(&labels, value);
+                    }
+                    Reading::Histogram(histogram) => out.buckets(&labels, &histogram.buckets, histogram.sum),
+                }
             }
         }
     }
@@ -163,11 +167,14 @@ mod tests {
 
     /// Name and type of everything that is served.
     async fn served() -> BTreeSet<(String, String)> {
-        let zone = Zone::new(&Network::default());
+        let network = Network::default();
         let sources = Sources {
-            router: Router::start(RouterConfig::new(Network::default())).expect("a router"),
+            router: Router::start(RouterConfig::new(network.clone())).expect("a router"),
             store: Store::open(&StoreConfig::in_memory()).await.expect("a store"),
-            dns: Arc::new(Dns::new(zone.clone(), ForwardConfig::new(&[], &[], Path::new("/nonexistent"), &zone, &[]))),
+            dns: Arc::new(Dns::new(
+                Zone::new(&network),
+                ForwardConfig::new(&[], &[], Path::new("/nonexistent"), &Zone::new(&network), &[]),
+            )),
             cluster: Cluster::new().0,
         };
         let text = sources.text();

@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
-use crate::dns::records::Object;
-
 /// An object in the version that a statement rests on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -29,17 +27,6 @@ impl Ref {
             name: metadata.name.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
             resource_version: metadata.resource_version.clone().unwrap_or_default(),
-        }
-    }
-
-    /// What an answer of DNS rests on.
-    pub(super) fn answered(kind: &str, object: &Object) -> Self {
-        Self {
-            kind: kind.to_owned(),
-            namespace: object.key.namespace.clone(),
-            name: object.key.name.clone(),
-            uid: if object.uid.is_nil() { String::new() } else { object.uid.to_string() },
-            resource_version: object.revision.to_string(),
         }
     }
 }
