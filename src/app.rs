@@ -24,12 +24,13 @@ use crate::api::auth::Identity;
 use crate::api::pki::{self, Authority};
 use crate::api::{Api, serve};
 use crate::cluster::Cluster;
-use crate::config::{CLUSTER_API_PORT, Config, DNS_PORT, HostAccess, PKI_FOLDER};
+use crate::config::{CLUSTER_API_PORT, Config, DNS_PORT, HostAccess, IMAGE_MAP_FILE, PKI_FOLDER};
 use crate::controllers::{self, Controllers, ControllersConfig};
 use crate::dashboard::{self, DashboardConfig};
 use crate::dns::{Dns, ForwardConfig, ServerConfig, Zone};
 use crate::edge::{self, EdgeConfig};
 use crate::events::Recorder;
+use crate::images::Images;
 use crate::lifecycle::Readiness;
 use crate::node::{Agents, AgentsConfig};
 use crate::router::{Router, RouterConfig};
@@ -170,6 +171,17 @@ pub async fn build(config: Config) -> Result<Running> {
     });
     start_dns(&config, &cluster, &control_plane, dns_ready, &stopping, &mut tasks)?;
     let barrier = Arc::new(Barrier::new(api.store().clone(), cluster.clone()));
+    let images = Images::open(config.images.clone())?;
+    tasks.spawn(images.clone().follow());
+    if let Some(map) = &config.images {
+        let file = config.data_dir.join(IMAGE_MAP_FILE);
+        pki::write_private(&file, &format!("{}\n", map.display()))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        files.push(file);
+    } else {
+        // Of an earlier vipyard that was killed.
+        let _ = std::fs::remove_file(config.data_dir.join(IMAGE_MAP_FILE));
+    }
     let agents = Agents::start(AgentsConfig {
         nodes: config.nodes,
         network: config.network.clone(),
@@ -180,6 +192,7 @@ pub async fn build(config: Config) -> Result<Running> {
         data_plane: Arc::clone(&barrier) as Arc<dyn node::DataPlane>,
         events: Arc::new(adapters::NodeEvents(Recorder::new(client("system:node"), "kubelet", None))),
         timings: node::Timings::default(),
+        images,
     })
     .await?;
     api.set_data_plane(barrier);

@@ -11,6 +11,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub const DATABASE_FILE: &str = "vipyard.db";
 /// Where a data directory has the cluster's keys.
 pub const PKI_FOLDER: &str = "pki";
+/// Tells, in the data directory of a running cluster, where its image map is.
+pub const IMAGE_MAP_FILE: &str = "image-map";
 pub const API_LISTEN: &str = "127.0.0.1:6443";
 pub const UI_LISTEN: &str = "127.0.0.1:8080";
 pub const NODES: u16 = 3;
@@ -37,6 +39,8 @@ pub struct Config {
     pub nodes: u16,
     pub network: Network,
     pub host_access: HostAccess,
+    /// The file that maps names of images.
+    pub images: Option<PathBuf>,
     pub data_dir: PathBuf,
     /// A second place for the kubeconfig, beside `DATA_DIR/kubeconfig`.
     pub kubeconfig: Option<PathBuf>,

@@ -24,6 +24,11 @@ pub struct Slot {
     pub run: u32,
     /// The process, while there is one.
     pub active: Option<Active>,
+    /// Until then an image that was not found is not looked for again.
+    pub image_due: Option<Instant>,
+    pub image_backoff: Backoff,
+    /// What can't be given was told.
+    pub noted: bool,
     backoff: Backoff,
 }
 
@@ -32,6 +37,8 @@ pub struct Active {
     pub started: Started,
     pub since: Instant,
     pub at: Timestamp,
+    /// The postStart hook is not over.
+    post_start: bool,
     probes: Vec<(super::probe::Kind, JoinHandle<()>)>,
     /// Set once the end has been asked for.
     pub stop: Option<Stop>,
@@ -55,7 +62,7 @@ impl Drop for Active {
 
 impl Active {
     pub fn new(started: Started, since: Instant, at: Timestamp) -> Self {
-        Self { started, since, at, probes: Vec::new(), stop: None }
+        Self { started, since, at, post_start: false, probes: Vec::new(), stop: None }
     }
 
     pub fn add_probe(&mut self, kind: super::probe::Kind, task: JoinHandle<()>) {
@@ -90,8 +97,32 @@ impl Slot {
             due: Some(Instant::now()),
             run: 0,
             active: None,
+            image_due: None,
+            image_backoff: Self::image_backoff(timings),
+            noted: false,
             backoff: Backoff::new(timings.backoff_base, timings.backoff_limit, timings.backoff_reset),
         }
+    }
+
+    /// The delays between looks for an image.
+    pub fn image_backoff(timings: &Timings) -> Backoff {
+        Backoff::new(timings.backoff_base, timings.backoff_limit, timings.backoff_reset).from_the_first()
+    }
+
+    /// What a waiting container waits for may be there now.
+    pub fn look_again(&mut self) {
+        self.image_due = None;
+        self.due = Some(Instant::now());
+    }
+
+    pub fn post_start(&mut self, runs: bool) {
+        if let Some(active) = &mut self.active {
+            active.post_start = runs;
+        }
+    }
+
+    pub fn in_post_start(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| active.post_start)
     }
 
     /// Takes over what the API remembers of a container that ran before vipyard was started anew. Its process is gone.
