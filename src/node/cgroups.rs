@@ -38,7 +38,7 @@ impl Cgroups {
     pub fn open() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let tree = hierarchy(&read("/proc/self/mountinfo")).ok_or("this machine has no cgroup2 hierarchy".to_owned());
-        let own = own_group(&read("/proc/self/cgroup"));
+        let own = own_group(&read("/proc/self/cgroup")).to_owned();
         let tree = tree.and_then(|root| {
             let mut refusals = Vec::new();
             for base in [root.clone(), root.join(own.trim_start_matches('/'))] {

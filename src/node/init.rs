@@ -108,7 +108,7 @@ fn prepare(spec: &Spec, namespaces: &[OwnedFd]) -> Result<Option<String>, String
             if mounts.pod_mounts {
                 unshare_mounts().map_err(|e| format!("copy the pod's mounts: {e}"))?;
             }
-            mounts::set_up(mounts)?;
+            mounts::set_up(mounts, &spec.cwd)?;
         }
         None => {
             use ThreadNameSpaceType as T;
@@ -121,10 +121,6 @@ fn prepare(spec: &Spec, namespaces: &[OwnedFd]) -> Result<Option<String>, String
     // A program that is root here must not turn the core files of a crash loop into the host's problem.
     let no_core = rustix::process::Rlimit { current: Some(0), maximum: None };
     let _ = rustix::process::setrlimit(rustix::process::Resource::Core, no_core);
-    if spec.mounts.as_ref().is_some_and(|mounts| mounts.root.is_some()) {
-        // As container runtimes do: an image names a working folder that its files may not have.
-        let _ = fs::create_dir_all(&spec.cwd);
-    }
     std::env::set_current_dir(&spec.cwd)
         .map_err(|e| format!("chdir to cwd ({:?}) failed: {}", spec.cwd.display().to_string(), plain(&e)))?;
     spec.identity.take_on()

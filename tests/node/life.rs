@@ -90,7 +90,9 @@ pub async fn ending_pod_keeps_its_network_px4() {
 
 pub async fn sidecars_start_first_and_end_last_px3() {
     let world = World::start().await;
-    let ends = |name: &str| format!("echo {name} up >>/data/log; trap 'echo {name} ends >>/data/log; exit 0' TERM; while :; do sleep 0.02; done");
+    let ends = |name: &str| format!(
+        "trap 'echo {name} ends >>/data/log; exit 0' TERM; echo {name} up >>/data/log; while :; do sleep 0.02; done"
+    );
     let mut first = host("first", &ends("first"));
     first["restartPolicy"] = json!("Always");
     // Main containers wait until its startup probe has passed.
@@ -110,6 +112,11 @@ pub async fn sidecars_start_first_and_end_last_px3() {
     assert_eq!(status["initContainerStatuses"][0]["started"], false);
     std::fs::write(folder.join("started"), "").unwrap();
     world.status("side", is_ready).await;
+    let begin = Instant::now();
+    while !std::fs::read_to_string(folder.join("log")).is_ok_and(|log| log.contains("main up")) {
+        assert!(begin.elapsed() < Duration::from_secs(20), "main never came up");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let log = std::fs::File::open(folder.join("log")).unwrap();
     world.api.delete_gracefully("side", 10);
     world.gone("side").await;
@@ -126,7 +133,8 @@ pub async fn pod_past_its_deadline_fails() {
         (&status["reason"], &status["message"]),
         (&json!("DeadlineExceeded"), &json!("Pod was active on the node longer than the specified deadline"))
     );
-    assert_eq!(state(&status, 0)["terminated"]["exitCode"], 143);
+    // It was asked to end, which process 1 ignores without a handler.
+    assert_eq!(state(&status, 0)["terminated"]["exitCode"], 137);
     assert!(world.api.reported("DeadlineExceeded"));
     world.only_nodes_attached().await;
     world.end().await;

@@ -47,7 +47,7 @@ pub async fn config_maps_and_secrets_are_files_that_change_with_them() {
     world.logged("files", "up").await;
     world.config_map("settings", json!({"b": "three"}));
     world.status("files", succeeded).await;
-    assert_eq!(whole_log(&world, "files").await, "dir\ntwo\n400\n440\nhidden\nread-only\nup\nthree");
+    assert_eq!(whole_log(&world, "files").await, "dir\ntwo\n400\n440\nhidden\nread-only\nup\nthree\n");
     world.end().await;
 }
 
@@ -63,7 +63,7 @@ pub async fn pods_labels_are_files_that_change_with_them() {
     world.logged("labels", "up").await;
     world.api.edit("labels", json!({"metadata": {"labels": {"age": "new"}}}));
     world.status("labels", succeeded).await;
-    assert_eq!(whole_log(&world, "labels").await, "250\nup\nage=\"new\"");
+    assert_eq!(whole_log(&world, "labels").await, "250\nup\nage=\"new\"\n");
     world.end().await;
 }
 
@@ -132,7 +132,7 @@ pub async fn missing_volume_keeps_the_pod_waiting_until_it_comes() {
     assert_eq!(status["phase"], "Pending");
     world.config_map("late", json!({"a": "came"}));
     world.status("waits", succeeded).await;
-    assert_eq!(whole_log(&world, "waits").await, "came");
+    assert_eq!(whole_log(&world, "waits").await, "came\n");
 
     let optional = json!({"name": "v", "configMap": {"name": "never", "optional": true}});
     let spec = pod("ls /config", optional, json!({"name": "v", "mountPath": "/config"}));

@@ -43,7 +43,8 @@ pub struct Bind {
     pub recursive: bool,
 }
 
-pub(super) fn set_up(mounts: &Mounts) -> Result<(), String> {
+/// `cwd` is the folder in which the program is to start.
+pub(super) fn set_up(mounts: &Mounts, cwd: &Path) -> Result<(), String> {
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|e| format!("make mounts private: {e}"))?;
     // What is brought in is taken hold of first: the way to it may be covered, or gone with the host's root.
@@ -70,6 +71,10 @@ pub(super) fn set_up(mounts: &Mounts) -> Result<(), String> {
     devices::set_up(&devices).and_then(|()| covers.know(Path::new("/dev"))).map_err(|e| format!("set up /dev: {e}"))?;
     for (bind, source) in sources {
         make(bind, &source, &mut covers).map_err(|e| format!("mount {}: {e}", bind.target.display()))?;
+    }
+    if mounts.root.is_some() {
+        // As container runtimes do: an image names a working folder that its files may not have.
+        let _ = fs::create_dir_all(cwd);
     }
     if mounts.read_only_root {
         covers.close().map_err(|e| format!("make the root read-only: {e}"))?;
