@@ -108,9 +108,8 @@ impl ImageMap {
         let mut map = Self::default();
         for (name, entry) in file.map(|file| file.images).unwrap_or_default() {
             let line = entry.referenced.line();
-            let refuse = |message: String| {
-                Err(MapError::Entry { path: path.to_owned(), line, entry: name.clone(), message })
-            };
+            let refuse =
+                |message: String| Err(MapError::Entry { path: path.to_owned(), line, entry: name.clone(), message });
             let reference = match Reference::parse(&name) {
                 Ok(reference) => reference,
                 Err(message) => return refuse(message.to_owned()),

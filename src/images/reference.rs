@@ -29,14 +29,15 @@ impl Reference {
             Some(_) => path,
         };
         let word = |part: &str| {
-            !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
+            !part.is_empty()
+                && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
         };
         if path.is_empty() || !path.split('/').all(word) {
             return Err("an image's name is made of lower-case letters, digits, '.', '_', '-' and '/'");
         }
-        if tag.is_some_and(|tag| {
-            tag.is_empty() || !tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-        }) {
+        if tag
+            .is_some_and(|tag| tag.is_empty() || !tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)))
+        {
             return Err("a tag is made of letters, digits, '.', '_' and '-'");
         }
         Ok(Self { registry: registry.map(str::to_owned), path: path.to_owned(), tag: tag.map(str::to_owned) })
@@ -67,7 +68,8 @@ mod tests {
 
     #[test]
     fn entry_matches_with_and_without_registry_and_tag() {
-        for wanted in ["nginx", "nginx:1.27", "docker.io/library/nginx:1.27-alpine", "ghcr.io/nginx", "nginx@sha256:00"] {
+        for wanted in ["nginx", "nginx:1.27", "docker.io/library/nginx:1.27-alpine", "ghcr.io/nginx", "nginx@sha256:00"]
+        {
             assert!(matches("nginx", wanted), "{wanted}");
         }
         assert!(matches("library/nginx:1.27", "docker.io/nginx:1.27"));

@@ -206,7 +206,8 @@ mod tests {
 
     #[test]
     fn limits_become_what_the_kernel_reads() {
-        let found = settings(&container(json!({"limits": {"memory": "64Mi", "cpu": "250m"}, "requests": {"cpu": "1"}})));
+        let found =
+            settings(&container(json!({"limits": {"memory": "64Mi", "cpu": "250m"}, "requests": {"cpu": "1"}})));
         assert_eq!(
             found,
             [

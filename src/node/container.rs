@@ -21,8 +21,8 @@ use super::init;
 use super::logs::Log;
 use super::registry::Inside;
 use super::sandbox::Sandbox;
-use super::volumes::Volumes;
 use super::security::Security;
+use super::volumes::Volumes;
 use crate::images::{self, Image, MappedImage};
 use crate::sys::process::{Child, Launch, Place, Spawner};
 
@@ -83,7 +83,8 @@ pub async fn start(
     let more: Vec<init::Bind> = sandbox.binds().filter(|bind| !own(&bind.target)).collect();
     binds.extend(more);
     let termination = container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
-    let termination = init::Bind { source: files.termination_log.clone(), target: termination.into(), ..init::Bind::default() };
+    let termination =
+        init::Bind { source: files.termination_log.clone(), target: termination.into(), ..init::Bind::default() };
     binds.push(termination);
     let root = root.map(|folder| files.overlay(folder)).transpose()?;
     let name = format!("{}-{}-{run}", pod.uid().unwrap_or_default(), container.name);
@@ -116,7 +117,8 @@ pub async fn start(
     let place = sandbox.process.as_ref().map_or(Place::New, |process| Place::In(process.pidfd()));
     let child = launch(&node.shared.spawner, &spec, [stdin, stdout_end, stderr_end], namespaces, place).await?;
     tokio::spawn(Arc::clone(&files.log).record(stdout, stderr));
-    let inside = Inside { pidfd: child.pidfd(), env: Arc::new(spec.env), cwd, identity: spec.identity, cgroup: spec.cgroup };
+    let inside =
+        Inside { pidfd: child.pidfd(), env: Arc::new(spec.env), cwd, identity: spec.identity, cgroup: spec.cgroup };
     Ok(Started { child, log: files.log, inside, termination_log: files.termination_log, cgroup })
 }
 

@@ -14,8 +14,8 @@ use super::init::Bind;
 use super::netif;
 use super::resolv::{ClusterDns, pod_resolv_conf};
 use crate::config::DualAddr;
-use crate::router::{PortId, PortKind, PortSpec};
 use crate::netlink::set_sysctl;
+use crate::router::{PortId, PortKind, PortSpec};
 use crate::sys::netns::SandboxNs;
 use crate::sys::process::Child;
 

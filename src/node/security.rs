@@ -89,7 +89,8 @@ pub fn of_container(pod: &Pod, container: &Container, image: &Image, ids: &Ids) 
         identity.capabilities = Some(bits.bits());
         identity.no_new_privileges = own.allow_privilege_escalation == Some(false);
     } else if !ids.is_whole() {
-        notes.push(format!("container {name} is privileged towards its own Pod alone: vipyard was not started by root"));
+        notes
+            .push(format!("container {name} is privileged towards its own Pod alone: vipyard was not started by root"));
     }
     let profile = own.seccomp_profile.as_ref().or(of_pod.seccomp_profile.as_ref());
     if profile.is_some_and(|profile| profile.type_ == "Localhost") {
@@ -104,7 +105,10 @@ pub fn of_container(pod: &Pod, container: &Container, image: &Image, ids: &Ids) 
     }
     for mount in container.volume_mounts.iter().flatten() {
         if mount.mount_propagation.as_deref().is_some_and(|mode| mode != "None") {
-            notes.push(format!("mountPropagation of {} in container {name} is not honored: it is None", mount.mount_path));
+            notes.push(format!(
+                "mountPropagation of {} in container {name} is not honored: it is None",
+                mount.mount_path
+            ));
         }
     }
     Ok(Security { identity, read_only_root: own.read_only_root_filesystem == Some(true), notes })
@@ -115,7 +119,10 @@ pub fn pod_notes(pod: &Pod) -> Vec<String> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let mut notes = Vec::new();
     let mut note = |asked: bool, text: &str| notes.extend(asked.then(|| text.to_owned()));
-    note(spec.host_pid == Some(true), "hostPID is not honored: containers have process ids of their own, and end with them");
+    note(
+        spec.host_pid == Some(true),
+        "hostPID is not honored: containers have process ids of their own, and end with them",
+    );
     note(spec.host_ipc == Some(true), "hostIPC is not honored: the Pod has System V IPC of its own");
     note(spec.host_users == Some(false), "hostUsers: false is not honored: the Pod has the users of vipyard");
     note(spec.runtime_class_name.is_some(), "runtimeClassName is not honored: containers are processes");
@@ -138,7 +145,9 @@ fn verify_non_root(pod: &Pod, container: &Container, uid: Option<u32>, user: Opt
         (Some(0), _) => Err(format!("container's runAsUser breaks non-root policy {}", of())),
         (Some(_), _) => Ok(()),
         (None, Some((_, Ok(uid)))) if uid != 0 => Ok(()),
-        (None, None | Some((_, Ok(_)))) => Err(format!("container has runAsNonRoot and image will run as root {}", of())),
+        (None, None | Some((_, Ok(_)))) => {
+            Err(format!("container has runAsNonRoot and image will run as root {}", of()))
+        }
         (None, Some((user, Err(_)))) => Err(format!(
             "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root {}",
             of()
@@ -235,7 +244,8 @@ mod tests {
 
     #[test]
     fn non_root_is_verified_with_the_kubelets_words() {
-        let non_root = |uid: Value, user| container(json!({"runAsNonRoot": true}), json!({"runAsUser": uid}), user, &root());
+        let non_root =
+            |uid: Value, user| container(json!({"runAsNonRoot": true}), json!({"runAsUser": uid}), user, &root());
         let at = "(pod: \"p_d(u)\", container: c)";
         for (uid, user, error) in [
             (json!(0), None, format!("container's runAsUser breaks non-root policy {at}")),
@@ -274,10 +284,11 @@ mod tests {
 
     #[test]
     fn what_can_not_be_given_is_noted() {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"hostPID": true, "hostIPC": true, "containers": [],
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {}, "spec": {"hostPID": true, "hostIPC": true, "containers": [],
             "volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Gi"}}, {"name": "m", "emptyDir": {"medium": "Memory",
             "sizeLimit": "1Gi"}}]}}))
-        .unwrap();
+            .unwrap();
         let notes = pod_notes(&pod);
         assert_eq!(notes.len(), 3, "{notes:?}");
         assert!(notes[0].starts_with("hostPID ") && notes[2].starts_with("sizeLimit of volume v "), "{notes:?}");

@@ -256,9 +256,7 @@ impl Worker {
         if let Some(volumes) = &self.volumes {
             volumes.refresh(&self.pod);
         }
-        let missed = |slot: &&mut Slot| {
-            matches!(&slot.view.phase, Phase::Waiting { reason, .. } if reason == "CreateContainerConfigError")
-        };
+        let missed = |slot: &&mut Slot| matches!(&slot.view.phase, Phase::Waiting { reason, .. } if reason == "CreateContainerConfigError");
         self.slots.iter_mut().filter(missed).for_each(Slot::look_again);
     }
 

@@ -59,7 +59,9 @@ pub struct VolumeError {
 pub enum MountError {
     #[error("failed to prepare subPath for volumeMount {mount:?} of container {container:?}: {source}")]
     SubPath { mount: String, container: String, source: io::Error },
-    #[error("cannot expand subPathExpr of volumeMount {mount:?} of container {container:?}: missing value for {name:?}")]
+    #[error(
+        "cannot expand subPathExpr of volumeMount {mount:?} of container {container:?}: missing value for {name:?}"
+    )]
     Expression { mount: String, container: String, name: String },
 }
 
@@ -182,8 +184,11 @@ impl Volumes {
             let Some(volume) = self.mounted.get(&mount.name) else { continue };
             let (of, name) = (mount.name.clone(), container.name.clone());
             let part = match mount.sub_path_expr.as_deref().filter(|text| !text.is_empty()) {
-                Some(text) => expand_known(text, env)
-                    .map_err(|missing| MountError::Expression { mount: of.clone(), container: name.clone(), name: missing })?,
+                Some(text) => expand_known(text, env).map_err(|missing| MountError::Expression {
+                    mount: of.clone(),
+                    container: name.clone(),
+                    name: missing,
+                })?,
                 None => mount.sub_path.clone().unwrap_or_default(),
             };
             let find = || resolve(&volume.folder, &part, volume.grows);

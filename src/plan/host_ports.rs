@@ -77,7 +77,12 @@ impl HostPod {
     }
 
     /// The entries of the VIP table: one for each port, address of the Pod and address of the node of its family.
-    fn vips(&mut self, key: &ObjectKey, node: &NodeInfo, mut next_id: impl FnMut() -> ServicePortId) -> Vec<(VipKey, Vip)> {
+    fn vips(
+        &mut self,
+        key: &ObjectKey,
+        node: &NodeInfo,
+        mut next_id: impl FnMut() -> ServicePortId,
+    ) -> Vec<(VipKey, Vip)> {
         let mut vips = Vec::new();
         for (index, port) in self.ports.iter().enumerate() {
             for ip in &self.ips {
@@ -98,7 +103,8 @@ impl HostPod {
                     source_ranges: None,
                     lists: Lists::compile(vec![self.endpoint(key, node, *ip, port.container_port)], false),
                 });
-                let meant = |addr: &&IpAddr| addr.is_ipv6() == ip.is_ipv6() && port.host_ip.is_none_or(|ip| ip == **addr);
+                let meant =
+                    |addr: &&IpAddr| addr.is_ipv6() == ip.is_ipv6() && port.host_ip.is_none_or(|ip| ip == **addr);
                 for addr in node.addresses.iter().filter(meant) {
                     let key = VipKey { addr: *addr, protocol: port.protocol, port: port.host_port };
                     vips.push((key, Vip { service: Arc::clone(&service), via: Via::HostPort }));

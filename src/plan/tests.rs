@@ -529,7 +529,10 @@ fn host_ports_are_captured_while_the_pod_has_an_address_p6() {
     assert_eq!(plan.vips().count(), 2);
 
     let epoch = plan.epoch;
-    compiler.pod_applied(&pod(ports.clone(), json!({"phase": "Running", "message": "x", "podIPs": [{"ip": "10.244.1.2"}]})));
+    compiler.pod_applied(&pod(
+        ports.clone(),
+        json!({"phase": "Running", "message": "x", "podIPs": [{"ip": "10.244.1.2"}]}),
+    ));
     assert_eq!(compiler.plan().epoch, epoch, "what does not matter makes no plan");
     compiler.pod_applied(&pod(ports.clone(), json!({"phase": "Succeeded", "podIPs": [{"ip": "10.244.1.2"}]})));
     assert_eq!(compiler.plan().vips().count(), 0);

@@ -29,7 +29,8 @@ pub async fn users_groups_and_capabilities_are_as_asked() {
     let world = World::start().await;
     let show = "grep -E '^(Cap(Bnd|Eff)|NoNewPrivs):' /proc/self/status | cut -f2";
     // CAP_NET_BIND_SERVICE is number 10.
-    let drop = json!({"capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}, "allowPrivilegeEscalation": false});
+    let drop =
+        json!({"capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}, "allowPrivilegeEscalation": false});
     world.run("dropped", once(show, drop), succeeded).await;
     let one = bits(&[10]);
     assert_eq!(whole_log(&world, "dropped").await, format!("{one}\n{one}\n1\n"));
@@ -44,8 +45,10 @@ pub async fn users_groups_and_capabilities_are_as_asked() {
         let script = "id -u; id -g; id -G; echo $HOME; touch /data/f; stat -c '%u %g %a' /data/f; echo out >/dev/stdout; \
                       cat /keys/k; stat -Lc '%g %a' /keys/k";
         let mut spec = once(script, json!({"runAsUser": 1234, "runAsNonRoot": true}));
-        spec["securityContext"] = json!({"runAsUser": 1, "runAsGroup": 2345, "supplementalGroups": [7777], "fsGroup": 3456});
-        spec["volumes"] = json!([{"name": "v", "emptyDir": {}}, {"name": "k", "secret": {"secretName": "s", "defaultMode": 0o400}}]);
+        spec["securityContext"] =
+            json!({"runAsUser": 1, "runAsGroup": 2345, "supplementalGroups": [7777], "fsGroup": 3456});
+        spec["volumes"] =
+            json!([{"name": "v", "emptyDir": {}}, {"name": "k", "secret": {"secretName": "s", "defaultMode": 0o400}}]);
         let mounts = json!([{"name": "v", "mountPath": "/data"}, {"name": "k", "mountPath": "/keys"}]);
         spec["containers"][0]["volumeMounts"] = mounts;
         world.secret("s", json!({"k": "eAo="}));
@@ -81,7 +84,8 @@ pub async fn root_user_is_refused_where_the_pod_forbids_it() {
     let spec = once("true", json!({"runAsNonRoot": true}));
     let waiting = |s: &Value| s["containerStatuses"][0]["state"]["waiting"]["reason"] == "CreateContainerConfigError";
     let status = world.run("root", spec, waiting).await;
-    let message = "container has runAsNonRoot and image will run as root (pod: \"root_default(uid-root)\", container: c)";
+    let message =
+        "container has runAsNonRoot and image will run as root (pod: \"root_default(uid-root)\", container: c)";
     assert_eq!(status["containerStatuses"][0]["state"]["waiting"]["message"], message);
     assert_eq!(world.event("Failed").await, format!("Error: {message}"));
     world.end().await;
@@ -110,9 +114,10 @@ pub async fn shared_process_namespace_shows_all_and_reaps() {
                   i=$((i+1)); [ $i -lt 200 ] || break; sleep 0.05; done; echo $$ zombies $z; tr '\\0' ' ' </proc/1/cmdline; \
                   echo; exec sleep 100";
     let mut spec = with(shell(script), json!({"shareProcessNamespace": true, "terminationGracePeriodSeconds": 1}));
-    spec["containers"].as_array_mut().unwrap().push(
-        json!({"name": "d", "image": "vipyard/host", "command": ["/bin/sleep", "100"]}),
-    );
+    spec["containers"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"name": "d", "image": "vipyard/host", "command": ["/bin/sleep", "100"]}));
     world.run("shares", spec, is_ready).await;
     world.logged("shares", "vipyard image pause ").await;
     let log = std::fs::read_to_string(world.dir.path().join("pods/uid-shares/c/0.log")).unwrap();

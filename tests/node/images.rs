@@ -137,7 +137,10 @@ pub async fn unknown_image_starts_when_the_map_has_it() {
     assert!(message.contains("images.yaml"), "the file to change is named: {message}");
     assert_eq!(world.event("BackOff").await, "Back-off pulling image \"team/app:v2\"");
     for said in ["Error: ErrImagePull", "Error: ImagePullBackOff"] {
-        assert!(world.api.events.lock().iter().any(|(reason, message)| reason == "Failed" && message == said), "{said}");
+        assert!(
+            world.api.events.lock().iter().any(|(reason, message)| reason == "Failed" && message == said),
+            "{said}"
+        );
     }
     fs::write(folder.path().join("images.yaml"), "images: {team/app: ./app}\n").unwrap();
     world.status("late", succeeded).await;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::pods::{get, shell, whole_log, whoami, with};
+use super::pods::{get, shell, whoami, whole_log, with};
 use super::world::{World, condition, is_ready};
 
 fn host(name: &str, script: &str) -> Value {
@@ -27,7 +27,10 @@ pub async fn post_start_hook_holds_the_container_back() {
     world.logged("held", "up").await;
     let status = world.status("held", |s| s["containerStatuses"].is_array()).await;
     assert_eq!(state(&status, 0)["waiting"]["reason"], "ContainerCreating");
-    assert_eq!((&status["phase"], &state(&status, 1)["waiting"]["reason"]), (&json!("Pending"), &json!("ContainerCreating")));
+    assert_eq!(
+        (&status["phase"], &state(&status, 1)["waiting"]["reason"]),
+        (&json!("Pending"), &json!("ContainerCreating"))
+    );
     let folder = world.dir.path().join("pods/uid-held");
     assert!(!folder.join("later").exists(), "the next container waits for the hook");
     std::fs::write(folder.join("volumes/kubernetes.io~empty-dir/v/go"), "").unwrap();
@@ -37,8 +40,10 @@ pub async fn post_start_hook_holds_the_container_back() {
 
 pub async fn failed_post_start_hook_ends_the_container() {
     let world = World::start().await;
-    let mut spec = with(shell("trap 'exit 7' TERM; while :; do sleep 0.02; done"), json!({"terminationGracePeriodSeconds": 2}));
-    spec["containers"][0]["lifecycle"] = json!({"postStart": {"exec": {"command": ["/bin/sh", "-c", "echo no; exit 1"]}}});
+    let mut spec =
+        with(shell("trap 'exit 7' TERM; while :; do sleep 0.02; done"), json!({"terminationGracePeriodSeconds": 2}));
+    spec["containers"][0]["lifecycle"] =
+        json!({"postStart": {"exec": {"command": ["/bin/sh", "-c", "echo no; exit 1"]}}});
     let status = world.run("fails", spec, |s| s["containerStatuses"][0]["restartCount"].as_i64() >= Some(1)).await;
     assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 7);
     let message = world.event("FailedPostStartHook").await;
@@ -90,13 +95,16 @@ pub async fn ending_pod_keeps_its_network_px4() {
 
 pub async fn sidecars_start_first_and_end_last_px3() {
     let world = World::start().await;
-    let ends = |name: &str| format!(
-        "trap 'echo {name} ends >>/data/log; exit 0' TERM; echo {name} up >>/data/log; while :; do sleep 0.02; done"
-    );
+    let ends = |name: &str| {
+        format!(
+            "trap 'echo {name} ends >>/data/log; exit 0' TERM; echo {name} up >>/data/log; while :; do sleep 0.02; done"
+        )
+    };
     let mut first = host("first", &ends("first"));
     first["restartPolicy"] = json!("Always");
     // Main containers wait until its startup probe has passed.
-    first["startupProbe"] = json!({"exec": {"command": ["test", "-e", "/data/started"]}, "periodSeconds": 1, "failureThreshold": 30});
+    first["startupProbe"] =
+        json!({"exec": {"command": ["test", "-e", "/data/started"]}, "periodSeconds": 1, "failureThreshold": 30});
     let mut second = host("second", &ends("second"));
     second["restartPolicy"] = json!("Always");
     let mut spec = json!({"volumes": [{"name": "v", "emptyDir": {}}], "initContainers": [first, second],

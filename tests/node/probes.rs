@@ -81,9 +81,12 @@ pub async fn grpc_probe_asks_for_the_service_ps10() {
                     let mut trailers = HeaderMap::new();
                     trailers.insert("grpc-status", if known { "0" } else { "5" }.parse().unwrap());
                     let message = Bytes::from(vec![0, 0, 0, 0, 2, 8, now.load(Ordering::Relaxed)]);
-                    let frames: Vec<Result<_, Infallible>> = vec![Ok(Frame::data(message)), Ok(Frame::trailers(trailers))];
+                    let frames: Vec<Result<_, Infallible>> =
+                        vec![Ok(Frame::data(message)), Ok(Frame::trailers(trailers))];
                     let body = StreamBody::new(futures::stream::iter(frames));
-                    Ok::<_, Infallible>(Response::builder().header("content-type", "application/grpc").body(body).unwrap())
+                    Ok::<_, Infallible>(
+                        Response::builder().header("content-type", "application/grpc").body(body).unwrap(),
+                    )
                 }
             });
             let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
@@ -107,15 +110,18 @@ pub async fn startup_probe_holds_back_the_others_ps7() {
     let script = "sleep 0.3; touch /dev/shm/started; sleep 100";
     let mut spec = shell(script);
     let container = &mut spec["containers"][0];
-    container["startupProbe"] = json!({"exec": {"command": ["test", "-e", "/dev/shm/started"]}, "periodSeconds": 1, "failureThreshold": 30});
+    container["startupProbe"] =
+        json!({"exec": {"command": ["test", "-e", "/dev/shm/started"]}, "periodSeconds": 1, "failureThreshold": 30});
     // It would fail at once, and kill the container.
-    container["livenessProbe"] = json!({"exec": {"command": ["test", "-e", "/dev/shm/started"]}, "failureThreshold": 1, "periodSeconds": 1});
+    container["livenessProbe"] =
+        json!({"exec": {"command": ["test", "-e", "/dev/shm/started"]}, "failureThreshold": 1, "periodSeconds": 1});
     let status = world.run("slow", spec, is_ready).await;
     assert_eq!(status["containerStatuses"][0]["restartCount"], 0);
     assert_eq!(status["containerStatuses"][0]["started"], true);
     // One that never passes ends the container.
     let mut spec = with(shell("sleep 100"), json!({"terminationGracePeriodSeconds": 1}));
-    spec["containers"][0]["startupProbe"] = json!({"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 1});
+    spec["containers"][0]["startupProbe"] =
+        json!({"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 1});
     world.run("never", spec, |s| s["containerStatuses"][0]["restartCount"] == 1).await;
     assert_eq!(world.event("Killing").await, "Container c failed startup probe, will be restarted");
     world.end().await;

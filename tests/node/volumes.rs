@@ -36,7 +36,8 @@ pub async fn config_maps_and_secrets_are_files_that_change_with_them() {
          touch x 2>/dev/null || echo read-only; echo up; {}; cat dir/b",
         until("grep -q three dir/b")
     );
-    let map = json!({"name": "settings", "defaultMode": 0o444, "items": [{"key": "b", "path": "dir/b", "mode": 0o400}]});
+    let map =
+        json!({"name": "settings", "defaultMode": 0o444, "items": [{"key": "b", "path": "dir/b", "mode": 0o400}]});
     let mut spec = pod(&script, json!({"name": "v", "configMap": map}), json!({"name": "v", "mountPath": "/config"}));
     let secret = json!({"name": "s", "secret": {"secretName": "keys", "defaultMode": 0o440}});
     spec["volumes"].as_array_mut().unwrap().push(secret);
@@ -69,14 +70,16 @@ pub async fn pods_labels_are_files_that_change_with_them() {
 
 pub async fn empty_dirs_are_shared_and_gone_with_the_pod() {
     let world = World::start().await;
-    let writer = format!("echo disk >/data/f; echo memory >/mem/f; df -k /mem | tail -1; {}", until("test -e /mem/seen"));
+    let writer =
+        format!("echo disk >/data/f; echo memory >/mem/f; df -k /mem | tail -1; {}", until("test -e /mem/seen"));
     let mut spec = with(
         shell(&writer),
         json!({"restartPolicy": "Never", "volumes": [{"name": "data", "emptyDir": {}},
             {"name": "mem", "emptyDir": {"medium": "Memory", "sizeLimit": "2Mi"}}]}),
     );
     let mounts = json!([{"name": "data", "mountPath": "/data"}, {"name": "mem", "mountPath": "/mem"}]);
-    let reader = format!("{}; cat /data/f /mem/f; stat -c %a /data; stat -fc %T /mem; touch /mem/seen", until("test -e /mem/f"));
+    let reader =
+        format!("{}; cat /data/f /mem/f; stat -c %a /data; stat -fc %T /mem; touch /mem/seen", until("test -e /mem/f"));
     let mut other = spec["containers"][0].clone();
     (other["name"], other["command"][2]) = (json!("d"), json!(reader));
     spec["containers"].as_array_mut().unwrap().push(other);
@@ -148,7 +151,10 @@ pub async fn host_paths_are_checked() {
     let mount = json!({"name": "v", "mountPath": "/host"});
     world.api.create_pod("wrong", pod("true", host(&folder, "Directory"), mount.clone()));
     let message = world.event("FailedMount").await;
-    assert!(message.ends_with(&format!("hostPath type check failed: {} is not a directory", folder.display())), "{message}");
+    assert!(
+        message.ends_with(&format!("hostPath type check failed: {} is not a directory", folder.display())),
+        "{message}"
+    );
     let spec = pod("echo hello >/host/f", host(&folder, "DirectoryOrCreate"), mount);
     world.run("right", spec, succeeded).await;
     assert_eq!(std::fs::read_to_string(folder.join("f")).unwrap(), "hello\n");

@@ -42,7 +42,8 @@ impl Identity {
     pub(super) fn take_on(&self) -> Result<Option<String>, String> {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let account = self.resolve(&read("/etc/passwd"), &read("/etc/group"))?;
-        let failed = |what: &'static str| move |e: rustix::io::Errno| format!("{what}: {}", super::plain(&io::Error::from(e)));
+        let failed =
+            |what: &'static str| move |e: rustix::io::Errno| format!("{what}: {}", super::plain(&io::Error::from(e)));
         if account.uid != 0 {
             own_pipes(account.uid);
         }

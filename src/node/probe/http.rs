@@ -40,7 +40,8 @@ pub(super) async fn get(action: &HTTPGetAction, target: &Target) -> Finding {
         Err(healthy) => return healthy,
     };
     let answer = match tls {
-        true => match encrypt(stream, host.map_or(target.address, |host| host.parse().unwrap_or(target.address))).await {
+        true => match encrypt(stream, host.map_or(target.address, |host| host.parse().unwrap_or(target.address))).await
+        {
             Ok(stream) => request(action, &authority, &path, stream).await,
             Err(e) => Err(e.into()),
         },
@@ -86,7 +87,8 @@ async fn request(
 async fn encrypt(stream: TcpStream, address: IpAddr) -> io::Result<TlsStream<TcpStream>> {
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
-    let config = config.map_err(io::Error::other)?.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider)));
+    let config =
+        config.map_err(io::Error::other)?.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider)));
     let connector = TlsConnector::from(Arc::new(config.with_no_client_auth()));
     connector.connect(ServerName::IpAddress(address.into()), stream).await
 }

@@ -40,7 +40,12 @@ impl Worker {
                 };
                 events.event(&pod, "Warning", reason, &format!("{word} failed: {failure}"));
             }
-            let _ = sender.send(News::HookDone { slot: index, run, before_stop: deadline.is_some(), failed: done.is_some() });
+            let _ = sender.send(News::HookDone {
+                slot: index,
+                run,
+                before_stop: deadline.is_some(),
+                failed: done.is_some(),
+            });
         });
     }
 

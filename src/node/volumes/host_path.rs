@@ -59,7 +59,8 @@ mod tests {
         check(&source(&file, "FileOrCreate")).unwrap();
         check(&source(&file, "File")).unwrap();
         check(&source(std::path::Path::new("/dev/null"), "CharDevice")).unwrap();
-        for (type_, words) in [("Socket", "a socket file"), ("BlockDevice", "a block device"), ("Directory", "a directory")]
+        for (type_, words) in
+            [("Socket", "a socket file"), ("BlockDevice", "a block device"), ("Directory", "a directory")]
         {
             let error = check(&source(&file, type_)).unwrap_err();
             assert_eq!(error, format!("hostPath type check failed: {} is not {words}", file.display()));

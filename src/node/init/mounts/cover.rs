@@ -81,7 +81,13 @@ impl<'a> Covers<'a> {
             };
             trees.push((entry, tree));
         }
-        rustix::mount::mount("tmpfs", self.scratch, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755"))?;
+        rustix::mount::mount(
+            "tmpfs",
+            self.scratch,
+            "tmpfs",
+            MountFlags::NOSUID | MountFlags::NODEV,
+            Some(c"mode=755"),
+        )?;
         for (entry, tree) in trees {
             let place = self.scratch.join(entry.file_name());
             match tree {
