@@ -24,7 +24,7 @@ use crate::api::auth::Identity;
 use crate::api::pki::{self, Authority};
 use crate::api::{Api, serve};
 use crate::cluster::Cluster;
-use crate::config::{CLUSTER_API_PORT, Config, DNS_PORT, HostAccess, IMAGE_MAP_FILE, PKI_FOLDER};
+use crate::config::{CLAIMS_FOLDER, CLUSTER_API_PORT, Config, DNS_PORT, HostAccess, IMAGE_MAP_FILE, PKI_FOLDER};
 use crate::controllers::{self, Controllers, ControllersConfig};
 use crate::dashboard::{self, DashboardConfig};
 use crate::dns::{Dns, ForwardConfig, ServerConfig, Zone};
@@ -149,6 +149,7 @@ pub async fn build(config: Config) -> Result<Running> {
             cluster: cluster.clone(),
             network: config.network.clone(),
             root_ca_pem: authority.cert_pem().to_owned(),
+            claims_folder: config.data_dir.join(CLAIMS_FOLDER),
             resources: api.registry().resources(),
         },
         &mut tasks,

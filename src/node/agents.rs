@@ -33,9 +33,9 @@ use super::register::{node_object, register};
 use super::registry::Registry;
 use super::resolv::ResolvConf;
 use super::sync::{News, Worker};
-use super::volumes::Kind;
+use super::volumes::{Claims, Kind};
 use crate::cluster::{Change, Cluster, ObjectKey, Subscription};
-use crate::config::{Network, node_name};
+use crate::config::{CLAIMS_FOLDER, Network, node_name};
 use crate::images::Images;
 use crate::router::{PortId, PortKind, PortSpec, Ports};
 use crate::sys::netns::NetNs;
@@ -46,7 +46,7 @@ pub struct AgentsConfig {
     /// How many nodes there are.
     pub nodes: u16,
     pub network: Network,
-    /// The agents keep the folder `pods` in it, and nothing else.
+    /// The agents keep the folders `pods` and `volumes` in it, and nothing else.
     pub data_dir: PathBuf,
     pub client: Client,
     pub cluster: Cluster,
@@ -60,7 +60,7 @@ pub struct AgentsConfig {
 /// Why the agents could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    #[error("folder {path} for pods: {source}")]
+    #[error("folder {path}: {source}")]
     Folder { path: PathBuf, source: io::Error },
     #[error("thread for starting processes: {0}")]
     Spawner(#[source] io::Error),
@@ -126,6 +126,8 @@ impl Agents {
         let pods_dir = std::path::absolute(config.data_dir.join("pods"))
             .and_then(|path| fresh_folder(&path).map(|()| path))
             .map_err(|source| NodeError::Folder { path: config.data_dir.join("pods"), source })?;
+        let claims = Claims::open(config.data_dir.join(CLAIMS_FOLDER))
+            .map_err(|source| NodeError::Folder { path: config.data_dir.join(CLAIMS_FOLDER), source })?;
         let shared = Arc::new(Shared {
             client: config.client,
             cluster: config.cluster,
@@ -136,6 +138,7 @@ impl Agents {
             timings: config.timings,
             spawner: Spawner::start().map_err(NodeError::Spawner)?,
             images: config.images,
+            claims,
             cgroups: Cgroups::open(),
             unlimited: AtomicBool::new(false),
             references: Arc::default(),
@@ -180,6 +183,7 @@ impl Agents {
         let shared = &agents.inner.shared;
         tasks.spawn(tell(Arc::clone(shared), Kind::ConfigMap, shared.cluster.config_maps.subscribe()));
         tasks.spawn(tell(Arc::clone(shared), Kind::Secret, shared.cluster.secrets.subscribe()));
+        tasks.spawn(keep_claims(Arc::clone(shared)));
         drop(tasks);
         Ok(agents)
     }
@@ -344,6 +348,25 @@ where
         if let Change::Applied { new: object, .. } | Change::Deleted(object) = change {
             shared.references.changed(kind, ObjectKey::of(&*object));
         }
+    }
+}
+
+/// Tells Pods of their claims, and removes what deleted ones kept.
+async fn keep_claims(shared: Arc<Shared>) {
+    let mut changes = shared.cluster.claims.subscribe();
+    while let Some(change) = changes.recv().await {
+        let owned = Arc::clone(&shared);
+        let removal = match change {
+            Change::Applied { new, .. } => {
+                shared.references.changed(Kind::Claim, ObjectKey::of(&*new));
+                continue;
+            }
+            Change::Deleted(old) => tokio::task::spawn_blocking(move || owned.claims.remove(&old)),
+            Change::Synced => tokio::task::spawn_blocking(move || owned.claims.remove_orphans(&owned.cluster.claims)),
+            Change::Marked(_) => continue,
+        };
+        // One after the other; a panic in one is not the next one's matter.
+        let _ = removal.await;
     }
 }
 

@@ -14,7 +14,7 @@ use super::cgroups::Cgroups;
 use super::ipam::Ipam;
 use super::registry::Registry;
 use super::resolv::ResolvConf;
-use super::volumes::References;
+use super::volumes::{Claims, References};
 use crate::cluster::Cluster;
 use crate::config::{DualAddr, Network};
 use crate::images::Images;
@@ -75,6 +75,7 @@ pub struct Shared {
     pub spawner: Spawner,
     pub registry: Registry,
     pub images: Images,
+    pub claims: Claims,
     pub cgroups: Cgroups,
     /// That limits can't be kept was told.
     pub unlimited: AtomicBool,

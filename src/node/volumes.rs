@@ -5,6 +5,7 @@
 //! projected      what is in a volume of ConfigMaps, Secrets, downward API and tokens
 //! atomic_writer  files that change all at once
 //! host_path      the checks of a folder or file of the host
+//! claims         folders behind PersistentVolumeClaims
 //! sub_path       a part of a volume
 //! references     which Pods to tell when a ConfigMap or Secret changes
 //! ```
@@ -14,6 +15,7 @@
 //! and it ends with them.
 
 mod atomic_writer;
+mod claims;
 mod host_path;
 mod projected;
 mod references;
@@ -28,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod, ProjectedVolumeSource, Volume};
+use kube::ResourceExt;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -37,6 +40,7 @@ use super::context::NodeContext;
 use super::environment::{expand_known, parse_quantity};
 use super::init::Bind;
 use crate::sys::mount::{MountNs, Tmpfs};
+pub use claims::Claims;
 use projected::{Error, Payload, Projection};
 pub use references::{Kind, References, Registration};
 use sub_path::resolve;
@@ -133,6 +137,13 @@ impl Volumes {
             } else if let Some(source) = &volume.host_path {
                 let folder = host_path::check(source).map_err(Error::HostPath).map_err(failed)?;
                 Mounted { recursive: true, ..Mounted::writable(folder) }
+            } else if let Some(source) = &volume.persistent_volume_claim {
+                let (shared, namespace) = (&node.shared, pod.namespace().unwrap_or_default());
+                shared.cluster.claims.wait_synced().await;
+                let folder =
+                    shared.claims.of(&shared.cluster.claims, &namespace, &source.claim_name).map_err(failed)?;
+                give_to_group(&folder, group).map_err(Error::Write).map_err(failed)?;
+                Mounted { read_only: source.read_only == Some(true), ..Mounted::writable(folder) }
             } else {
                 return Err(failed(Error::Unsupported(type_of(volume))));
             };

@@ -9,6 +9,7 @@
 
 mod access;
 mod barrier;
+mod claims;
 mod client;
 mod cluster;
 mod dataplane;
@@ -85,6 +86,7 @@ scenarios! {
     kube_rs::objects_are_written_in_every_way,
     kube_rs::everything_that_discovery_names_can_be_listed,
     kube_rs::server_side_apply_owns_fields,
+    claims::claim_is_bound_and_keeps_its_files_until_it_is_deleted,
     host_ports::host_port_answers_on_its_node_alone_p6,
     pods::failing_container_backs_off_and_keeps_its_last_log,
     rolling::replaced_pods_cost_no_request,

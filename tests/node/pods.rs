@@ -201,7 +201,8 @@ pub async fn graceful_delete_terminates_then_removes_the_object() {
 
 pub async fn containers_are_asked_to_end_when_new_connections_go_elsewhere() {
     let world = World::start().await;
-    world.run("bye", shell("trap 'exit 0' TERM; while :; do sleep 0.05; done"), is_ready).await;
+    world.run("bye", shell("trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done"), is_ready).await;
+    world.logged("bye", "up").await;
     let mut asked = world.data_plane.hold();
     world.api.delete_gracefully("bye", 30);
     asked.wait_for(|asked| *asked == 1).await.expect("the agent waits for the data plane");

@@ -163,17 +163,39 @@ pub async fn host_paths_are_checked() {
     world.end().await;
 }
 
-pub async fn claims_are_refused_with_a_reason() {
+pub async fn claim_is_a_folder_that_stays_until_it_is_deleted() {
     let world = World::start().await;
+    let claim = |phase: &str| json!({"metadata": {"name": "disk", "namespace": "default", "uid": "disk-1"}, "status": {"phase": phase}});
     let volume = json!({"name": "data", "persistentVolumeClaim": {"claimName": "disk"}});
-    world.api.create_pod("claims", pod("true", volume, json!({"name": "data", "mountPath": "/data"})));
+    let pod = |script: &str| pod(script, volume.clone(), json!({"name": "data", "mountPath": "/data"}));
+    world.api.create_pod("writes", pod("echo kept >/data/f"));
     let message = world.event("FailedMount").await;
-    for part in ["volume \"data\"", "volumes of type persistentVolumeClaim are not supported", "emptyDir"] {
+    assert!(message.ends_with("persistentvolumeclaim \"disk\" not found"), "{message}");
+    world.api.writers.claims.apply(serde_json::from_value(claim("Pending")).unwrap());
+    world.reported("MountVolume.SetUp failed for volume \"data\" : persistentvolumeclaim \"disk\" is not bound").await;
+    world.api.writers.claims.apply(serde_json::from_value(claim("Bound")).unwrap());
+    world.status("writes", succeeded).await;
+    world.api.delete_now("writes");
+    world.run("reads", pod("cat /data/f"), succeeded).await;
+    assert_eq!(whole_log(&world, "reads").await, "kept\n");
+    let folder = world.dir.path().join("volumes/pvc-disk-1");
+    assert!(folder.join("f").exists());
+    world.api.writers.claims.delete(&vipyard::cluster::ObjectKey::new("default", "disk"));
+    world.vanished(&folder).await;
+    world.end().await;
+}
+
+pub async fn volumes_of_other_types_are_refused_with_a_reason() {
+    let world = World::start().await;
+    let volume = json!({"name": "data", "nfs": {"server": "x", "path": "/"}});
+    world.api.create_pod("nfs", pod("true", volume, json!({"name": "data", "mountPath": "/data"})));
+    let message = world.event("FailedMount").await;
+    for part in ["volume \"data\"", "volumes of type nfs are not supported", "emptyDir"] {
         assert!(message.contains(part), "{message}");
     }
-    let status = world.status("claims", |s| reason(s) == "ContainerCreating").await;
+    let status = world.status("nfs", |s| reason(s) == "ContainerCreating").await;
     assert_eq!(status["phase"], "Pending");
-    world.api.delete_gracefully("claims", 5);
-    world.gone("claims").await;
+    world.api.delete_gracefully("nfs", 5);
+    world.gone("nfs").await;
     world.end().await;
 }

@@ -84,6 +84,7 @@ impl World {
         api.writers.pods.mark_synced();
         api.writers.config_maps.mark_synced();
         api.writers.secrets.mark_synced();
+        api.writers.claims.mark_synced();
         let hub = Arc::new(Hub::default());
         let data_plane = Arc::new(FakeDataPlane::default());
         let dir = tempfile::tempdir().expect("a folder for the test");

@@ -42,11 +42,13 @@ pub enum Error {
     #[error("container {0:?} not found")]
     NoContainer(String),
     #[error(
-        "volumes of type {0} are not supported: use emptyDir, hostPath, configMap, secret, downwardAPI, or projected"
+        "volumes of type {0} are not supported: use emptyDir, hostPath, persistentVolumeClaim, configMap, secret, downwardAPI, or projected"
     )]
     Unsupported(String),
     #[error("{0}")]
     HostPath(String),
+    #[error("persistentvolumeclaim {0:?} is not bound")]
+    Unbound(String),
     #[error(transparent)]
     Write(std::io::Error),
 }

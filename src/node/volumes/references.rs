@@ -13,6 +13,7 @@ use crate::cluster::ObjectKey;
 pub enum Kind {
     ConfigMap,
     Secret,
+    Claim,
 }
 
 type Tell = Arc<dyn Fn() + Send + Sync>;
@@ -70,7 +71,7 @@ impl Drop for Registration {
     }
 }
 
-/// The ConfigMaps and Secrets that a Pod's volumes and environment name.
+/// The ConfigMaps, Secrets and claims that a Pod's volumes and environment name.
 fn of_pod(pod: &Pod) -> BTreeSet<(Kind, String)> {
     let mut names = BTreeSet::new();
     let Some(spec) = &pod.spec else { return names };
@@ -81,6 +82,7 @@ fn of_pod(pod: &Pod) -> BTreeSet<(Kind, String)> {
                 names.extend(source.secret.iter().map(|secret| (Kind::Secret, secret.name.clone())));
             }
         }
+        names.extend(volume.persistent_volume_claim.iter().map(|claim| (Kind::Claim, claim.claim_name.clone())));
     }
     for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
         for from in container.env_from.iter().flatten() {
@@ -106,11 +108,12 @@ mod tests {
     #[test]
     fn only_those_who_refer_to_an_object_are_told_until_they_go() {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d"}, "spec": {
-            "volumes": [{"name": "a", "configMap": {"name": "m"}}, {"name": "b", "secret": {"secretName": "s"}}],
+            "volumes": [{"name": "a", "configMap": {"name": "m"}}, {"name": "b", "secret": {"secretName": "s"}},
+                {"name": "c", "persistentVolumeClaim": {"claimName": "data"}}],
             "containers": [{"name": "c", "envFrom": [{"secretRef": {"name": "e"}}]}]}}))
         .unwrap();
         let names: Vec<_> = of_pod(&pod).into_iter().map(|(kind, name)| format!("{kind:?}/{name}")).collect();
-        assert_eq!(names, ["ConfigMap/m", "Secret/e", "Secret/s"]);
+        assert_eq!(names, ["ConfigMap/m", "Secret/e", "Secret/s", "Claim/data"]);
         let (all, count) = (Arc::new(References::default()), Arc::new(AtomicU32::new(0)));
         let seen = Arc::clone(&count);
         let registration = all.register(&pod, move || {
