@@ -36,6 +36,7 @@ SECTIONS = {
     "B": "Bands of addresses and ports",
     "W": "What a change of type wipes",
     "SV": "Validation of Services",
+    "D": "Cluster DNS",
     "PD": "Defaults and validation of Pods",
     "PS": "Status of Pods, and probes",
     "PX": "Deletion of Pods",
@@ -46,8 +47,9 @@ SECTIONS = {
 DATA_PLANE = ("tests/netns/", "tests/node/", "src/plan/", "src/router/")
 CONTROL_PLANE = ("tests/it/", "tests/netns/", "src/api/", "src/controllers/")
 PODS = ("tests/", "src/node/", "src/api/", "src/controllers/")
-CONTROL = {"ES", "B", "W", "SV"}
-OF_PODS = {"PD", "PS", "PX", "NM", "EV"}
+NAMES = ("tests/netns/", "tests/node/", "src/dns/")
+PLACES = {"ES": CONTROL_PLANE, "B": CONTROL_PLANE, "W": CONTROL_PLANE, "SV": CONTROL_PLANE, "D": NAMES}
+PLACES |= {letters: PODS for letters in ("PD", "PS", "PX", "NM", "EV")}
 # Programs that are their own harness: a scenario is a test when the program's list has it.
 HARNESSES = ("tests/netns/", "tests/node/")
 
@@ -78,9 +80,7 @@ def section(code):
 
 
 def places(code):
-    if section(code) in OF_PODS:
-        return PODS
-    return CONTROL_PLANE if section(code) in CONTROL else DATA_PLANE
+    return PLACES.get(section(code), DATA_PLANE)
 
 
 def functions(text):
