@@ -6,6 +6,8 @@ mod demo;
 mod dns;
 mod doctor;
 mod down;
+mod explain;
+mod flows;
 mod images;
 mod kubeconfig;
 mod paths;
@@ -47,6 +49,10 @@ enum Command {
     Images(images::Args),
     /// Look a name up as a Pod does, and show each step and the objects behind the answer
     Dns(dns::Args),
+    /// Print why a Service or a packet fares as it does
+    Explain(Box<explain::Args>),
+    /// Print what flows through the router, and what it refuses
+    Flows(flows::Args),
     /// Return when what was written is in the packets
     Wait(wait::Args),
     /// Copy a cluster into one file, also while it runs
@@ -122,6 +128,11 @@ pub fn main() -> ExitCode {
         Command::Reach(args) => reach::run(args),
         Command::Images(args) => images::run(&args),
         Command::Dns(args) => dns::run(args),
+        Command::Explain(args) => match explain::run(*args) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
+        Command::Flows(args) => flows::run(&args),
         Command::Wait(args) => wait::run(args),
         Command::Backup(args) => backup::run(args),
         Command::Restore(args) => restore::run(args),

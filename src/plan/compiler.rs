@@ -248,6 +248,7 @@ impl Compiler {
                     node_port: port.node_port,
                     uid: Arc::clone(&spec.uid),
                     revision: spec.revision,
+                    of_pod: false,
                     slices: rests_on,
                     internal_local: spec.internal_local,
                     external_local,

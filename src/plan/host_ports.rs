@@ -96,6 +96,7 @@ impl HostPod {
                     node_port: None,
                     uid: Arc::clone(&self.uid),
                     revision: self.revision,
+                    of_pod: true,
                     slices: Arc::new([]),
                     internal_local: false,
                     external_local: false,

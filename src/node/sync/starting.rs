@@ -1,7 +1,7 @@
 //! From an object to running containers.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Probe;
@@ -19,6 +19,7 @@ use super::super::slot::{Active, Slot};
 use super::super::status::Phase;
 use super::super::volumes::Volumes;
 use super::{News, Stage, Worker, restart_policy};
+use crate::metrics::CONTAINER_STARTS;
 use crate::node::{machine, security};
 use crate::sys::process::Exit;
 
@@ -162,7 +163,7 @@ impl Worker {
         let shared = &self.node.shared;
         if let Some(why) = shared.cgroups.refusal()
             && is_limited(&container)
-            && !shared.unlimited.swap(true, Ordering::Relaxed)
+            && !shared.unlimited.swap(true, Relaxed)
         {
             let note = format!("limits of resources are not kept, of this Pod and of others: {why}");
             self.event("Warning", NOT_SUPPORTED, &note);
@@ -173,6 +174,7 @@ impl Worker {
             Ok(started) => {
                 self.event("Normal", "Pulled", &pulled);
                 self.event("Normal", "Created", "Container created");
+                CONTAINER_STARTS.fetch_add(1, Relaxed);
                 self.event("Normal", "Started", "Container started");
                 let (log, inside) = (Arc::clone(&started.log), started.inside.clone());
                 self.node.shared.registry.update(&self.key, &self.uid, &container.name, |entry| {
