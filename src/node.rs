@@ -11,6 +11,7 @@
 
 mod agents;
 mod backoff;
+mod cgroups;
 mod container;
 mod context;
 mod environment;
@@ -26,6 +27,7 @@ mod register;
 mod registry;
 mod resolv;
 mod sandbox;
+mod security;
 mod slot;
 mod status;
 mod sync;

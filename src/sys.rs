@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 
 pub mod datagrams;
+pub mod inotify;
+pub mod mount;
 pub mod netns;
 pub mod process;
 pub mod tun;

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
+use super::cgroups::Cgroups;
 use super::container;
 use super::context::{DataPlane, EventSink, NodeContext, Shared, Timings};
 use super::ipam::Ipam;
@@ -31,8 +33,10 @@ use super::register::{node_object, register};
 use super::registry::Registry;
 use super::resolv::ResolvConf;
 use super::sync::{News, Worker};
-use crate::cluster::{Change, Cluster, ObjectKey};
-use crate::config::{Network, node_name};
+use super::volumes::{Claims, Kind};
+use crate::cluster::{Change, Cluster, ObjectKey, Subscription};
+use crate::config::{CLAIMS_FOLDER, Network, node_name};
+use crate::images::Images;
 use crate::router::{PortId, PortKind, PortSpec, Ports};
 use crate::sys::netns::NetNs;
 use crate::sys::process::{Child, Spawner};
@@ -42,7 +46,7 @@ pub struct AgentsConfig {
     /// How many nodes there are.
     pub nodes: u16,
     pub network: Network,
-    /// The agents keep the folder `pods` in it, and nothing else.
+    /// The agents keep the folders `pods` and `volumes` in it, and nothing else.
     pub data_dir: PathBuf,
     pub client: Client,
     pub cluster: Cluster,
@@ -50,12 +54,13 @@ pub struct AgentsConfig {
     pub data_plane: Arc<dyn DataPlane>,
     pub events: Arc<dyn EventSink>,
     pub timings: Timings,
+    pub images: Images,
 }
 
 /// Why the agents could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    #[error("folder {path} for pods: {source}")]
+    #[error("folder {path}: {source}")]
     Folder { path: PathBuf, source: io::Error },
     #[error("thread for starting processes: {0}")]
     Spawner(#[source] io::Error),
@@ -121,6 +126,8 @@ impl Agents {
         let pods_dir = std::path::absolute(config.data_dir.join("pods"))
             .and_then(|path| fresh_folder(&path).map(|()| path))
             .map_err(|source| NodeError::Folder { path: config.data_dir.join("pods"), source })?;
+        let claims = Claims::open(config.data_dir.join(CLAIMS_FOLDER))
+            .map_err(|source| NodeError::Folder { path: config.data_dir.join(CLAIMS_FOLDER), source })?;
         let shared = Arc::new(Shared {
             client: config.client,
             cluster: config.cluster,
@@ -130,6 +137,11 @@ impl Agents {
             events: config.events,
             timings: config.timings,
             spawner: Spawner::start().map_err(NodeError::Spawner)?,
+            images: config.images,
+            claims,
+            cgroups: Cgroups::open(),
+            unlimited: AtomicBool::new(false),
+            references: Arc::default(),
             registry: Registry::default(),
             pods_dir,
             resolv_conf: ResolvConf::parse(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
@@ -167,6 +179,11 @@ impl Agents {
             tasks.spawn(keep_registering(Arc::clone(&agents.inner.shared), index, Arc::clone(&registered_tx)));
         }
         tasks.spawn(Arc::clone(&agents.inner).dispatch());
+        tasks.spawn(Arc::clone(&agents.inner).follow_images());
+        let shared = &agents.inner.shared;
+        tasks.spawn(tell(Arc::clone(shared), Kind::ConfigMap, shared.cluster.config_maps.subscribe()));
+        tasks.spawn(tell(Arc::clone(shared), Kind::Secret, shared.cluster.secrets.subscribe()));
+        tasks.spawn(keep_claims(Arc::clone(shared)));
         drop(tasks);
         Ok(agents)
     }
@@ -304,11 +321,52 @@ impl Inner {
         self.tracker.spawn(Worker::new(Arc::clone(node), pod, sender, queue).run(adopting));
     }
 
+    /// Has Pods that wait for an image look again when the map of images changes.
+    async fn follow_images(self: Arc<Self>) {
+        let mut changes = self.shared.images.changes();
+        while changes.changed().await.is_ok() {
+            for worker in self.workers.lock().values() {
+                let _ = worker.send(News::Images);
+            }
+        }
+    }
+
     fn gone(&self, pod: &Pod) {
         let worker = pod.uid().and_then(|uid| self.workers.lock().remove(&uid));
         if let Some(worker) = worker {
             let _ = worker.send(News::Gone);
         }
+    }
+}
+
+/// Tells the Pods that refer to an object of its changes.
+async fn tell<K>(shared: Arc<Shared>, kind: Kind, mut changes: Subscription<K>)
+where
+    K: kube::Resource<DynamicType = ()> + Send + Sync + 'static,
+{
+    while let Some(change) = changes.recv().await {
+        if let Change::Applied { new: object, .. } | Change::Deleted(object) = change {
+            shared.references.changed(kind, ObjectKey::of(&*object));
+        }
+    }
+}
+
+/// Tells Pods of their claims, and removes what deleted ones kept.
+async fn keep_claims(shared: Arc<Shared>) {
+    let mut changes = shared.cluster.claims.subscribe();
+    while let Some(change) = changes.recv().await {
+        let owned = Arc::clone(&shared);
+        let removal = match change {
+            Change::Applied { new, .. } => {
+                shared.references.changed(Kind::Claim, ObjectKey::of(&*new));
+                continue;
+            }
+            Change::Deleted(old) => tokio::task::spawn_blocking(move || owned.claims.remove(&old)),
+            Change::Synced => tokio::task::spawn_blocking(move || owned.claims.remove_orphans(&owned.cluster.claims)),
+            Change::Marked(_) => continue,
+        };
+        // One after the other; a panic in one is not the next one's matter.
+        let _ = removal.await;
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::init::Identity;
 use super::logs::Log;
 use crate::cluster::ObjectKey;
 
@@ -16,6 +17,8 @@ pub struct Inside {
     pub pidfd: Arc<OwnedFd>,
     pub env: Arc<BTreeMap<String, String>>,
     pub cwd: PathBuf,
+    pub identity: Identity,
+    pub cgroup: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default)]

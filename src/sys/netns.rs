@@ -82,6 +82,17 @@ impl SandboxNs {
         })?
     }
 
+    /// Runs `f` on a thread that sees this Pod's System V IPC, and waits for it.
+    ///
+    /// # Errors
+    /// As [`NetNs::run`].
+    pub fn run_with_ipc<T: Send>(&self, f: impl FnOnce() -> T + Send) -> io::Result<T> {
+        in_thread(|| {
+            move_into_link_name_space(self.ipc.as_fd(), Some(LinkNameSpaceType::InterProcessCommunication))?;
+            Ok(f())
+        })?
+    }
+
     /// A host name and IPC of its own around an existing network namespace, for hostNetwork Pods.
     ///
     /// # Errors
@@ -125,7 +136,7 @@ fn own(kind: &str) -> io::Result<OwnedFd> {
 }
 
 /// The thread's namespaces change for good, so it is never one that anything else runs on.
-fn in_thread<T: Send>(f: impl FnOnce() -> T + Send) -> io::Result<T> {
+pub(super) fn in_thread<T: Send>(f: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let worker = thread::Builder::new().name("netns".to_owned()).stack_size(256 * 1024).spawn_scoped(scope, f)?;
         worker.join().map_err(|panic| std::panic::resume_unwind(panic))

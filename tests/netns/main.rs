@@ -9,12 +9,14 @@
 
 mod access;
 mod barrier;
+mod claims;
 mod client;
 mod cluster;
 mod dataplane;
 mod dns;
 mod egress;
 mod explain;
+mod host_ports;
 mod inside;
 mod kube_rs;
 #[path = "../common/kubeconfig.rs"]
@@ -30,6 +32,7 @@ mod readiness;
 mod refusals;
 mod rolling;
 mod services;
+mod soak;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -64,6 +67,7 @@ macro_rules! scenarios {
 // The longest first, so that they do not run alone at the end.
 scenarios! {
     lifecycle::killed_cluster_comes_back_with_every_acknowledged_object,
+    soak::random_lives_leave_nothing_behind,
     dataplane::affinity::connections_renew_the_memory_and_idleness_ends_it,
     dataplane::virtual_ips::source_ranges_filter_load_balancer_vips_only,
     kubectl::objects_are_applied_shown_and_described: kubectl,
@@ -83,6 +87,8 @@ scenarios! {
     kube_rs::objects_are_written_in_every_way,
     kube_rs::everything_that_discovery_names_can_be_listed,
     kube_rs::server_side_apply_owns_fields,
+    claims::claim_is_bound_and_keeps_its_files_until_it_is_deleted,
+    host_ports::host_port_answers_on_its_node_alone_p6,
     pods::failing_container_backs_off_and_keeps_its_last_log,
     rolling::replaced_pods_cost_no_request,
     barrier::next_packet_follows_the_slice_that_was_written,
