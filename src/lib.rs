@@ -83,6 +83,7 @@ pub mod dns;
 pub mod edge;
 pub mod events;
 pub mod images;
+pub mod insecure_tls;
 pub mod lifecycle;
 pub mod netlink;
 pub mod node;

@@ -28,9 +28,12 @@ mod resolv;
 mod sandbox;
 mod slot;
 mod status;
+mod streams;
 mod sync;
 mod volumes;
 
-pub use agents::{Agents, AgentsConfig, ExecError, LogError, NodeError};
+pub use agents::{Agents, AgentsConfig, LogError, NodeError};
 pub use context::{DataPlane, EventSink, Timings};
 pub use log_reader::LogOptions;
+pub use streams::console::Stream as LogStream;
+pub use streams::{Session, SessionError, Wanted};

@@ -3,5 +3,6 @@
 
 pub mod netns;
 pub mod process;
+pub mod readiness;
 pub mod tun;
 pub mod userns;

@@ -35,6 +35,11 @@ pub(super) fn attach(network: &Network, ports: &dyn Ports) -> Result<ControlPlan
 }
 
 impl ControlPlane {
+    /// For sockets of the control plane's own.
+    pub(super) fn namespace(&self) -> Result<NetNs> {
+        self.namespace.try_clone().context("cannot keep the control plane's network namespace")
+    }
+
     /// TCP listeners on both addresses, non-blocking.
     pub(super) fn listeners(&self, port: u16) -> Result<Vec<TcpListener>> {
         self.each(port, |address| {
