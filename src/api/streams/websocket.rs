@@ -12,7 +12,8 @@ use futures::{SinkExt, Stream, StreamExt};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::conversation::{Connection, Outgoing, What};
@@ -107,7 +108,12 @@ pub(super) async fn write_channels<C: Connection>(
         let channel = u8::try_from(stream).map_err(io::Error::other)?;
         sink.send(frame(framing, channel, &bytes)).await.map_err(io::Error::other)?;
     }
-    sink.close().await.map_err(io::Error::other)
+    sink.send(normal_close()).await.map_err(io::Error::other)
+}
+
+/// Clients take an end without a code for an error.
+fn normal_close() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 /// Carries another protocol's bytes in binary messages, to and from `inner`.
@@ -131,7 +137,7 @@ pub(super) async fn tunnel<C: Connection>(connection: C, inner: tokio::io::Duple
                 return;
             }
         }
-        let _ = sink.close().await;
+        let _ = sink.send(normal_close()).await;
     };
     tokio::join!(inward, outward);
 }
