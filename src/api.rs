@@ -16,6 +16,7 @@ mod compression;
 mod custom;
 mod delete;
 mod discovery;
+pub mod dns;
 mod duplicates;
 mod events;
 mod ip_addresses;
@@ -67,6 +68,7 @@ use crate::store::{Scope, Store};
 use alloc::Allocators;
 use auth::Identity;
 use barrier::DataPlane;
+use dns::NameService;
 use kinds::{Context, Registry, Strategy};
 use logs::LogSource;
 use streams::Nodes;
@@ -103,6 +105,8 @@ struct Inner {
     stream_room: Arc<tokio::sync::Semaphore>,
     /// Knows when packets follow the objects, once there are packets.
     data_plane: std::sync::OnceLock<Arc<dyn DataPlane>>,
+    /// Looks names up as Pods do, once there is DNS.
+    names: std::sync::OnceLock<Arc<dyn NameService>>,
     /// One for each request from outside that is worked on.
     in_flight: tokio::sync::Semaphore,
     /// Ends watches when the server stops, so that connections close cleanly.
@@ -137,6 +141,7 @@ impl Api {
             streams: TaskTracker::new(),
             stream_room: Arc::new(tokio::sync::Semaphore::new(streams::STREAMS)),
             data_plane: std::sync::OnceLock::new(),
+            names: std::sync::OnceLock::new(),
             in_flight: tokio::sync::Semaphore::new(limits::IN_FLIGHT),
             stopping,
             ready: std::sync::atomic::AtomicBool::new(false),
@@ -197,6 +202,11 @@ impl Api {
         let _ = self.inner.data_plane.set(data_plane);
     }
 
+    /// Says who answers `/vipyard/v1/dns`. Only the first call counts.
+    pub fn set_names(&self, names: Arc<dyn NameService>) {
+        let _ = self.inner.names.set(names);
+    }
+
     /// Makes /readyz answer 200.
     pub fn set_ready(&self) {
         self.inner.ready.store(true, std::sync::atomic::Ordering::Release);
@@ -236,6 +246,8 @@ impl Api {
             .route(CONFIGURATION_PATH, get(tokens::discovery::configuration))
             .route(KEYS_PATH, get(tokens::discovery::keys))
             .route(barrier::PATH, get(barrier::barrier))
+            .route(dns::PATH, get(dns::look_up))
+            .route(dns::QUERIES_PATH, get(dns::queries))
             .fallback(|| async { discovery::page_not_found() })
             .layer(axum::middleware::from_fn_with_state(self.clone(), auth::require))
             .route("/healthz", get(|| async { "ok" }))

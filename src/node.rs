@@ -35,5 +35,6 @@ mod volumes;
 pub use agents::{Agents, AgentsConfig, LogError, NodeError};
 pub use context::{DataPlane, EventSink, Timings};
 pub use log_reader::LogOptions;
+pub use resolv::{ClusterDns, ResolvConf, pod_resolv_conf};
 pub use streams::console::Stream as LogStream;
 pub use streams::{Session, SessionError, Wanted};

@@ -35,9 +35,9 @@ pub(super) fn attach(network: &Network, ports: &dyn Ports) -> Result<ControlPlan
 }
 
 impl ControlPlane {
-    /// For sockets of the control plane's own.
+    /// A second handle on the namespace.
     pub(super) fn namespace(&self) -> Result<NetNs> {
-        self.namespace.try_clone().context("cannot keep the control plane's network namespace")
+        self.namespace.try_clone().context("out of file descriptors: see `ulimit -n`")
     }
 
     /// TCP listeners on both addresses, non-blocking.
