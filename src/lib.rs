@@ -67,6 +67,12 @@
 //! goes to a listener behind the router, the gate, from where the edge carries the bytes on. The host itself is a port
 //! of the router as well where it may have a device; it is a client outside of the cluster.
 //!
+//! # The way into a Pod
+//!
+//! exec, attach and port-forward are requests that [`api`] upgrades to a WebSocket or to SPDY; [`app`] hands them to
+//! [`node`], which starts the process beside the container's, joins its console or dials in its network namespace. Each
+//! stream has a short queue, and each connection a task that ends with the process, the client or vipyard.
+//!
 //! # Leaving nothing behind
 //!
 //! Namespaces and devices live by file descriptors and processes, never by name; containers die with the process by

@@ -34,8 +34,15 @@ const DIAL: Duration = Duration::from_secs(30);
 
 /// What is said between neighbours and goes no further.
 const HOP: [&str; 9] = [
-    "connection", "proxy-connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
-    "transfer-encoding", "upgrade",
+    "connection",
+    "proxy-connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
 ];
 /// What is for the API server alone. An expected 100 was given when the body was asked for.
 const OWN: [&str; 2] = ["authorization", "expect"];

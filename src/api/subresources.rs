@@ -65,9 +65,8 @@ impl Api {
         });
         self.rewrite(&call.target, dry_run, |pod| {
             let name = meta_str(pod, "name").to_owned();
-            let conflict = |why: String| {
-                ApiError::conflict(About { group: "", resource: "pods/binding", name: &name }, why)
-            };
+            let conflict =
+                |why: String| ApiError::conflict(About { group: "", resource: "pods/binding", name: &name }, why);
             if object::is_deleting(pod) {
                 return Err(conflict(format!("pod {name} is being deleted, cannot be assigned to a host")));
             }

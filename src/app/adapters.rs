@@ -104,7 +104,8 @@ impl Nodes for NodeStreams {
         let namespace = Arc::clone(&self.control_plane);
         Box::pin(async move {
             let new = move || if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-            let socket = tokio::task::spawn_blocking(move || namespace.run(new)).await.map_err(io::Error::other)???;
+            let socket =
+                tokio::task::spawn_blocking(move || namespace.run(new)).await.map_err(io::Error::other)???;
             socket.connect(address).await
         })
     }

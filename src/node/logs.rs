@@ -234,7 +234,8 @@ mod tests {
         for segment in 0..6 {
             log.append(&[b'a' + segment; 100]);
         }
-        let mut names: Vec<_> = fs::read_dir(folder.path().join("c")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(folder.path().join("c")).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, ["0.log", "0.log.3", "0.log.4"]);
         assert_eq!(*log.progress().borrow(), Progress { written: 100, segment: 5, ended: false });

@@ -64,7 +64,9 @@ pub struct Session {
 pub enum SessionError {
     #[error("container not found ({0:?})")]
     NotRunning(String),
-    #[error("failed to exec in container: failed to start exec {id:?}: OCI runtime exec failed: exec failed: {why}: unknown")]
+    #[error(
+        "failed to exec in container: failed to start exec {id:?}: OCI runtime exec failed: exec failed: {why}: unknown"
+    )]
     Start { id: String, why: String },
     #[error("failed to exec in container: {0}")]
     Streams(String),
@@ -107,13 +109,7 @@ impl Agents {
     ///
     /// # Errors
     /// A [`SessionError`].
-    pub fn attach(
-        &self,
-        namespace: &str,
-        pod: &str,
-        container: &str,
-        wanted: Wanted,
-    ) -> Result<Session, SessionError> {
+    pub fn attach(&self, namespace: &str, pod: &str, container: &str, wanted: Wanted) -> Result<Session, SessionError> {
         let console = self.inside(namespace, pod, container)?.console;
         Ok(attach(&console, wanted))
     }
@@ -154,12 +150,7 @@ fn socket_for(address: SocketAddr) -> io::Result<TcpSocket> {
     if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
 }
 
-async fn exec(
-    spawner: &Spawner,
-    inside: Inside,
-    argv: Vec<String>,
-    wanted: Wanted,
-) -> Result<Session, SessionError> {
+async fn exec(spawner: &Spawner, inside: Inside, argv: Vec<String>, wanted: Wanted) -> Result<Session, SessionError> {
     let (streams, theirs) = Streams::open(wanted)?;
     let child = container::exec(spawner, &inside, argv, theirs, wanted.tty).await.map_err(|e| match e {
         StartError::Start(why) => SessionError::Start { id: Uuid::new_v4().simple().to_string(), why },

@@ -29,6 +29,7 @@ mod readiness;
 mod refusals;
 mod rolling;
 mod services;
+mod streams;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -83,6 +84,13 @@ scenarios! {
     kube_rs::everything_that_discovery_names_can_be_listed,
     kube_rs::server_side_apply_owns_fields,
     pods::failing_container_backs_off_and_keeps_its_last_log,
+    streams::exec_gives_output_input_and_exact_exit_codes: kubectl,
+    streams::terminals_have_a_size_and_are_hung_up,
+    streams::stalled_client_stops_the_process_and_a_gone_one_ends_it: kubectl,
+    streams::attach_shares_a_containers_streams: kubectl,
+    streams::ports_of_pods_and_services_are_forwarded: kubectl,
+    streams::proxies_lead_to_pods_services_and_nodes,
+    streams::files_are_copied_both_ways: kubectl,
     rolling::replaced_pods_cost_no_request,
     barrier::next_packet_follows_the_slice_that_was_written,
     barrier::next_packet_and_next_answer_follow_what_controllers_wrote,

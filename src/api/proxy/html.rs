@@ -123,7 +123,11 @@ impl<F: Fn(&str) -> Option<String>> Rewriter<F> {
             return Some(text.len());
         };
         let tag = &text[..end];
-        let name: String = tag[1..].iter().take_while(|b| b.is_ascii_alphanumeric()).map(|b| char::from(b.to_ascii_lowercase())).collect();
+        let name: String = tag[1..]
+            .iter()
+            .take_while(|b| b.is_ascii_alphanumeric())
+            .map(|b| char::from(b.to_ascii_lowercase()))
+            .collect();
         match LINKS.iter().find(|(element, _)| *element == name) {
             Some((element, attributes)) => self.attributes(tag, 1 + element.len(), attributes, out),
             None => out.extend_from_slice(tag),

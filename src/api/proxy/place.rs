@@ -73,9 +73,8 @@ impl Api {
     }
 
     fn service_place(&self, namespace: &str, whole: &str, id: &Id<'_>) -> Result<Place, ApiError> {
-        let unavailable = |name: &str| {
-            ApiError::service_unavailable(format!("no endpoints available for service {name:?}"))
-        };
+        let unavailable =
+            |name: &str| ApiError::service_unavailable(format!("no endpoints available for service {name:?}"));
         let mut port_name = id.port.to_owned();
         if let Ok(number) = id.port.parse::<u64>() {
             let service = self.stored("services", namespace, id.name)?;
@@ -178,6 +177,10 @@ mod tests {
     fn proxies_lead_to_global_addresses_alone() {
         let global = |text: &str| is_global_unicast(&text.parse().unwrap());
         assert!(["10.244.1.2", "fd00::1", "8.8.8.8"].into_iter().all(global));
-        assert!(!["127.0.0.1", "169.254.1.1", "::1", "fe80::1", "0.0.0.0", "224.0.0.1", "255.255.255.255"].into_iter().any(global));
+        assert!(
+            !["127.0.0.1", "169.254.1.1", "::1", "fe80::1", "0.0.0.0", "224.0.0.1", "255.255.255.255"]
+                .into_iter()
+                .any(global)
+        );
     }
 }

@@ -97,12 +97,7 @@ pub(super) async fn over_websocket(
 }
 
 /// Serves a SPDY connection, on which the client opens a stream for each thing that it wants.
-pub(super) async fn over_spdy(
-    connection: Box<dyn Connection>,
-    wanted: Wanted,
-    gone: CancellationToken,
-    begin: Begin,
-) {
+pub(super) async fn over_spdy(connection: Box<dyn Connection>, wanted: Wanted, gone: CancellationToken, begin: Begin) {
     let going = gone.clone();
     spdy_session::serve(connection, gone, |mut opened| async move {
         let streams = tokio::time::timeout(OPENING, gather(&mut opened, wanted, &going)).await;
@@ -257,7 +252,12 @@ mod tests {
     #[tokio::test]
     async fn sizes_are_taken_and_nonsense_is_left() {
         let (sender, inlet) = mpsc::channel(8);
-        for text in [r#"{"Width":80,"Height":24}"#, "nonsense", r#"{"Width":-1,"Height":1}"#, r#"{"Width":1,"Height":2}{"Width":3,"Height":4}"#] {
+        for text in [
+            r#"{"Width":80,"Height":24}"#,
+            "nonsense",
+            r#"{"Width":-1,"Height":1}"#,
+            r#"{"Width":1,"Height":2}{"Width":3,"Height":4}"#,
+        ] {
             sender.send(Bytes::from(text)).await.unwrap();
         }
         drop(sender);

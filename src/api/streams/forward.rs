@@ -173,14 +173,7 @@ pub(super) async fn over_channels(
 }
 
 /// Carries one connection until the Pod has closed it. What the client has sent before it stopped arrives.
-async fn forward(
-    port: u16,
-    mut inlet: Inlet,
-    data: &Outlet,
-    error: &Outlet,
-    reset: &CancellationToken,
-    dial: Dial,
-) {
+async fn forward(port: u16, mut inlet: Inlet, data: &Outlet, error: &Outlet, reset: &CancellationToken, dial: Dial) {
     let mut tcp = match dial(port).await {
         Ok(tcp) => tcp,
         Err(why) => {

@@ -131,7 +131,12 @@ fn headers_are_bounded() {
     let mut inflate = headers::Inflater::new();
     let error = inflate.headers(&block(&vec![0; 50 << 20])).unwrap_err();
     assert_eq!(error.to_string(), "headers of more than 64 KiB");
-    for plain in [&[0xff, 0xff, 0xff, 0xff][..], &[0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, 1], &[0, 0], b"\0\0\0\x01\0\0\0\x01\xff\0\0\0\0"] {
+    for plain in [
+        &[0xff, 0xff, 0xff, 0xff][..],
+        &[0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, 1],
+        &[0, 0],
+        b"\0\0\0\x01\0\0\0\x01\xff\0\0\0\0",
+    ] {
         assert!(headers::Inflater::new().headers(&block(plain)).is_err(), "{plain:?}");
     }
 }
