@@ -13,12 +13,14 @@ pub mod auth;
 pub mod barrier;
 pub mod causes;
 mod compression;
+mod count;
 mod custom;
 mod delete;
 mod discovery;
 pub mod dns;
 mod duplicates;
 mod events;
+pub mod insight;
 mod ip_addresses;
 pub mod kinds;
 mod leftover;
@@ -69,6 +71,7 @@ use alloc::Allocators;
 use auth::Identity;
 use barrier::DataPlane;
 use dns::NameService;
+use insight::Insight;
 use kinds::{Context, Registry, Strategy};
 use logs::LogSource;
 use streams::Nodes;
@@ -107,6 +110,8 @@ struct Inner {
     data_plane: std::sync::OnceLock<Arc<dyn DataPlane>>,
     /// Looks names up as Pods do, once there is DNS.
     names: std::sync::OnceLock<Arc<dyn NameService>>,
+    /// Knows why packets go where they go, and what was counted.
+    insight: std::sync::OnceLock<Arc<dyn Insight>>,
     /// One for each request from outside that is worked on.
     in_flight: tokio::sync::Semaphore,
     /// Ends watches when the server stops, so that connections close cleanly.
@@ -142,6 +147,7 @@ impl Api {
             stream_room: Arc::new(tokio::sync::Semaphore::new(streams::STREAMS)),
             data_plane: std::sync::OnceLock::new(),
             names: std::sync::OnceLock::new(),
+            insight: std::sync::OnceLock::new(),
             in_flight: tokio::sync::Semaphore::new(limits::IN_FLIGHT),
             stopping,
             ready: std::sync::atomic::AtomicBool::new(false),
@@ -207,6 +213,11 @@ impl Api {
         let _ = self.inner.names.set(names);
     }
 
+    /// Says who explains and counts. Only the first call counts.
+    pub fn set_insight(&self, insight: Arc<dyn Insight>) {
+        let _ = self.inner.insight.set(insight);
+    }
+
     /// Makes /readyz answer 200.
     pub fn set_ready(&self) {
         self.inner.ready.store(true, std::sync::atomic::Ordering::Release);
@@ -248,11 +259,16 @@ impl Api {
             .route(barrier::PATH, get(barrier::barrier))
             .route(dns::PATH, get(dns::look_up))
             .route(dns::QUERIES_PATH, get(dns::queries))
+            .route(insight::SERVICE, get(insight::service))
+            .route(insight::FLOW, get(insight::flow))
+            .route(insight::FLOWS, get(insight::flows))
+            .route(insight::METRICS, get(insight::metrics))
             .fallback(|| async { discovery::page_not_found() })
             .layer(axum::middleware::from_fn_with_state(self.clone(), auth::require))
             .route("/healthz", get(|| async { "ok" }))
             .route("/livez", get(|| async { "ok" }))
             .route("/readyz", get(readyz))
+            .layer(axum::middleware::from_fn_with_state(self.clone(), count::count))
             .with_state(self.clone())
     }
 }

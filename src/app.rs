@@ -4,6 +4,8 @@ mod adapters;
 pub(crate) mod barrier;
 mod control_plane;
 mod dns;
+mod insight;
+mod metrics;
 mod ranges;
 
 use std::future::IntoFuture;
@@ -22,6 +24,7 @@ use tracing::{info, warn};
 
 use self::barrier::Barrier;
 use crate::api::auth::Identity;
+use crate::api::insight::Insight;
 use crate::api::pki::{self, Authority};
 use crate::api::{Api, serve};
 use crate::cluster::Cluster;
@@ -30,6 +33,7 @@ use crate::controllers::{self, Controllers, ControllersConfig};
 use crate::dashboard::{self, DashboardConfig};
 use crate::edge::{self, EdgeConfig};
 use crate::events::Recorder;
+use crate::explain::Explainer;
 use crate::lifecycle::Readiness;
 use crate::node::{Agents, AgentsConfig};
 use crate::router::{Router, RouterConfig};
@@ -97,6 +101,10 @@ pub async fn build(config: Config) -> Result<Running> {
     let api_listener = bind(config.api_listen, "--api-listen").await?;
     let ui_listener = bind(config.ui_listen, "--ui-listen").await?;
     let dns_door = dns::open(config.dns.listen)?;
+    let metrics_listener = match config.metrics_listen {
+        Some(address) => Some(bind(address, "--metrics-listen").await?),
+        None => None,
+    };
     let in_memory = config.store.path.is_none();
     // A store with a database takes the lock itself.
     let lock = in_memory.then_some(lock);
@@ -111,7 +119,8 @@ pub async fn build(config: Config) -> Result<Running> {
     let token_key = pki::token_key(pki_dir.as_deref())?;
     let api = Api::new(store, config.network.clone(), token_key, stopping.clone());
 
-    let router = Router::start(RouterConfig::new(config.network.clone())).context("cannot start the packet router")?;
+    let router_config = RouterConfig { flow_log: config.flow_log, ..RouterConfig::new(config.network.clone()) };
+    let router = Router::start(router_config).context("cannot start the packet router")?;
     let control_plane = control_plane::attach(&config.network, &*router)?;
 
     // The API, on the host and inside the cluster.
@@ -171,7 +180,7 @@ pub async fn build(config: Config) -> Result<Running> {
         }
     });
     let names = dns::start(&config, &cluster, &control_plane, dns_door, dns_ready, &stopping, &mut tasks)?;
-    api.set_names(names);
+    api.set_names(Arc::clone(&names) as Arc<dyn crate::api::dns::NameService>);
     let dns_file = config.data_dir.join(dns::ADDRESS_FILE);
     pki::write_private(&dns_file, &format!("{}\n", addresses.dns))
         .with_context(|| format!("cannot write {}", dns_file.display()))?;
@@ -190,6 +199,25 @@ pub async fn build(config: Config) -> Result<Running> {
     })
     .await?;
     api.set_data_plane(barrier);
+    let insight: Arc<dyn Insight> = Arc::new(insight::Answers {
+        explainer: Explainer {
+            cluster: cluster.clone(),
+            router: Arc::clone(&router),
+            index: Arc::clone(&names.dns.index),
+            zone: crate::dns::Zone::new(&config.network),
+            client: client("system:apiserver"),
+        },
+        sources: metrics::Sources {
+            router: Arc::clone(&router),
+            store: api.store().clone(),
+            dns: Arc::clone(&names.dns),
+            cluster: cluster.clone(),
+        },
+    });
+    api.set_insight(Arc::clone(&insight));
+    if let Some(listener) = metrics_listener {
+        spawn_http(listener, metrics::routes(insight), &stopping, &connections, "metrics listener ended");
+    }
     api.set_log_source(Arc::new(adapters::NodeLogs(agents.clone())));
     let inside = Arc::new(control_plane.namespace()?);
     api.set_nodes(Arc::new(adapters::NodeStreams { agents: agents.clone(), control_plane: inside }));
@@ -227,13 +255,7 @@ pub async fn build(config: Config) -> Result<Running> {
         version: env!("CARGO_PKG_VERSION"),
         shutdown: stopping.clone(),
     });
-    let page_stop = stopping.clone();
-    let serve_page = axum::serve(ui_listener, page).with_graceful_shutdown(async move { page_stop.cancelled().await });
-    connections.spawn(async move {
-        if let Err(e) = serve_page.into_future().await {
-            warn!(error = %e, "dashboard ended");
-        }
-    });
+    spawn_http(ui_listener, page, &stopping, &connections, "dashboard ended");
 
     folder.keep();
     Ok(Running {
@@ -285,6 +307,23 @@ impl Running {
             let _ = std::fs::remove_file(file);
         }
     }
+}
+
+/// Serves plain HTTP until the end.
+fn spawn_http(
+    listener: TcpListener,
+    routes: axum::Router,
+    stopping: &CancellationToken,
+    connections: &TaskTracker,
+    ended: &'static str,
+) {
+    let stop = stopping.clone();
+    let serve = axum::serve(listener, routes).with_graceful_shutdown(async move { stop.cancelled().await });
+    connections.spawn(async move {
+        if let Err(error) = serve.into_future().await {
+            warn!(%error, "{ended}");
+        }
+    });
 }
 
 /// Every address that clients dial the API by.

@@ -6,6 +6,8 @@ mod demo;
 mod dns;
 mod doctor;
 mod down;
+mod explain;
+mod flows;
 mod kubeconfig;
 mod paths;
 mod reach;
@@ -44,6 +46,10 @@ enum Command {
     Reach(reach::Args),
     /// Look a name up as a Pod does, and show each step and the objects behind the answer
     Dns(dns::Args),
+    /// Print why a Service or a packet fares as it does
+    Explain(Box<explain::Args>),
+    /// Print what flows through the router, and what it refuses
+    Flows(flows::Args),
     /// Return when what was written is in the packets
     Wait(wait::Args),
     /// Copy a cluster into one file, also while it runs
@@ -118,6 +124,11 @@ pub fn main() -> ExitCode {
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Reach(args) => reach::run(args),
         Command::Dns(args) => dns::run(args),
+        Command::Explain(args) => match explain::run(*args) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
+        Command::Flows(args) => flows::run(&args),
         Command::Wait(args) => wait::run(args),
         Command::Backup(args) => backup::run(args),
         Command::Restore(args) => restore::run(args),

@@ -21,6 +21,8 @@ pub const MAX_NODES: u16 = 200;
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Large enough that a 64 KiB segment passes a TUN whole.
 pub const POD_MTU: u32 = 65520;
+/// Records that the flow log keeps, about 400 bytes each.
+pub const FLOW_LOG: usize = 16_384;
 pub const NODE_PORT_RANGE: std::ops::RangeInclusive<u16> = 30000..=32767;
 /// Port on which the API server answers inside the cluster, on the control plane's address.
 pub const CLUSTER_API_PORT: u16 = 6443;
@@ -41,6 +43,10 @@ pub struct Config {
     pub host_access: HostAccess,
     pub dns: DnsConfig,
     pub data_dir: PathBuf,
+    /// Where `/metrics` is served without asking who asks; nowhere when it is not said.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Records that the flow log keeps; 0 switches it off.
+    pub flow_log: usize,
     /// A second place for the kubeconfig, beside `DATA_DIR/kubeconfig`.
     pub kubeconfig: Option<PathBuf>,
 }

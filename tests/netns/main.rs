@@ -14,6 +14,7 @@ mod cluster;
 mod dataplane;
 mod dns;
 mod egress;
+mod explain;
 mod inside;
 mod kube_rs;
 #[path = "../common/kubeconfig.rs"]
@@ -169,6 +170,9 @@ scenarios! {
     egress::silent_addresses_of_one_pod_do_not_stop_another,
     egress::echo_requests_leave_where_the_user_may_send_them,
     egress::pods_of_an_ordinary_user_reach_the_world: unshare,
+    explain::explanations_and_real_packets_agree,
+    explain::flow_log_is_followed_from_the_first_packet_to_the_last,
+    explain::tutorial_finds_five_faults: kubectl,
     dns::names_of_services_and_pods_resolve,
     dns::headless_service_resolves_to_its_ready_pods: dig,
     dns::records_of_every_form_are_seen_by_dig_d1_d2_d3_d4_d5_d9: dig,
