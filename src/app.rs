@@ -234,6 +234,8 @@ pub async fn build(config: Config) -> Result<Running> {
         spawn_http(listener, metrics::routes(insight), &stopping, &connections, "metrics listener ended");
     }
     api.set_log_source(Arc::new(adapters::NodeLogs(agents.clone())));
+    let inside = Arc::new(control_plane.namespace()?);
+    api.set_nodes(Arc::new(adapters::NodeStreams { agents: agents.clone(), control_plane: inside }));
     let reach = edge::start(EdgeConfig {
         network: config.network.clone(),
         host_access: config.host_access,
@@ -306,6 +308,7 @@ impl Running {
             self.stopping.cancel();
             self.connections.close();
             self.connections.wait().await;
+            self.api.streams_ended().await;
         });
         if drained.await.is_err() {
             warn!(limit_seconds = limit.as_secs(), "not everything ended in time, the rest is cut off");

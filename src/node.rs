@@ -30,10 +30,13 @@ mod sandbox;
 mod security;
 mod slot;
 mod status;
+mod streams;
 mod sync;
 mod volumes;
 
-pub use agents::{Agents, AgentsConfig, ExecError, LogError, NodeError};
+pub use agents::{Agents, AgentsConfig, LogError, NodeError};
 pub use context::{DataPlane, EventSink, Timings};
 pub use log_reader::LogOptions;
 pub use resolv::{ClusterDns, ResolvConf, pod_resolv_conf};
+pub use streams::console::Stream as LogStream;
+pub use streams::{Session, SessionError, Wanted};

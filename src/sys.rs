@@ -6,5 +6,6 @@ pub mod inotify;
 pub mod mount;
 pub mod netns;
 pub mod process;
+pub mod readiness;
 pub mod tun;
 pub mod userns;

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +23,6 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
 use super::cgroups::Cgroups;
-use super::container;
 use super::context::{DataPlane, EventSink, NodeContext, Shared, Timings};
 use super::ipam::Ipam;
 use super::log_reader::{self, LogOptions};
@@ -39,7 +37,7 @@ use crate::config::{CLAIMS_FOLDER, Network, node_name};
 use crate::images::Images;
 use crate::router::{PortId, PortKind, PortSpec, Ports};
 use crate::sys::netns::NetNs;
-use crate::sys::process::{Child, Spawner};
+use crate::sys::process::Spawner;
 
 /// What the agents are made of.
 pub struct AgentsConfig {
@@ -83,16 +81,6 @@ pub enum LogError {
     Waiting { container: String, pod: String, reason: String },
     #[error("previous terminated container {container:?} in pod {pod:?} not found")]
     NoPrevious { container: String, pod: String },
-}
-
-/// Why a command was not run in a container.
-#[derive(Debug, thiserror::Error)]
-pub enum ExecError {
-    #[error("container not found ({container:?})")]
-    NotRunning { container: String },
-    /// The command could not be executed; the exit code is 126 or 127 by custom.
-    #[error("{0}")]
-    Start(String),
 }
 
 /// The agents of all nodes. Cheap to clone; ends with [`Agents::shutdown`].
@@ -233,25 +221,12 @@ impl Agents {
         Ok(ReceiverStream::new(receiver))
     }
 
-    /// Starts a command in a running container, with these as its standard input, output and error. The caller waits
-    /// for its end.
-    ///
-    /// # Errors
-    /// An [`ExecError`].
-    pub async fn exec(
-        &self,
-        namespace: &str,
-        pod: &str,
-        container: &str,
-        argv: Vec<String>,
-        stdio: [OwnedFd; 3],
-    ) -> Result<Child, ExecError> {
-        let entry = self.inner.shared.registry.get(&ObjectKey::new(namespace, pod), container);
-        let inside = entry
-            .and_then(|entry| entry.inside)
-            .ok_or_else(|| ExecError::NotRunning { container: container.to_owned() })?;
-        let child = container::exec(&self.inner.shared.spawner, &inside, argv, stdio).await;
-        child.map_err(|e| ExecError::Start(e.to_string()))
+    pub(super) fn registry(&self) -> &Registry {
+        &self.inner.shared.registry
+    }
+
+    pub(super) fn spawner(&self) -> &Spawner {
+        &self.inner.shared.spawner
     }
 
     /// The network namespace of a node, by name.

@@ -18,16 +18,21 @@ use super::cgroups::Cgroup;
 use super::context::NodeContext;
 use super::environment::{Sources, container_env, expand, service_variables};
 use super::init;
-use super::logs::Log;
+use super::logs::{Limits, Log};
 use super::registry::Inside;
 use super::sandbox::Sandbox;
 use super::security::Security;
+use super::streams::console::Console;
+use super::streams::{Ours, Streams, Wanted};
 use super::volumes::Volumes;
 use crate::images::{self, Image, MappedImage};
 use crate::sys::process::{Child, Launch, Place, Spawner};
 
 /// Where programs are looked for when this process itself has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What programs take a terminal for, as under container runtimes.
+const TERM: &str = "xterm";
 
 /// Why a container did not start, by what the kubelet makes of it.
 #[derive(Debug, thiserror::Error)]
@@ -70,8 +75,11 @@ pub async fn start(
     run: u32,
 ) -> Result<Started, StartError> {
     let mapped = image.mapped();
-    let env = environment(node, pod, sandbox, container, image)?;
+    let mut env = environment(node, pod, sandbox, container, image)?;
     let (argv, builtin) = command(container, image, &env)?;
+    if container.tty == Some(true) {
+        env.entry("TERM".to_owned()).or_insert_with(|| TERM.to_owned());
+    }
     let root = mapped.and_then(|image| image.rootfs.as_ref());
     let files = Files::create(sandbox, container, run).map_err(|e| StartError::Create(format!("log files: {e}")))?;
     let cwd = container.working_dir.as_deref().filter(|d| !d.is_empty()).map(PathBuf::from);
@@ -97,6 +105,7 @@ pub async fn start(
         cwd: cwd.clone(),
         identity: security.identity,
         cgroup: cgroup.as_ref().map(|group| group.path().to_owned()),
+        terminal: container.tty == Some(true),
         mounts: Some(init::Mounts {
             root,
             read_only_root: security.read_only_root,
@@ -111,18 +120,25 @@ pub async fn start(
     let namespaces = [ns.net.as_fd(), ns.uts.as_fd(), ns.ipc.as_fd()].into_iter();
     let namespaces = namespaces.chain(volumes.namespace.as_ref().map(AsFd::as_fd)).map(|fd| fd.try_clone_to_owned());
     let namespaces: Vec<OwnedFd> = namespaces.collect::<io::Result<_>>().map_err(internal)?;
-    let (stdout, stdout_end) = output_pipe().map_err(internal)?;
-    let (stderr, stderr_end) = output_pipe().map_err(internal)?;
-    let stdin = File::open("/dev/null").map_err(internal)?.into();
+    let wanted = Wanted { stdin: container.stdin == Some(true), stdout: true, stderr: true, tty: spec.terminal };
+    let (streams, stdio) = Streams::open(wanted).map_err(internal)?;
     let place = sandbox.process.as_ref().map_or(Place::New, |process| Place::In(process.pidfd()));
-    let child = launch(&node.shared.spawner, &spec, [stdin, stdout_end, stderr_end], namespaces, place).await?;
-    tokio::spawn(Arc::clone(&files.log).record(stdout, stderr));
-    let inside =
-        Inside { pidfd: child.pidfd(), env: Arc::new(spec.env), cwd, identity: spec.identity, cgroup: spec.cgroup };
+    let child = launch(&node.shared.spawner, &spec, stdio, namespaces, place).await?;
+    let Ours { stdin, stdout, stderr, terminal } = streams.ours().map_err(internal)?;
+    let console = Console::new(stdin, container.stdin_once == Some(true), terminal);
+    tokio::spawn(Arc::clone(&files.log).record(Arc::clone(&console), stdout, stderr));
+    let inside = Inside {
+        pidfd: child.pidfd(),
+        env: Arc::new(spec.env),
+        cwd,
+        identity: spec.identity,
+        cgroup: spec.cgroup,
+        console,
+    };
     Ok(Started { child, log: files.log, inside, termination_log: files.termination_log, cgroup })
 }
 
-/// Starts one more process in a running container.
+/// Starts one more process in a running container. With a terminal, `stdio` is what [`Streams`] gives for it.
 ///
 /// # Errors
 /// [`StartError::Start`] with the runtime's words when the program can't be executed.
@@ -131,14 +147,20 @@ pub async fn exec(
     inside: &Inside,
     argv: Vec<String>,
     stdio: [OwnedFd; 3],
+    terminal: bool,
 ) -> Result<Child, StartError> {
+    let mut env = (*inside.env).clone();
+    if terminal {
+        env.insert("TERM".to_owned(), TERM.to_owned());
+    }
     let spec = init::Spec {
         argv,
         builtin: false,
-        env: (*inside.env).clone(),
+        env,
         cwd: inside.cwd.clone(),
         identity: inside.identity.clone(),
         cgroup: inside.cgroup.clone(),
+        terminal,
         mounts: None,
     };
     let internal = |e: io::Error| StartError::Create(e.to_string());
@@ -162,6 +184,12 @@ pub async fn hold_process_ids(spawner: &Spawner) -> io::Result<Child> {
 pub fn output_pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     Ok((pipe::Receiver::from_owned_fd(read)?, write))
+}
+
+/// A pipe for a process's input: the process's end and ours.
+pub fn input_pipe() -> io::Result<(OwnedFd, pipe::Sender)> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    Ok((read, pipe::Sender::from_owned_fd(write)?))
 }
 
 /// Starts our own binary as the container's init, and waits until it has become the program.
@@ -290,13 +318,14 @@ impl Files {
         let dir = sandbox.dir.join(&container.name);
         let scratch = dir.join("scratch");
         fs::create_dir_all(&scratch)?;
-        let log = Log::create(dir.join(format!("{run}.log")))?;
+        let log = Log::create(dir.join(format!("{run}.log")), Limits::default())?;
         let termination_log = dir.join(format!("{run}.termination"));
         fs::write(&termination_log, "")?;
         fs::set_permissions(&termination_log, fs::Permissions::from_mode(0o666))?;
         // `kubectl logs --previous` reaches back one run.
-        for name in ["log", "log.1", "termination"].iter().filter(|_| run >= 2) {
-            let _ = fs::remove_file(dir.join(format!("{}.{name}", run - 2)));
+        if let Some(old) = run.checked_sub(2) {
+            Log::remove(&dir.join(format!("{old}.log")));
+            let _ = fs::remove_file(dir.join(format!("{old}.termination")));
         }
         let layer = dir.join("layer");
         Ok(Self { log, termination_log, scratch, layer })
@@ -326,7 +355,8 @@ pub fn termination_message(container: &Container, file: &Path, log: &Log, exit_c
     text.truncate(MAX_TERMINATION_MESSAGE);
     let fallback = container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
     if text.is_empty() && fallback && exit_code != 0 {
-        let log = fs::read_to_string(log.path()).unwrap_or_default();
+        let log = fs::read(log.path()).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
         let lines: Vec<&str> = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
         let tail = lines[lines.len().saturating_sub(80)..].join("\n");
         let from = tail.len().saturating_sub(2048);

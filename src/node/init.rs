@@ -20,6 +20,7 @@ use std::process::{Command, ExitCode};
 use rustix::thread::{ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces};
 use serde::{Deserialize, Serialize};
 
+use super::streams::terminal;
 use crate::sys::mount::unshare_mounts;
 use crate::sys::process::{hide_descriptors, reader_gone, take_inherited};
 
@@ -44,6 +45,8 @@ pub struct Spec {
     pub identity: Identity,
     /// The control group with the container's limits.
     pub cgroup: Option<PathBuf>,
+    /// Standard input is a socket, and the process gets a terminal in place of its standard streams.
+    pub terminal: bool,
     /// A new container, or, if absent, one more process in a running one.
     pub mounts: Option<Mounts>,
 }
@@ -117,6 +120,11 @@ fn prepare(spec: &Spec, namespaces: &[OwnedFd]) -> Result<Option<String>, String
                 move_into_thread_name_spaces(pidfd.as_fd(), all).map_err(|e| format!("enter container: {e}"))?;
             }
         }
+    }
+    // Nobody here has anything to do with the terminal that vipyard itself was started from.
+    rustix::process::setsid().map_err(|e| format!("begin a session: {e}"))?;
+    if spec.terminal {
+        terminal::take().map_err(|e| format!("terminal: {}", plain(&e)))?;
     }
     // A program that is root here must not turn the core files of a crash loop into the host's problem.
     let no_core = rustix::process::Rlimit { current: Some(0), maximum: None };

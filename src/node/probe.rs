@@ -223,7 +223,7 @@ async fn run_command(argv: Vec<String>, target: &Target) -> Finding {
         Ok(stdio) => stdio,
         Err(e) => return failed(&e),
     };
-    let child = match exec(&target.node.shared.spawner, &target.inside, argv, stdio).await {
+    let child = match exec(&target.node.shared.spawner, &target.inside, argv, stdio, false).await {
         Ok(child) => child,
         Err(e) => return failed(&e),
     };

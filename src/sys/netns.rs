@@ -10,7 +10,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::thread;
 
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+use rustix::thread::{
+    LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags, move_into_link_name_space, move_into_thread_name_spaces,
+};
 
 /// An owned network namespace.
 #[derive(Debug)]
@@ -66,6 +68,17 @@ impl NetNs {
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { fd: self.fd.try_clone()? })
     }
+}
+
+/// Runs `f` on a thread in the network namespace of the process with this pidfd, and waits for it.
+///
+/// # Errors
+/// As [`NetNs::run`]; when the process has ended, too.
+pub fn run_beside<T: Send>(pidfd: impl AsFd + Sync, f: impl FnOnce() -> T + Send) -> io::Result<T> {
+    in_thread(|| {
+        move_into_thread_name_spaces(pidfd.as_fd(), ThreadNameSpaceType::NETWORK)?;
+        Ok(f())
+    })?
 }
 
 impl SandboxNs {

@@ -33,6 +33,7 @@ mod refusals;
 mod rolling;
 mod services;
 mod soak;
+mod streams;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -90,6 +91,13 @@ scenarios! {
     claims::claim_is_bound_and_keeps_its_files_until_it_is_deleted,
     host_ports::host_port_answers_on_its_node_alone_p6,
     pods::failing_container_backs_off_and_keeps_its_last_log,
+    streams::exec_gives_output_input_and_exact_exit_codes: kubectl,
+    streams::terminals_have_a_size_and_are_hung_up,
+    streams::stalled_client_stops_the_process_and_a_gone_one_ends_it: kubectl,
+    streams::attach_shares_a_containers_streams: kubectl,
+    streams::ports_of_pods_and_services_are_forwarded: kubectl,
+    streams::proxies_lead_to_pods_services_and_nodes,
+    streams::files_are_copied_both_ways: kubectl,
     rolling::replaced_pods_cost_no_request,
     barrier::next_packet_follows_the_slice_that_was_written,
     barrier::next_packet_and_next_answer_follow_what_controllers_wrote,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde_json::{Value, json};
-use vipyard::node::LogOptions;
+use vipyard::node::{LogOptions, Wanted};
 
 use super::world::{World, condition, is_ready};
 
@@ -352,10 +352,9 @@ trait ExecOk {
 
 impl ExecOk for vipyard::node::Agents {
     async fn exec_ok(&self, pod: &str, script: &str) {
-        let null = || std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap().into();
         let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
-        let child = self.exec("default", pod, "c", argv, [null(), null(), null()]).await.unwrap();
-        assert_eq!(child.wait().await.unwrap(), vipyard::sys::process::Exit::Code(0));
+        let session = self.exec("default", pod, "c", argv, Wanted::default()).await.unwrap();
+        assert_eq!(session.ended.await, 0);
     }
 }
 
