@@ -57,6 +57,7 @@ mod slice_packing;
 mod slice_plan;
 mod slice_writer;
 mod slices;
+mod workloads;
 mod zone_shares;
 
 use std::sync::Arc;
@@ -164,6 +165,7 @@ impl Controllers {
 
         scheduler::Scheduler::start(&client, &cluster, tasks);
         namespaces::NamespaceController::start(&client, &cluster, root_ca_pem, tasks);
+        workloads::start(&client, &cluster, tasks);
         disruption::DisruptionController::start(&client, &cluster, tasks);
         service_cidrs::ServiceCidrController::start(&client, &cluster, &network, tasks);
         load_balancer::LoadBalancerController::start(&client, &cluster, &network, tasks);

@@ -69,7 +69,7 @@ use super::status::ApiError;
 use crate::config::Network;
 use crate::store::Store;
 
-pub use checks::{scaled_up, selects};
+pub use checks::{scaled_down, scaled_up, selects};
 pub use registry::{Registry, Resources};
 
 pub(super) use events_event::{check as event_rules, from_core as event_from_core, to_core as event_to_core};
