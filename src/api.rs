@@ -28,6 +28,7 @@ mod managed;
 mod metadata;
 mod names;
 mod negotiate;
+pub mod node_power;
 mod object;
 mod openapi;
 mod patch;
@@ -59,13 +60,14 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::config::Network;
+use crate::config::{Network, NodeTimes};
 use crate::store::{Scope, Store};
 use alloc::Allocators;
 use auth::Identity;
 use barrier::DataPlane;
 use kinds::{Context, Registry, Strategy};
 use logs::LogSource;
+use node_power::NodePower;
 use tokens::TokenKey;
 use tokens::discovery::{CONFIGURATION_PATH, KEYS_PATH};
 
@@ -94,6 +96,8 @@ struct Inner {
     logs: std::sync::OnceLock<Arc<dyn LogSource>>,
     /// Knows when packets follow the objects, once there are packets.
     data_plane: std::sync::OnceLock<Arc<dyn DataPlane>>,
+    /// Runs the nodes, once they run.
+    node_power: std::sync::OnceLock<Arc<dyn NodePower>>,
     /// One for each request from outside that is worked on.
     in_flight: tokio::sync::Semaphore,
     /// Ends watches when the server stops, so that connections close cleanly.
@@ -104,6 +108,17 @@ struct Inner {
 impl Api {
     /// `token_key` has signed the tokens of earlier runs, too, if these are to be worth something.
     pub fn new(store: Store, network: Network, token_key: TokenKey, stopping: CancellationToken) -> Self {
+        Self::with_times(store, network, NodeTimes::default(), token_key, stopping)
+    }
+
+    /// [`Self::new`] with other tolerations of lost nodes for Pods that name none.
+    pub fn with_times(
+        store: Store,
+        network: Network,
+        node_times: NodeTimes,
+        token_key: TokenKey,
+        stopping: CancellationToken,
+    ) -> Self {
         let allocators = Arc::new(Allocators::new(&network));
         for entry in store.list(&Scope::all("services")).items {
             #[derive(serde::Deserialize)]
@@ -122,9 +137,10 @@ impl Api {
             definitions: Mutex::default(),
             token_key,
             issuer: format!("https://kubernetes.default.svc.{}", network.domain),
-            ctx: Context { network, allocators, store },
+            ctx: Context { network, node_times, allocators, store },
             logs: std::sync::OnceLock::new(),
             data_plane: std::sync::OnceLock::new(),
+            node_power: std::sync::OnceLock::new(),
             in_flight: tokio::sync::Semaphore::new(limits::IN_FLIGHT),
             stopping,
             ready: std::sync::atomic::AtomicBool::new(false),
@@ -174,6 +190,11 @@ impl Api {
         let _ = self.inner.data_plane.set(data_plane);
     }
 
+    /// Says who stops and starts nodes. Only the first call counts.
+    pub fn set_node_power(&self, power: Arc<dyn NodePower>) {
+        let _ = self.inner.node_power.set(power);
+    }
+
     /// Makes /readyz answer 200.
     pub fn set_ready(&self) {
         self.inner.ready.store(true, std::sync::atomic::Ordering::Release);
@@ -213,6 +234,7 @@ impl Api {
             .route(CONFIGURATION_PATH, get(tokens::discovery::configuration))
             .route(KEYS_PATH, get(tokens::discovery::keys))
             .route(barrier::PATH, get(barrier::barrier))
+            .route(node_power::PATH, axum::routing::post(node_power::switch))
             .fallback(|| async { discovery::page_not_found() })
             .layer(axum::middleware::from_fn_with_state(self.clone(), auth::require))
             .route("/healthz", get(|| async { "ok" }))

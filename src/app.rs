@@ -107,7 +107,7 @@ pub async fn build(config: Config) -> Result<Running> {
     let mut tasks = JoinSet::new();
     let pki_dir = config.store.path.is_some().then(|| config.data_dir.join(PKI_FOLDER));
     let token_key = pki::token_key(pki_dir.as_deref())?;
-    let api = Api::new(store, config.network.clone(), token_key, stopping.clone());
+    let api = Api::with_times(store, config.network.clone(), config.node_times, token_key, stopping.clone());
 
     let router = Router::start(RouterConfig::new(config.network.clone())).context("cannot start the packet router")?;
     let control_plane = control_plane::attach(&config.network, &*router)?;
@@ -148,6 +148,7 @@ pub async fn build(config: Config) -> Result<Running> {
             cluster: cluster.clone(),
             network: config.network.clone(),
             root_ca_pem: authority.cert_pem().to_owned(),
+            node_times: config.node_times,
             resources: api.registry().resources(),
         },
         &mut tasks,
@@ -172,6 +173,7 @@ pub async fn build(config: Config) -> Result<Running> {
     let barrier = Arc::new(Barrier::new(api.store().clone(), cluster.clone()));
     let agents = Agents::start(AgentsConfig {
         nodes: config.nodes,
+        monitor_grace: config.node_times.monitor_grace,
         network: config.network.clone(),
         data_dir: config.data_dir.clone(),
         client: client("system:node"),
@@ -183,6 +185,7 @@ pub async fn build(config: Config) -> Result<Running> {
     })
     .await?;
     api.set_data_plane(barrier);
+    api.set_node_power(Arc::new(adapters::Power(agents.clone())));
     api.set_log_source(Arc::new(adapters::NodeLogs(agents.clone())));
     let reach = edge::start(EdgeConfig {
         network: config.network.clone(),

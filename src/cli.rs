@@ -6,6 +6,7 @@ mod demo;
 mod doctor;
 mod down;
 mod kubeconfig;
+mod node;
 mod paths;
 mod reach;
 mod restore;
@@ -41,6 +42,8 @@ enum Command {
     Kubeconfig(kubeconfig::Args),
     /// Print how to reach a Service from this host, from a Pod and from a browser
     Reach(reach::Args),
+    /// Stop and start virtual nodes, as when a machine loses power
+    Node(node::Args),
     /// Return when what was written is in the packets
     Wait(wait::Args),
     /// Copy a cluster into one file, also while it runs
@@ -106,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Reach(args) => reach::run(args),
+        Command::Node(args) => node::run(args),
         Command::Wait(args) => wait::run(args),
         Command::Backup(args) => backup::run(args),
         Command::Restore(args) => restore::run(args),

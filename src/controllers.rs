@@ -20,6 +20,8 @@
 //! | `event_expiry` | Events whose time is over | |
 //! | `garbage` | dependents of deleted owners | ES19 |
 //! | `disruption` | status of PodDisruptionBudgets | |
+//! | `node_life` | conditions of lost nodes, taints, Pods that these drive away | PD1 |
+//! | `workloads` | Pods of ReplicaSets, ReplicationControllers, Deployments, StatefulSets, DaemonSets, Jobs, CronJobs | DP1-DP3 |
 //! | `load_balancer` | addresses of Services of type LoadBalancer | V2, W2 |
 //! | `ip_addresses` | an IPAddress for each Service address | SC5-SC7 |
 //! | `service_cidrs` | ServiceCIDRs: the cluster's own, readiness, deletion | SC1, SC3, SC4 |
@@ -45,6 +47,8 @@ mod mirror_plan;
 mod mirroring;
 mod namespace_deletion;
 mod namespaces;
+mod node_life;
+mod node_life_plan;
 mod placement;
 mod placement_affinity;
 mod queue;
@@ -74,7 +78,7 @@ pub use namespaces::{DEFAULT_SERVICE_ACCOUNT, ROOT_CA_CONFIG_MAP, ROOT_CA_KEY, w
 pub use runner::Error;
 
 use crate::cluster::Cluster;
-use crate::config::Network;
+use crate::config::{Network, NodeTimes};
 
 /// A kind that the API serves.
 #[derive(Clone, Debug)]
@@ -140,6 +144,7 @@ pub struct ControllersConfig {
     pub network: Network,
     /// The cluster's certificate authority, for the ConfigMap `kube-root-ca.crt` of each namespace.
     pub root_ca_pem: String,
+    pub node_times: NodeTimes,
     /// Every kind that the API serves with list, watch, get, patch, delete and deletecollection; `true` if its
     /// objects live in namespaces.
     pub resources: watch::Receiver<Vec<(ApiResource, bool)>>,
@@ -152,7 +157,7 @@ impl Controllers {
     /// Starts every controller; they end when their tasks are aborted or the set is dropped. [`bootstrap`] should have
     /// run before, so that the first Services of users do not race the system's for addresses.
     pub fn start(config: ControllersConfig, tasks: &mut JoinSet<()>) {
-        let ControllersConfig { client, cluster, network, root_ca_pem, resources } = config;
+        let ControllersConfig { client, cluster, network, root_ca_pem, node_times, resources } = config;
         let served = Served(resources);
 
         let slice_queue = Arc::new(queue::Queue::new());
@@ -165,6 +170,7 @@ impl Controllers {
 
         scheduler::Scheduler::start(&client, &cluster, tasks);
         namespaces::NamespaceController::start(&client, &cluster, root_ca_pem, tasks);
+        node_life::NodeLife::start(&client, &cluster, node_times.monitor_grace, tasks);
         workloads::start(&client, &cluster, tasks);
         disruption::DisruptionController::start(&client, &cluster, tasks);
         service_cidrs::ServiceCidrController::start(&client, &cluster, &network, tasks);

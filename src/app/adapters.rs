@@ -9,8 +9,9 @@ use kube::Resource;
 
 use crate::api::ApiError;
 use crate::api::logs::{LogOptions, LogSource};
+use crate::api::node_power::{NodePower, SwitchError};
 use crate::events::{EventType, Recorder};
-use crate::node::{Agents, EventSink, LogError};
+use crate::node::{Agents, EventSink, LogError, PowerError};
 
 /// What the node agents have to say about Pods becomes Events.
 pub(super) struct NodeEvents(pub Recorder);
@@ -19,6 +20,21 @@ impl EventSink for NodeEvents {
     fn event(&self, pod: &Pod, type_: &str, reason: &str, message: &str) {
         let type_ = if type_ == "Warning" { EventType::Warning } else { EventType::Normal };
         self.0.event(pod.object_ref(&()), type_, reason, message);
+    }
+}
+
+/// The API's power switch is the agents'.
+pub(super) struct Power(pub Agents);
+
+impl NodePower for Power {
+    fn switch(&self, node: String, on: bool) -> BoxFuture<'_, Result<(), SwitchError>> {
+        Box::pin(async move {
+            let switched = if on { self.0.start_node(&node).await } else { self.0.stop_node(&node).await };
+            switched.map_err(|e| match e {
+                PowerError::NoSuchNode => SwitchError::NoSuchNode,
+                e => SwitchError::Failed(e.to_string()),
+            })
+        })
     }
 }
 

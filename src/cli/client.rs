@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -44,8 +44,18 @@ impl DataDir {
 impl Client {
     /// The code and the JSON of the answer.
     pub(super) async fn get(&self, path: &str) -> anyhow::Result<(StatusCode, Value)> {
+        self.ask(Method::GET, path).await
+    }
+
+    /// The same for a request that changes something.
+    pub(super) async fn post(&self, path: &str) -> anyhow::Result<(StatusCode, Value)> {
+        self.ask(Method::POST, path).await
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> anyhow::Result<(StatusCode, Value)> {
         let host = self.address.to_string();
-        let request = Request::get(path).header(header::HOST, host).body(Empty::<Bytes>::new())?;
+        let request = Request::builder().method(method).uri(path).header(header::HOST, host);
+        let request = request.body(Empty::<Bytes>::new())?;
         let answer = self.send(request).await;
         let (code, body) =
             answer.with_context(|| format!("cannot ask the cluster at {}: is it running?", self.address))?;

@@ -13,7 +13,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{DataDir, Failure};
 use crate::app::{self, Running};
-use crate::config::{self, Config, HostAccess, Network, StoreConfig};
+use crate::config::{self, Config, HostAccess, Network, NodeTimes, StoreConfig};
 use crate::lifecycle::Signals;
 use crate::{sys, telemetry};
 
@@ -57,6 +57,15 @@ pub(super) struct Args {
     /// Load-balancer addresses
     #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',')]
     lb_cidr: Vec<IpNet>,
+    /// How long after a node's last heartbeat nothing is known of it any more (see `vipyard node stop`)
+    #[arg(long, value_name = "SECONDS", default_value_t = NodeTimes::MONITOR_GRACE_SECONDS)]
+    node_monitor_grace_period: u64,
+    /// How long Pods that say nothing else stay on a node that is not ready
+    #[arg(long, value_name = "SECONDS", default_value_t = NodeTimes::TOLERATION_SECONDS, value_parser = clap::value_parser!(i64).range(0..))]
+    default_not_ready_toleration_seconds: i64,
+    /// How long Pods that say nothing else stay on a node that is lost
+    #[arg(long, value_name = "SECONDS", default_value_t = NodeTimes::TOLERATION_SECONDS, value_parser = clap::value_parser!(i64).range(0..))]
+    default_unreachable_toleration_seconds: i64,
     /// Let this host dial Pods, Services and nodes, by a TUN device and routes in the network namespace of the start
     #[arg(long, value_enum, default_value_t)]
     host_access: HostAccess,
@@ -80,6 +89,9 @@ impl Args {
             node_cidr: Vec::new(),
             lb_cidr: Vec::new(),
             host_access: HostAccess::No,
+            node_monitor_grace_period: NodeTimes::MONITOR_GRACE_SECONDS,
+            default_not_ready_toleration_seconds: NodeTimes::TOLERATION_SECONDS,
+            default_unreachable_toleration_seconds: NodeTimes::TOLERATION_SECONDS,
         }
     }
 
@@ -106,6 +118,11 @@ impl Args {
             nodes: self.nodes,
             network,
             host_access: self.host_access,
+            node_times: NodeTimes {
+                monitor_grace: Duration::from_secs(self.node_monitor_grace_period),
+                not_ready_toleration: self.default_not_ready_toleration_seconds,
+                unreachable_toleration: self.default_unreachable_toleration_seconds,
+            },
             data_dir,
             kubeconfig: self.kubeconfig.clone(),
         })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::jiff::Timestamp;
@@ -69,6 +69,10 @@ impl DisruptionController {
                     return Ok(Some(deployment.and_then(|found| found.spec?.replicas).unwrap_or(0)));
                 }
                 Ok(Some(set.spec.and_then(|spec| spec.replicas).unwrap_or(0)))
+            }
+            "ReplicationController" => {
+                let set = self.get::<ReplicationController>(namespace, &owner.name).await?;
+                Ok(Some(set.and_then(|found| found.spec?.replicas).unwrap_or(0)))
             }
             "StatefulSet" => {
                 let set = self.get::<StatefulSet>(namespace, &owner.name).await?;

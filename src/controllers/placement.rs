@@ -275,7 +275,7 @@ fn tolerates(spec: &PodSpec, taint: &Taint) -> bool {
     spec.tolerations.iter().flatten().any(|toleration| tolerates_taint(toleration, taint))
 }
 
-fn tolerates_taint(toleration: &Toleration, taint: &Taint) -> bool {
+pub(super) fn tolerates_taint(toleration: &Toleration, taint: &Taint) -> bool {
     let key = toleration.key.as_deref().unwrap_or_default();
     let effect = toleration.effect.as_deref().unwrap_or_default();
     let same_value = || toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default();

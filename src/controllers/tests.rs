@@ -176,6 +176,7 @@ fn run_controllers(api: &Api, client: &Client) -> (Cluster, JoinSet<()>) {
         cluster: cluster.clone(),
         network: Network::default(),
         root_ca_pem: CA.to_owned(),
+        node_times: NodeTimes::default(),
         resources: api.registry().resources(),
     };
     Controllers::start(config, &mut tasks);

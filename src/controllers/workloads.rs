@@ -7,12 +7,18 @@
 //! The write barrier does not wait for these controllers: what they make is Pods, and those have yet to start.
 
 mod claims;
+mod cron_job;
+mod cron_job_plan;
 mod daemon_set;
 mod daemon_set_plan;
 mod deployment;
 mod deployment_plan;
 mod deployment_status;
 mod hash;
+mod job;
+mod job_indexes;
+mod job_plan;
+mod job_policy;
 mod own_writes;
 mod pods;
 mod replica_set;
@@ -22,6 +28,7 @@ mod stateful_set;
 mod stateful_set_plan;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::ReplicationController;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
@@ -46,6 +53,10 @@ pub(super) fn start(client: &Client, cluster: &Cluster, tasks: &mut JoinSet<()>)
     daemon_set::DaemonSetController::start(client, cluster, &daemon_sets, &revisions, tasks);
     let stateful_sets: Informer<StatefulSet> = follow(client, tasks);
     stateful_set::StatefulSetController::start(client, &stateful_sets, pods, &revisions, tasks);
+    let jobs: Informer<Job> = follow(client, tasks);
+    job::JobController::start(client, &jobs, pods, tasks);
+    let cron_jobs: Informer<CronJob> = follow(client, tasks);
+    cron_job::CronJobController::start(client, &cron_jobs, &jobs, tasks);
 }
 
 /// A cache of a kind that only these controllers read.

@@ -197,3 +197,159 @@ async fn status_of_many_pods_is_folded() {
     assert!(after - before < 200 * 4, "{} writes", after - before);
     assert_eq!(world.pods_of("web").await.len(), 200);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stateful_set_comes_up_in_order_and_rolls_down() {
+    let world = World::with_nodes(2).await;
+    let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Mi"}}}});
+    let spec = json!({"replicas": 3, "serviceName": "db", "volumeClaimTemplates": [claim]});
+    let path = world.workload("StatefulSet", "db", spec).await;
+    world.until_async("the first Pod", async || world.get(&format!("{PODS}/db-0")).await).await;
+    assert_eq!(world.pods_of("db").await.len(), 1, "db-1 waits for db-0");
+    let all = json!({"replicas": 3, "readyReplicas": 3, "currentReplicas": 3, "updatedReplicas": 3});
+    let first = world.play_until("db", &path, all.clone()).await;
+    assert_eq!(first["status"]["currentRevision"], first["status"]["updateRevision"]);
+    let pod = world.get(&format!("{PODS}/db-1")).await.unwrap();
+    assert_eq!((&pod["spec"]["hostname"], &pod["spec"]["subdomain"]), (&json!("db-1"), &json!("db")));
+    assert_eq!(pod["spec"]["volumes"].as_array().unwrap().iter().filter(|v| v["name"] == "data").count(), 1);
+    assert_eq!(world.list("/api/v1/namespaces/default/persistentvolumeclaims").await.len(), 3);
+
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "vipyard/whoami"}]}}}});
+    world.patch(&path, image).await;
+    let rolled = world.play_until("db", &path, all).await;
+    assert_ne!(rolled["status"]["currentRevision"], first["status"]["currentRevision"]);
+    let revisions = world.list(&format!("{APPS}/controllerrevisions")).await;
+    assert_eq!(revisions.len(), 2, "one for each template");
+    world.patch(&path, json!({"spec": {"replicas": 1}})).await;
+    world.play_until("db", &path, json!({"replicas": 1, "readyReplicas": 1})).await;
+    assert_eq!(world.pods_of("db").await[0]["metadata"]["name"], "db-0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn daemon_set_has_a_pod_on_each_node_that_it_may_be_on() {
+    let world = World::with_nodes(3).await;
+    let path = world.workload("DaemonSet", "agent", json!({})).await;
+    let on = |count: i32| {
+        json!({"desiredNumberScheduled": count, "currentNumberScheduled": count, "numberReady": count,
+            "updatedNumberScheduled": count, "numberAvailable": count})
+    };
+    world.play_until("agent", &path, on(3)).await;
+    let mut nodes: Vec<_> = world.pods_of("agent").await.iter().map(|pod| pod["spec"]["nodeName"].clone()).collect();
+    nodes.sort_by_key(|node| node.to_string());
+    assert_eq!(nodes, [json!("n1"), json!("n2"), json!("n3")]);
+    world.add_node("n4").await;
+    world.play_until("agent", &path, on(4)).await;
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "vipyard/whoami"}]}}}});
+    world.patch(&path, image).await;
+    world.play_until("agent", &path, on(4)).await;
+    let pods = world.pods_of("agent").await;
+    assert!(pods.iter().all(|pod| pod["spec"]["containers"][0]["image"] == "vipyard/whoami"));
+    let selector = json!({"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "n2"}}}}});
+    world.patch(&path, selector).await;
+    world.play_until("agent", &path, on(1)).await;
+}
+
+const BATCH: &str = "/apis/batch/v1/namespaces/default";
+
+impl World {
+    /// Ends the running Pods of a Job with this phase.
+    async fn end_pods(&self, app: &str, phase: &str) {
+        for pod in self.pods_of(app).await {
+            if pod["status"]["phase"] == "Running" {
+                let path = format!("{PODS}/{}/status", pod["metadata"]["name"].as_str().unwrap());
+                self.patch(&path, json!({"status": {"phase": phase}})).await;
+            }
+        }
+    }
+
+    async fn add_job(&self, name: &str, spec: Value) -> String {
+        let mut all = json!({"template": {"metadata": {"labels": {"app": name}},
+            "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "vipyard/pause"}]}}});
+        json_patch::merge(&mut all, &spec);
+        let object = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": all});
+        self.post(&format!("{BATCH}/jobs"), object).await;
+        format!("{BATCH}/jobs/{name}")
+    }
+
+    async fn play_job(&self, name: &str, phase: &str, kind: &str) -> Value {
+        let path = format!("{BATCH}/jobs/{name}");
+        self.until_async(&format!("{kind} of {name}"), async || {
+            self.play(name).await;
+            self.end_pods(name, phase).await;
+            let found = self.get(&path).await?;
+            let conditions = found["status"]["conditions"].as_array()?;
+            conditions.iter().any(|c| c["type"] == kind && c["status"] == "True").then(|| found.clone())
+        })
+        .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_complete_fail_and_expire() {
+    let world = World::with_nodes(2).await;
+    world.add_job("work", json!({"completions": 12, "parallelism": 4})).await;
+    let done = world.play_job("work", "Succeeded", "Complete").await;
+    assert_eq!((&done["status"]["succeeded"], &done["status"]["active"]), (&json!(12), &Value::Null));
+    let pods = world.pods_of("work").await;
+    assert_eq!(pods.len(), 12, "not one too many");
+    let released = async || {
+        let pods = world.pods_of("work").await;
+        pods.iter().all(|pod| pod["metadata"]["finalizers"].is_null()).then_some(())
+    };
+    world.until_async("the finalizers to go", released).await;
+
+    world.add_job("indexed", json!({"completions": 3, "parallelism": 3, "completionMode": "Indexed"})).await;
+    let done = world.play_job("indexed", "Succeeded", "Complete").await;
+    assert_eq!(done["status"]["completedIndexes"], "0-2");
+
+    world.add_job("bad", json!({"backoffLimit": 0, "ttlSecondsAfterFinished": 0})).await;
+    let path = format!("{BATCH}/jobs/bad");
+    world
+        .until_async("the failed Job to go with its Pods", async || {
+            world.play("bad").await;
+            world.end_pods("bad", "Failed").await;
+            (world.get(&path).await.is_none() && world.pods_of("bad").await.is_empty()).then_some(())
+        })
+        .await;
+
+    // Pods of a Job that is deleted are not held by their finalizers.
+    world.add_job("gone", json!({"parallelism": 3})).await;
+    world.until_async("the Pods", async || (world.pods_of("gone").await.len() == 3).then_some(())).await;
+    world.delete(&format!("{BATCH}/jobs/gone"), json!({"propagationPolicy": "Background"})).await;
+    world
+        .until_async("the Pods to go", async || {
+            world.play("gone").await;
+            world.pods_of("gone").await.is_empty().then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cron_job_makes_a_job_in_time_and_forgets_old_ones() {
+    let world = World::with_nodes(1).await;
+    let object = json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "tick"}, "spec": {
+        "schedule": "@every 1s", "successfulJobsHistoryLimit": 1, "jobTemplate": {"spec": {"template": {
+            "metadata": {"labels": {"app": "tick"}},
+            "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "vipyard/pause"}]}}}}}});
+    world.post(&format!("{BATCH}/cronjobs"), object).await;
+    let path = format!("{BATCH}/cronjobs/tick");
+    let found = world
+        .until_async("a Job that succeeded", async || {
+            world.play("tick").await;
+            world.end_pods("tick", "Succeeded").await;
+            world.get(&path).await.filter(|found| !found["status"]["lastSuccessfulTime"].is_null())
+        })
+        .await;
+    assert!(!found["status"]["lastScheduleTime"].is_null());
+    let jobs = world.list(&format!("{BATCH}/jobs")).await;
+    assert!(jobs.iter().all(|job| job["metadata"]["ownerReferences"][0]["name"] == "tick"));
+    world.patch(&path, json!({"spec": {"suspend": true}})).await;
+    world.delete(&path, json!({"propagationPolicy": "Foreground"})).await;
+    world
+        .until_async("the Jobs to go", async || {
+            world.play("tick").await;
+            world.list(&format!("{BATCH}/jobs")).await.is_empty().then_some(())
+        })
+        .await;
+}
