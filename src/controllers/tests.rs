@@ -19,6 +19,7 @@ use crate::config::StoreConfig;
 use crate::store::Store;
 
 mod load_balancer;
+mod node_life;
 mod workloads;
 
 const PATIENCE: Duration = Duration::from_secs(20);

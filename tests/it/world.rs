@@ -65,6 +65,7 @@ impl World {
             cluster,
             network: Network::default(),
             root_ca_pem: "-----BEGIN CERTIFICATE-----\n".into(),
+            node_times: vipyard::config::NodeTimes::default(),
             resources: world.api.registry().resources(),
         };
         Controllers::start(config, &mut world.tasks);
