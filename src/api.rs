@@ -16,6 +16,7 @@ mod compression;
 mod custom;
 mod delete;
 mod discovery;
+pub mod dns;
 mod duplicates;
 mod events;
 mod ip_addresses;
@@ -65,6 +66,7 @@ use crate::store::{Scope, Store};
 use alloc::Allocators;
 use auth::Identity;
 use barrier::DataPlane;
+use dns::NameService;
 use kinds::{Context, Registry, Strategy};
 use logs::LogSource;
 use node_power::NodePower;
@@ -98,6 +100,8 @@ struct Inner {
     data_plane: std::sync::OnceLock<Arc<dyn DataPlane>>,
     /// Runs the nodes, once they run.
     node_power: std::sync::OnceLock<Arc<dyn NodePower>>,
+    /// Looks names up as Pods do, once there is DNS.
+    names: std::sync::OnceLock<Arc<dyn NameService>>,
     /// One for each request from outside that is worked on.
     in_flight: tokio::sync::Semaphore,
     /// Ends watches when the server stops, so that connections close cleanly.
@@ -141,6 +145,7 @@ impl Api {
             logs: std::sync::OnceLock::new(),
             data_plane: std::sync::OnceLock::new(),
             node_power: std::sync::OnceLock::new(),
+            names: std::sync::OnceLock::new(),
             in_flight: tokio::sync::Semaphore::new(limits::IN_FLIGHT),
             stopping,
             ready: std::sync::atomic::AtomicBool::new(false),
@@ -195,6 +200,11 @@ impl Api {
         let _ = self.inner.node_power.set(power);
     }
 
+    /// Says who answers `/vipyard/v1/dns`. Only the first call counts.
+    pub fn set_names(&self, names: Arc<dyn NameService>) {
+        let _ = self.inner.names.set(names);
+    }
+
     /// Makes /readyz answer 200.
     pub fn set_ready(&self) {
         self.inner.ready.store(true, std::sync::atomic::Ordering::Release);
@@ -235,6 +245,8 @@ impl Api {
             .route(KEYS_PATH, get(tokens::discovery::keys))
             .route(barrier::PATH, get(barrier::barrier))
             .route(node_power::PATH, axum::routing::post(node_power::switch))
+            .route(dns::PATH, get(dns::look_up))
+            .route(dns::QUERIES_PATH, get(dns::queries))
             .fallback(|| async { discovery::page_not_found() })
             .layer(axum::middleware::from_fn_with_state(self.clone(), auth::require))
             .route("/healthz", get(|| async { "ok" }))

@@ -3,6 +3,7 @@
 mod adapters;
 pub(crate) mod barrier;
 mod control_plane;
+mod dns;
 mod ranges;
 
 use std::future::IntoFuture;
@@ -24,10 +25,9 @@ use crate::api::auth::Identity;
 use crate::api::pki::{self, Authority};
 use crate::api::{Api, serve};
 use crate::cluster::Cluster;
-use crate::config::{CLUSTER_API_PORT, Config, DNS_PORT, HostAccess, PKI_FOLDER};
+use crate::config::{CLUSTER_API_PORT, Config, HostAccess, PKI_FOLDER};
 use crate::controllers::{self, Controllers, ControllersConfig};
 use crate::dashboard::{self, DashboardConfig};
-use crate::dns::{Dns, ForwardConfig, ServerConfig, Zone};
 use crate::edge::{self, EdgeConfig};
 use crate::events::Recorder;
 use crate::lifecycle::Readiness;
@@ -36,15 +36,16 @@ use crate::router::{Router, RouterConfig};
 use crate::store::{DirLock, Store};
 use crate::{netlink, node, plan};
 
+pub use dns::ADDRESS_FILE as DNS_ADDRESS_FILE;
 pub use ranges::{RangeClash, check as check_ranges};
-
-const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Where a cluster can be reached.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
     pub api: SocketAddr,
     pub ui: SocketAddr,
+    /// Where the host asks cluster DNS.
+    pub dns: SocketAddr,
 }
 
 /// A cluster that runs.
@@ -95,11 +96,12 @@ pub async fn build(config: Config) -> Result<Running> {
     check_ranges(&config.network, &taken)?;
     let api_listener = bind(config.api_listen, "--api-listen").await?;
     let ui_listener = bind(config.ui_listen, "--ui-listen").await?;
+    let dns_door = dns::open(config.dns.listen)?;
     let in_memory = config.store.path.is_none();
     // A store with a database takes the lock itself.
     let lock = in_memory.then_some(lock);
     let store = Store::open(&config.store).await?;
-    let addresses = Addresses { api: api_listener.local_addr()?, ui: ui_listener.local_addr()? };
+    let addresses = Addresses { api: api_listener.local_addr()?, ui: ui_listener.local_addr()?, dns: dns_door.address };
     info!(?config, ?addresses, "starting");
 
     let stopping = CancellationToken::new();
@@ -169,7 +171,12 @@ pub async fn build(config: Config) -> Result<Running> {
             drop(router_ready);
         }
     });
-    start_dns(&config, &cluster, &control_plane, dns_ready, &stopping, &mut tasks)?;
+    let names = dns::start(&config, &cluster, &control_plane, dns_door, dns_ready, &stopping, &mut tasks)?;
+    api.set_names(names);
+    let dns_file = config.data_dir.join(dns::ADDRESS_FILE);
+    pki::write_private(&dns_file, &format!("{}\n", addresses.dns))
+        .with_context(|| format!("cannot write {}", dns_file.display()))?;
+    files.push(dns_file);
     let barrier = Arc::new(Barrier::new(api.store().clone(), cluster.clone()));
     let agents = Agents::start(AgentsConfig {
         nodes: config.nodes,
@@ -278,35 +285,6 @@ impl Running {
             let _ = std::fs::remove_file(file);
         }
     }
-}
-
-fn start_dns(
-    config: &Config,
-    cluster: &Cluster,
-    control_plane: &control_plane::ControlPlane,
-    ready: crate::lifecycle::Waiting,
-    stopping: &CancellationToken,
-    tasks: &mut JoinSet<()>,
-) -> Result<()> {
-    let zone = Zone::new(&config.network);
-    let upstreams = ForwardConfig::new(&[], Path::new(HOST_RESOLV_CONF), &zone);
-    let dns = Dns::new(zone, upstreams);
-    let (udp, tcp) = (control_plane.sockets(DNS_PORT)?, control_plane.listeners(DNS_PORT)?);
-    let server = dns.server(ServerConfig::default(), udp, tcp);
-    let mut progress = dns.complete();
-    tasks.spawn(dns.follow(&cluster));
-    let stop = stopping.clone();
-    tasks.spawn(async move {
-        if let Err(e) = server.serve(async move { stop.cancelled().await }).await {
-            warn!(error = %e, "cluster DNS ended");
-        }
-    });
-    tasks.spawn(async move {
-        if progress.wait_for(|complete| *complete).await.is_ok() {
-            drop(ready);
-        }
-    });
-    Ok(())
 }
 
 /// Every address that clients dial the API by.

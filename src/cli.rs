@@ -3,6 +3,7 @@
 mod backup;
 mod client;
 mod demo;
+mod dns;
 mod doctor;
 mod down;
 mod kubeconfig;
@@ -44,6 +45,8 @@ enum Command {
     Reach(reach::Args),
     /// Stop and start virtual nodes, as when a machine loses power
     Node(node::Args),
+    /// Look a name up as a Pod does, and show each step and the objects behind the answer
+    Dns(dns::Args),
     /// Return when what was written is in the packets
     Wait(wait::Args),
     /// Copy a cluster into one file, also while it runs
@@ -62,6 +65,14 @@ struct DataDir {
     /// Where the cluster keeps its database, keys, logs and kubeconfig
     #[arg(long, value_name = "DIR", env = "VIPYARD_DATA_DIR", default_value_os_t = paths::default_data_dir())]
     data_dir: PathBuf,
+}
+
+/// How an answer is printed.
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Output {
+    #[default]
+    Text,
+    Json,
 }
 
 /// Why a command failed, with the exit code that says so.
@@ -110,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Reach(args) => reach::run(args),
         Command::Node(args) => node::run(args),
+        Command::Dns(args) => dns::run(args),
         Command::Wait(args) => wait::run(args),
         Command::Backup(args) => backup::run(args),
         Command::Restore(args) => restore::run(args),

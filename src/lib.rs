@@ -13,7 +13,7 @@
 //!                    ├── plan ───── router ─ sys     objects in, immutable plan out; packets
 //!                    ├── node ───── images ─ sys     Pods: namespaces, devices, processes, probes, logs
 //!                    ├── edge ───── router, node     the host's own access, Pods' way out, health checks
-//!                    ├── dns                         answers from the cache, forwarding
+//!                    ├── dns ────── sys              answers from the cache, forwarding
 //!                    └── dashboard                   the page and its streams
 //! ```
 //!
@@ -43,6 +43,7 @@
 //! | port 1 of 10.245.0.3 and its IPv6 twin, TCP and UDP | flows of Pods into the world, in a namespace of their own |
 //! | 10.245.0.1:6443 and its IPv6 twin | API, in the control plane's namespace, behind `default/kubernetes` |
 //! | 10.245.0.1:53, UDP and TCP, and its IPv6 twin | DNS, in the control plane's namespace, behind `kube-system/kube-dns` |
+//! | `--dns-listen`, 127.0.0.1 and a free port | DNS for the host, UDP and TCP |
 //! | 10256 of each node, 10249 on its loopback | health and mode of the proxy, in the node's namespace |
 //! | each `healthCheckNodePort` of each node | whether the node has endpoints of that Service, in the node's namespace |
 //!

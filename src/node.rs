@@ -36,3 +36,4 @@ pub use agents::{Agents, AgentsConfig, ExecError, LogError, NodeError};
 pub use context::{DataPlane, EventSink, Timings};
 pub use log_reader::LogOptions;
 pub use power::PowerError;
+pub use resolv::{ClusterDns, ResolvConf, pod_resolv_conf};

@@ -1,5 +1,5 @@
 //! The code alone, without devices: a packet of a known flow, a first packet, and a change of one slice, each with 1
-//! and with 10,000 Services of 10 endpoints; then memory per flow.
+//! and with 10,000 Services of 10 endpoints; and what a million flows weigh.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -18,7 +18,14 @@ use vipyard::router::ports::PortInfo;
 use vipyard::router::wire::PacketBuf;
 use vipyard::router::{PortId, PortKind};
 
-const CLIENT: [u8; 4] = [10, 244, 1, 2];
+/// The clients, all behind one port: enough for a million flows of source ports of their own.
+fn client(n: u32) -> [u8; 4] {
+    (u32::from(Ipv4Addr::new(10, 244, 2, 0)) + n).to_be_bytes()
+}
+
+const CLIENTS: u32 = 16;
+const CLIENT_PORTS: u32 = 64_000;
+const FLOWS: u32 = 1_000_000;
 
 /// The endpoints, all behind one port.
 fn server(n: u32) -> IpAddr {
@@ -26,10 +33,10 @@ fn server(n: u32) -> IpAddr {
 }
 
 pub fn measure() -> Result<()> {
-    println!("\n{:<28}{:>22}{:>22}", "", "1 Service", "10000 Services");
+    println!("\n{:<32}{:>22}{:>22}", "", "1 Service", "10000 Services");
     let (one, many) = (figures(1)?, figures(10_000)?);
     for ((label, one), (_, many)) in one.into_iter().zip(many) {
-        println!("{label:<28}{one:>22.1}{many:>22.1}");
+        println!("{label:<32}{one:>22.1}{many:>22.1}");
         println!("{}", json!({"bench": "pipeline", "figure": label, "services_1": one, "services_10000": many}));
     }
     Ok(())
@@ -42,16 +49,16 @@ fn figures(services: u32) -> Result<[(&'static str, f64); 5]> {
         compiler.slice_applied(&slice(n, 10)?);
     }
     let mut pipeline = Pipeline::new(compiler.plan(), Limits::default(), SmallRng::seed_from_u64(1));
-    for (id, addresses) in [(1, vec![IpAddr::from(CLIENT)]), (2, (0..10).map(server).collect())] {
+    let clients: Vec<IpAddr> = (0..CLIENTS).map(|n| client(n).into()).collect();
+    for (id, addresses) in [(1, clients), (2, (0..10).map(server).collect())] {
         let addresses = addresses.into();
         let port = PortInfo { id: PortId(id), name: "pod".into(), kind: PortKind::Pod, node: "n1".into(), addresses };
         pipeline.attach(port).map_err(|(addr, _)| anyhow::anyhow!("{addr} is taken"))?;
     }
     let mut buf = PacketBuf::of(&syn(0, services)?);
-    let first_packets = 100_000;
     let memory = resident();
     let mut spent = Duration::ZERO;
-    for n in 0..first_packets {
+    for n in 0..FLOWS {
         let packet = syn(n, services)?;
         buf.slot()[10..10 + packet.len()].copy_from_slice(&packet);
         let start = Instant::now();
@@ -59,8 +66,8 @@ fn figures(services: u32) -> Result<[(&'static str, f64); 5]> {
         spent += start.elapsed();
         anyhow::ensure!(verdict == Verdict::Forward(PortId(2)), "{verdict:?}");
     }
-    let first = spent.as_secs_f64() * 1e9 / f64::from(first_packets);
-    let per_flow = (resident() - memory) / f64::from(first_packets);
+    let first = spent.as_secs_f64() * 1e9 / f64::from(FLOWS);
+    let of_flows = (resident() - memory) / 1e6;
 
     let packet = syn(7, services)?;
     let hits = 1_000_000;
@@ -87,7 +94,7 @@ fn figures(services: u32) -> Result<[(&'static str, f64); 5]> {
         ("packet of a flow, ns", hit),
         ("slice to packets p50, us", changes[500]),
         ("slice to packets p99, us", changes[990]),
-        ("memory per flow, bytes", per_flow),
+        ("memory of 1,000,000 flows, MB", of_flows),
     ])
 }
 
@@ -95,14 +102,12 @@ pub fn vip(n: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 1, 0)) + n)
 }
 
-/// The n-th client port and VIP: a flow of its own for each n below 4 billion.
+/// The n-th client port and VIP: a flow of its own for each n below [`FLOWS`].
 fn syn(n: u32, services: u32) -> Result<Vec<u8>> {
-    let port = u16::try_from(1024 + n % 64_000)?;
-    let service = if services == 1 { 0 } else { n % services };
-    let dport = if services == 1 && n >= 64_000 { 81 } else { 80 };
+    let port = u16::try_from(1024 + n % CLIENT_PORTS)?;
     let mut packet = Vec::with_capacity(64);
-    let step = PacketBuilder::ipv4(CLIENT, vip(service).octets(), 64).tcp(port, dport, n, 1000).syn();
-    step.write(&mut packet, &[])?;
+    let addresses = (client(n / CLIENT_PORTS), vip(n % services).octets());
+    PacketBuilder::ipv4(addresses.0, addresses.1, 64).tcp(port, 80, n, 1000).syn().write(&mut packet, &[])?;
     Ok(packet)
 }
 

@@ -65,7 +65,7 @@ impl Error {
 
     /// True if somebody else wrote first: normal, and gone with the next try.
     pub(super) fn is_conflict(&self) -> bool {
-        matches!(self, Self::Api { source, .. } if is_conflict(source))
+        matches!(self, Self::Api { source, .. } if is_conflict(source) || is_already_exists(source))
     }
 }
 
