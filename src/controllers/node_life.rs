@@ -163,7 +163,7 @@ impl Reconcile for NodeLife {
         let mut again: Option<Duration> = None;
         let sooner = |again: Option<Duration>, wait| Some(again.map_or(wait, |again| again.min(wait)));
         let lease = self.leases.get(NODE_LEASES, &key.name);
-        match plan::pulse(lease.as_deref(), self.grace, Timestamp::now()) {
+        match plan::pulse(lease.as_deref(), plan::heartbeat(&node), self.grace, Timestamp::now()) {
             Pulse::Beats => {}
             Pulse::Fades(left) => again = Some(left),
             Pulse::Lost => self.lose(&node).await?,

@@ -35,14 +35,24 @@ pub(super) enum Pulse {
 }
 
 /// A Lease without a duration holds as long as vipyard runs; the agent of a node that is stopped leaves one with a
-/// duration behind.
-pub(super) fn pulse(lease: Option<&Lease>, grace: Duration, now: Timestamp) -> Pulse {
+/// duration behind. An agent that has told of its node since then lives, also when its new Lease is not seen yet.
+pub(super) fn pulse(lease: Option<&Lease>, heartbeat: Option<Timestamp>, grace: Duration, now: Timestamp) -> Pulse {
     let Some(spec) = lease.and_then(|lease| lease.spec.as_ref()) else { return Pulse::Beats };
     let (Some(_), Some(renewed)) = (spec.lease_duration_seconds, &spec.renew_time) else { return Pulse::Beats };
+    if heartbeat.is_some_and(|heartbeat| heartbeat > renewed.0) {
+        return Pulse::Beats;
+    }
     match grace.checked_sub(Duration::try_from(now.duration_since(renewed.0)).unwrap_or_default()) {
         Some(left) if !left.is_zero() => Pulse::Fades(left),
         _ => Pulse::Lost,
     }
+}
+
+/// When the node's agent last told that it is ready.
+pub(super) fn heartbeat(node: &Node) -> Option<Timestamp> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready")?;
+    ready.last_heartbeat_time.as_ref().map(|time| time.0)
 }
 
 pub(super) fn ready_status(node: &Node) -> Option<&str> {
@@ -175,10 +185,12 @@ mod tests {
             serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap()
         };
         let grace = Duration::from_secs(50);
-        assert_eq!(pulse(None, grace, at(99)), Pulse::Beats);
-        assert_eq!(pulse(Some(&lease(None)), grace, at(99)), Pulse::Beats);
-        assert_eq!(pulse(Some(&lease(Some(50))), grace, at(20)), Pulse::Fades(Duration::from_secs(30)));
-        assert_eq!(pulse(Some(&lease(Some(50))), grace, at(50)), Pulse::Lost);
+        assert_eq!(pulse(None, None, grace, at(99)), Pulse::Beats);
+        assert_eq!(pulse(Some(&lease(None)), None, grace, at(99)), Pulse::Beats);
+        let last = lease(Some(50));
+        assert_eq!(pulse(Some(&last), None, grace, at(20)), Pulse::Fades(Duration::from_secs(30)));
+        assert_eq!(pulse(Some(&last), Some(at(-9)), grace, at(50)), Pulse::Lost);
+        assert_eq!(pulse(Some(&last), Some(at(60)), grace, at(60)), Pulse::Beats);
     }
 
     #[test]

@@ -126,10 +126,11 @@ pub async fn register(client: &Client, mut node: Node) -> Result<(), kube::Error
         }
         Err(e) => return Err(e),
     }
+    // Before the status, which the node controller would undo as that of a node that is lost.
+    renew_lease(client, &name, None).await?;
     // Creation may drop the status, as it does for most kinds.
     let patch = json!({"status": node.status});
-    api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await?;
-    renew_lease(client, &name, None).await
+    api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
 }
 
 /// Writes the heartbeat of a node: one that holds as long as vipyard runs, or a last one that fades after `duration`.

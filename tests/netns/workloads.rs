@@ -287,7 +287,7 @@ pub async fn stopped_node_loses_its_pods_and_comes_back() {
     let ip: std::net::IpAddr = lost["status"]["podIP"].as_str().expect("an address").parse().expect("an address");
     let dial = || {
         let limit = std::time::Duration::from_millis(500);
-        client.run_here(|| std::net::TcpStream::connect_timeout(&(ip, 80).into(), limit).map(drop))
+        client.run(|| std::net::TcpStream::connect_timeout(&(ip, 80).into(), limit).map(drop))
     };
     dial().expect("the Pod answers");
 
