@@ -45,6 +45,9 @@ pub enum Error {
     /// An object turned up in a namespace that is being emptied, after everything in it was deleted.
     #[error("namespace {0} received new objects while it was being emptied")]
     NamespaceRefilled(String),
+    /// A write was refused, and the object's status and events tell of it.
+    #[error("cannot create {what}: {reason}")]
+    Refused { what: String, reason: String },
 }
 
 impl Error {
@@ -54,6 +57,14 @@ impl Error {
         move |source| Self::Api { action, source }
     }
 
+    /// What was said against it, without what was tried.
+    pub(super) fn cause(&self) -> String {
+        match self {
+            Self::Api { source, .. } => describe(source),
+            other => other.to_string(),
+        }
+    }
+
     /// True if somebody else wrote first: normal, and gone with the next try.
     pub(super) fn is_conflict(&self) -> bool {
         matches!(self, Self::Api { source, .. } if is_conflict(source) || is_already_exists(source))
@@ -61,7 +72,7 @@ impl Error {
 }
 
 /// The server's own words without the debug form that `kube::Error` prints.
-fn describe(error: &kube::Error) -> String {
+pub(super) fn describe(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
