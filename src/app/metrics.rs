@@ -110,7 +110,9 @@ impl Sources {
             for (labels, reading) in families.remove(name).unwrap_or_default() {
                 let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
                 match reading {
-                    Reading::Counter(value) | Reading::Gauge(value) => drop(out.sample(&labels, value)),
+                    Reading::Counter(value) | Reading::Gauge(value) => {
+                        out.sample(&labels, value);
+                    }
                     Reading::Histogram(histogram) => out.buckets(&labels, &histogram.buckets, histogram.sum),
                 }
             }

@@ -241,6 +241,8 @@ fn explanations_and_packets_agree() {
             let request = FlowRequest::parse(from, &to.to_string(), "", protocol, "", "").expect("a question");
             let report = world.explain(&request).expect("an explanation").report;
             cases += 1;
+            // Earlier flows are over: by chance one could have this one's ports, which an explanation does not know.
+            world.now += 200_000;
             let Some(send) = report.steps.iter().find(|step| step.step == StepKind::Send) else {
                 assert_eq!(report.verdict.result, VerdictResult::NoSender, "{from} to {to}: {report:?}");
                 *seen.entry("noSender".into()).or_default() += 1;
