@@ -13,12 +13,14 @@ pub mod auth;
 pub mod barrier;
 pub mod causes;
 mod compression;
+mod count;
 mod custom;
 mod delete;
 mod discovery;
 pub mod dns;
 mod duplicates;
 mod events;
+pub mod insight;
 mod ip_addresses;
 pub mod kinds;
 mod leftover;
@@ -35,12 +37,14 @@ mod openapi;
 mod patch;
 pub mod pki;
 mod protobuf;
+mod proxy;
 mod request;
 mod reviews;
 pub mod schema;
 mod selector;
 pub mod serve;
 mod status;
+pub mod streams;
 mod subresources;
 mod table;
 pub mod tokens;
@@ -59,6 +63,7 @@ use http::StatusCode;
 use k8s_openapi::api::core::v1::ServiceSpec;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::config::{Network, NodeTimes};
@@ -67,9 +72,11 @@ use alloc::Allocators;
 use auth::Identity;
 use barrier::DataPlane;
 use dns::NameService;
+use insight::Insight;
 use kinds::{Context, Registry, Strategy};
 use logs::LogSource;
 use node_power::NodePower;
+use streams::Nodes;
 use tokens::TokenKey;
 use tokens::discovery::{CONFIGURATION_PATH, KEYS_PATH};
 
@@ -96,10 +103,17 @@ struct Inner {
     issuer: String,
     /// Where container logs come from: the node agents, once they run.
     logs: std::sync::OnceLock<Arc<dyn LogSource>>,
+    /// Who runs containers and reaches their networks, once they do.
+    nodes: std::sync::OnceLock<Arc<dyn Nodes>>,
+    /// Connections that are no HTTP any more, and those of proxies.
+    streams: TaskTracker,
+    stream_room: Arc<tokio::sync::Semaphore>,
     /// Knows when packets follow the objects, once there are packets.
     data_plane: std::sync::OnceLock<Arc<dyn DataPlane>>,
     /// Runs the nodes, once they run.
     node_power: std::sync::OnceLock<Arc<dyn NodePower>>,
+    /// Knows why packets go where they go, and what was counted.
+    insight: std::sync::OnceLock<Arc<dyn Insight>>,
     /// Looks names up as Pods do, once there is DNS.
     names: std::sync::OnceLock<Arc<dyn NameService>>,
     /// One for each request from outside that is worked on.
@@ -143,8 +157,12 @@ impl Api {
             issuer: format!("https://kubernetes.default.svc.{}", network.domain),
             ctx: Context { network, node_times, allocators, store },
             logs: std::sync::OnceLock::new(),
+            nodes: std::sync::OnceLock::new(),
+            streams: TaskTracker::new(),
+            stream_room: Arc::new(tokio::sync::Semaphore::new(streams::STREAMS)),
             data_plane: std::sync::OnceLock::new(),
             node_power: std::sync::OnceLock::new(),
+            insight: std::sync::OnceLock::new(),
             names: std::sync::OnceLock::new(),
             in_flight: tokio::sync::Semaphore::new(limits::IN_FLIGHT),
             stopping,
@@ -190,6 +208,17 @@ impl Api {
         let _ = self.inner.logs.set(source);
     }
 
+    /// Says who serves exec, attach, port-forwards and proxies. Only the first call counts.
+    pub fn set_nodes(&self, nodes: Arc<dyn Nodes>) {
+        let _ = self.inner.nodes.set(nodes);
+    }
+
+    /// Waits for the end of all streams, which comes soon after `stopping`.
+    pub async fn streams_ended(&self) {
+        self.inner.streams.close();
+        self.inner.streams.wait().await;
+    }
+
     /// Says who answers `/vipyard/v1/barrier`. Only the first call counts.
     pub fn set_data_plane(&self, data_plane: Arc<dyn DataPlane>) {
         let _ = self.inner.data_plane.set(data_plane);
@@ -198,6 +227,11 @@ impl Api {
     /// Says who stops and starts nodes. Only the first call counts.
     pub fn set_node_power(&self, power: Arc<dyn NodePower>) {
         let _ = self.inner.node_power.set(power);
+    }
+
+    /// Says who explains and counts. Only the first call counts.
+    pub fn set_insight(&self, insight: Arc<dyn Insight>) {
+        let _ = self.inner.insight.set(insight);
     }
 
     /// Says who answers `/vipyard/v1/dns`. Only the first call counts.
@@ -245,6 +279,10 @@ impl Api {
             .route(KEYS_PATH, get(tokens::discovery::keys))
             .route(barrier::PATH, get(barrier::barrier))
             .route(node_power::PATH, axum::routing::post(node_power::switch))
+            .route(insight::SERVICE, get(insight::service))
+            .route(insight::FLOW, get(insight::flow))
+            .route(insight::FLOWS, get(insight::flows))
+            .route(insight::METRICS, get(insight::metrics))
             .route(dns::PATH, get(dns::look_up))
             .route(dns::QUERIES_PATH, get(dns::queries))
             .fallback(|| async { discovery::page_not_found() })
@@ -252,6 +290,7 @@ impl Api {
             .route("/healthz", get(|| async { "ok" }))
             .route("/livez", get(|| async { "ok" }))
             .route("/readyz", get(readyz))
+            .layer(axum::middleware::from_fn_with_state(self.clone(), count::count))
             .with_state(self.clone())
     }
 }

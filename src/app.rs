@@ -4,6 +4,8 @@ mod adapters;
 pub(crate) mod barrier;
 mod control_plane;
 mod dns;
+mod insight;
+mod metrics;
 mod ranges;
 
 use std::future::IntoFuture;
@@ -22,14 +24,18 @@ use tracing::{info, warn};
 
 use self::barrier::Barrier;
 use crate::api::auth::Identity;
+use crate::api::insight::Insight;
 use crate::api::pki::{self, Authority};
 use crate::api::{Api, serve};
 use crate::cluster::Cluster;
-use crate::config::{CLUSTER_API_PORT, Config, HostAccess, PKI_FOLDER};
+use crate::config::{CLAIMS_FOLDER, CLUSTER_API_PORT, Config, HostAccess, IMAGE_MAP_FILE, PKI_FOLDER};
 use crate::controllers::{self, Controllers, ControllersConfig};
 use crate::dashboard::{self, DashboardConfig};
+use crate::dns::Zone;
 use crate::edge::{self, EdgeConfig};
 use crate::events::Recorder;
+use crate::explain::Explainer;
+use crate::images::Images;
 use crate::lifecycle::Readiness;
 use crate::node::{Agents, AgentsConfig};
 use crate::router::{Router, RouterConfig};
@@ -96,6 +102,10 @@ pub async fn build(config: Config) -> Result<Running> {
     check_ranges(&config.network, &taken)?;
     let api_listener = bind(config.api_listen, "--api-listen").await?;
     let ui_listener = bind(config.ui_listen, "--ui-listen").await?;
+    let metrics_listener = match config.metrics_listen {
+        Some(address) => Some(bind(address, "--metrics-listen").await?),
+        None => None,
+    };
     let dns_door = dns::open(config.dns.listen)?;
     let in_memory = config.store.path.is_none();
     // A store with a database takes the lock itself.
@@ -111,7 +121,8 @@ pub async fn build(config: Config) -> Result<Running> {
     let token_key = pki::token_key(pki_dir.as_deref())?;
     let api = Api::with_times(store, config.network.clone(), config.node_times, token_key, stopping.clone());
 
-    let router = Router::start(RouterConfig::new(config.network.clone())).context("cannot start the packet router")?;
+    let router_config = RouterConfig { flow_log: config.flow_log, ..RouterConfig::new(config.network.clone()) };
+    let router = Router::start(router_config).context("cannot start the packet router")?;
     let control_plane = control_plane::attach(&config.network, &*router)?;
 
     // The API, on the host and inside the cluster.
@@ -151,6 +162,7 @@ pub async fn build(config: Config) -> Result<Running> {
             network: config.network.clone(),
             root_ca_pem: authority.cert_pem().to_owned(),
             node_times: config.node_times,
+            claims_folder: config.data_dir.join(CLAIMS_FOLDER),
             resources: api.registry().resources(),
         },
         &mut tasks,
@@ -172,12 +184,23 @@ pub async fn build(config: Config) -> Result<Running> {
         }
     });
     let names = dns::start(&config, &cluster, &control_plane, dns_door, dns_ready, &stopping, &mut tasks)?;
-    api.set_names(names);
+    api.set_names(Arc::clone(&names) as Arc<dyn crate::api::dns::NameService>);
     let dns_file = config.data_dir.join(dns::ADDRESS_FILE);
     pki::write_private(&dns_file, &format!("{}\n", addresses.dns))
         .with_context(|| format!("cannot write {}", dns_file.display()))?;
     files.push(dns_file);
     let barrier = Arc::new(Barrier::new(api.store().clone(), cluster.clone()));
+    let images = Images::open(config.images.clone())?;
+    tasks.spawn(images.clone().follow());
+    if let Some(map) = &config.images {
+        let file = config.data_dir.join(IMAGE_MAP_FILE);
+        pki::write_private(&file, &format!("{}\n", map.display()))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        files.push(file);
+    } else {
+        // Of an earlier vipyard that was killed.
+        let _ = std::fs::remove_file(config.data_dir.join(IMAGE_MAP_FILE));
+    }
     let agents = Agents::start(AgentsConfig {
         nodes: config.nodes,
         monitor_grace: config.node_times.monitor_grace,
@@ -189,11 +212,33 @@ pub async fn build(config: Config) -> Result<Running> {
         data_plane: Arc::clone(&barrier) as Arc<dyn node::DataPlane>,
         events: Arc::new(adapters::NodeEvents(Recorder::new(client("system:node"), "kubelet", None))),
         timings: node::Timings::default(),
+        images,
     })
     .await?;
     api.set_data_plane(barrier);
     api.set_node_power(Arc::new(adapters::Power(agents.clone())));
+    let insight: Arc<dyn Insight> = Arc::new(insight::Answers {
+        explainer: Explainer {
+            cluster: cluster.clone(),
+            router: Arc::clone(&router),
+            index: Arc::clone(&names.dns.index),
+            zone: Zone::new(&config.network),
+            client: client("system:apiserver"),
+        },
+        sources: metrics::Sources {
+            router: Arc::clone(&router),
+            store: api.store().clone(),
+            dns: Arc::clone(&names.dns),
+            cluster: cluster.clone(),
+        },
+    });
+    api.set_insight(Arc::clone(&insight));
+    if let Some(listener) = metrics_listener {
+        spawn_http(listener, metrics::routes(insight), &stopping, &connections, "metrics listener ended");
+    }
     api.set_log_source(Arc::new(adapters::NodeLogs(agents.clone())));
+    let inside = Arc::new(control_plane.namespace()?);
+    api.set_nodes(Arc::new(adapters::NodeStreams { agents: agents.clone(), control_plane: inside }));
     let reach = edge::start(EdgeConfig {
         network: config.network.clone(),
         host_access: config.host_access,
@@ -228,13 +273,7 @@ pub async fn build(config: Config) -> Result<Running> {
         version: env!("CARGO_PKG_VERSION"),
         shutdown: stopping.clone(),
     });
-    let page_stop = stopping.clone();
-    let serve_page = axum::serve(ui_listener, page).with_graceful_shutdown(async move { page_stop.cancelled().await });
-    connections.spawn(async move {
-        if let Err(e) = serve_page.into_future().await {
-            warn!(error = %e, "dashboard ended");
-        }
-    });
+    spawn_http(ui_listener, page, &stopping, &connections, "dashboard ended");
 
     folder.keep();
     Ok(Running {
@@ -272,6 +311,7 @@ impl Running {
             self.stopping.cancel();
             self.connections.close();
             self.connections.wait().await;
+            self.api.streams_ended().await;
         });
         if drained.await.is_err() {
             warn!(limit_seconds = limit.as_secs(), "not everything ended in time, the rest is cut off");
@@ -285,6 +325,23 @@ impl Running {
             let _ = std::fs::remove_file(file);
         }
     }
+}
+
+/// Serves plain HTTP until the end.
+fn spawn_http(
+    listener: TcpListener,
+    routes: axum::Router,
+    stopping: &CancellationToken,
+    connections: &TaskTracker,
+    ended: &'static str,
+) {
+    let stop = stopping.clone();
+    let serve = axum::serve(listener, routes).with_graceful_shutdown(async move { stop.cancelled().await });
+    connections.spawn(async move {
+        if let Err(error) = serve.into_future().await {
+            warn!(%error, "{ended}");
+        }
+    });
 }
 
 /// Every address that clients dial the API by.

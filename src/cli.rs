@@ -6,6 +6,9 @@ mod demo;
 mod dns;
 mod doctor;
 mod down;
+mod explain;
+mod flows;
+mod images;
 mod kubeconfig;
 mod node;
 mod paths;
@@ -45,6 +48,12 @@ enum Command {
     Reach(reach::Args),
     /// Stop and start virtual nodes, as when a machine loses power
     Node(node::Args),
+    /// List the images that can be run: those built in and those of the map file
+    Images(images::Args),
+    /// Print why a Service or a packet fares as it does
+    Explain(Box<explain::Args>),
+    /// Print what flows through the router, and what it refuses
+    Flows(flows::Args),
     /// Look a name up as a Pod does, and show each step and the objects behind the answer
     Dns(dns::Args),
     /// Return when what was written is in the packets
@@ -121,6 +130,12 @@ pub fn main() -> ExitCode {
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Reach(args) => reach::run(args),
         Command::Node(args) => node::run(args),
+        Command::Images(args) => images::run(&args),
+        Command::Explain(args) => match explain::run(*args) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
+        Command::Flows(args) => flows::run(&args),
         Command::Dns(args) => dns::run(args),
         Command::Wait(args) => wait::run(args),
         Command::Backup(args) => backup::run(args),

@@ -12,6 +12,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub const DATABASE_FILE: &str = "vipyard.db";
 /// Where a data directory has the cluster's keys.
 pub const PKI_FOLDER: &str = "pki";
+/// Where a data directory has what PersistentVolumeClaims keep.
+pub const CLAIMS_FOLDER: &str = "volumes";
+/// Tells, in the data directory of a running cluster, where its image map is.
+pub const IMAGE_MAP_FILE: &str = "image-map";
 pub const API_LISTEN: &str = "127.0.0.1:6443";
 pub const UI_LISTEN: &str = "127.0.0.1:8080";
 /// A port that the kernel chooses.
@@ -22,6 +26,8 @@ pub const MAX_NODES: u16 = 200;
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Large enough that a 64 KiB segment passes a TUN whole.
 pub const POD_MTU: u32 = 65520;
+/// Records that the flow log keeps, about 400 bytes each.
+pub const FLOW_LOG: usize = 16_384;
 pub const NODE_PORT_RANGE: std::ops::RangeInclusive<u16> = 30000..=32767;
 /// Port on which the API server answers inside the cluster, on the control plane's address.
 pub const CLUSTER_API_PORT: u16 = 6443;
@@ -44,8 +50,14 @@ pub struct Config {
     pub network: Network,
     pub host_access: HostAccess,
     pub node_times: NodeTimes,
+    /// The file that maps names of images.
+    pub images: Option<PathBuf>,
     pub dns: DnsConfig,
     pub data_dir: PathBuf,
+    /// Where `/metrics` is served without asking who asks; nowhere when it is not said.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Records that the flow log keeps; 0 switches it off.
+    pub flow_log: usize,
     /// A second place for the kubeconfig, beside `DATA_DIR/kubeconfig`.
     pub kubeconfig: Option<PathBuf>,
 }
@@ -227,6 +239,11 @@ impl Network {
 
 fn nth(v4: Ipv4Net, v6: Ipv6Net, n: u32) -> DualAddr {
     DualAddr { v4: (u32::from(v4.network()) + n).into(), v6: (u128::from(v6.network()) + u128::from(n)).into() }
+}
+
+/// The name of a claim's volume, and of its folder.
+pub fn claim_volume(claim_uid: &str) -> String {
+    format!("pvc-{claim_uid}")
 }
 
 /// The name of node `index`, counted from 1.

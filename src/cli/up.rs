@@ -15,11 +15,14 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::{DataDir, Failure};
 use crate::app::{self, Running};
 use crate::config::{self, Config, DnsConfig, HostAccess, Network, NodeTimes, StoreConfig};
+use crate::images::ImageMap;
 use crate::lifecycle::Signals;
 use crate::{sys, telemetry};
 
 /// How long draining may take before the rest is cut off.
 const DRAIN: Duration = Duration::from_secs(30);
+/// Of the flow log.
+const MOST_RECORDS: usize = 1 << 20;
 
 #[derive(clap::Args, Clone)]
 pub(super) struct Args {
@@ -31,12 +34,21 @@ pub(super) struct Args {
     /// How many revisions are kept for watches and exact lists; what is older is answered with 410 Gone
     #[arg(long, value_name = "N", default_value_t = StoreConfig::KEEP_REVISIONS)]
     keep_revisions: u64,
+    /// What images are: a file that maps names to programs and root file systems, read again when it changes
+    #[arg(long, value_name = "FILE")]
+    images: Option<PathBuf>,
     /// Where the API listens
     #[arg(long, value_name = "ADDRESS:PORT", default_value = config::API_LISTEN)]
     api_listen: SocketAddr,
     /// Where the dashboard listens
     #[arg(long, value_name = "ADDRESS:PORT", default_value = config::UI_LISTEN)]
     ui_listen: SocketAddr,
+    /// Where /metrics is served as well, in plain HTTP and without asking who asks
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics_listen: Option<SocketAddr>,
+    /// How many records the flow log keeps (`vipyard flows`); 0 switches it off
+    #[arg(long, value_name = "N", default_value_t = config::FLOW_LOG, value_parser = flow_log)]
+    flow_log: usize,
     /// How many virtual nodes there are
     #[arg(long, value_name = "N", default_value_t = config::NODES, value_parser = clap::value_parser!(u16).range(1..=i64::from(config::MAX_NODES)))]
     nodes: u16,
@@ -84,6 +96,12 @@ pub(super) struct Args {
     host_access: HostAccess,
 }
 
+/// Reads the length of the flow log. A million records take some 400 MB.
+fn flow_log(text: &str) -> Result<usize, String> {
+    let length: usize = text.parse().map_err(|_| "a number is wanted".to_owned())?;
+    if length > MOST_RECORDS { Err(format!("{MOST_RECORDS} at most")) } else { Ok(length) }
+}
+
 impl Args {
     /// A throw-away cluster on free ports, for `demo`.
     pub(super) fn throw_away(data_dir: PathBuf, ui_listen: SocketAddr) -> Self {
@@ -92,8 +110,11 @@ impl Args {
             data_dir: DataDir { data_dir },
             in_memory: true,
             keep_revisions: StoreConfig::KEEP_REVISIONS,
+            images: None,
             api_listen: any,
             ui_listen,
+            metrics_listen: None,
+            flow_log: config::FLOW_LOG,
             nodes: config::NODES,
             kubeconfig: None,
             detach: false,
@@ -116,6 +137,11 @@ impl Args {
         let data_dir = std::path::absolute(&self.data_dir.data_dir).context("bad --data-dir")?;
         let path = (!self.in_memory).then(|| data_dir.join(config::DATABASE_FILE));
         let store = StoreConfig { path, keep_revisions: self.keep_revisions };
+        let images = self.images.as_deref().map(std::path::absolute).transpose().context("bad --images")?;
+        if let Some(file) = &images {
+            // A mistake in it is a mistake of the command.
+            ImageMap::read(file).map_err(|e| Failure::Usage(e.into()))?;
+        }
         let mut network = Network::default();
         override_range(
             "--service-cidr",
@@ -139,6 +165,8 @@ impl Args {
             store,
             api_listen: self.api_listen,
             ui_listen: self.ui_listen,
+            metrics_listen: self.metrics_listen,
+            flow_log: self.flow_log,
             nodes: self.nodes,
             network,
             host_access: self.host_access,
@@ -147,6 +175,7 @@ impl Args {
                 not_ready_toleration: self.default_not_ready_toleration_seconds,
                 unreachable_toleration: self.default_unreachable_toleration_seconds,
             },
+            images,
             dns,
             data_dir,
             kubeconfig: self.kubeconfig.clone(),

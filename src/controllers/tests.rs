@@ -178,6 +178,7 @@ fn run_controllers(api: &Api, client: &Client) -> (Cluster, JoinSet<()>) {
         network: Network::default(),
         root_ca_pem: CA.to_owned(),
         node_times: NodeTimes::default(),
+        claims_folder: "/data/volumes".into(),
         resources: api.registry().resources(),
     };
     Controllers::start(config, &mut tasks);

@@ -134,7 +134,7 @@ impl Path {
     }
 
     /// The names to ask for in order, each with the search domain that makes it.
-    fn names(&self, name: &str) -> Vec<(String, Option<String>)> {
+    pub(crate) fn names(&self, name: &str) -> Vec<(String, Option<String>)> {
         if name.ends_with('.') {
             return vec![(name.to_owned(), None)];
         }

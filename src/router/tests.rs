@@ -7,4 +7,4 @@ mod fuzz;
 mod outside;
 mod policies;
 mod services;
-mod world;
+pub(super) mod world;
