@@ -294,6 +294,16 @@ pub async fn build(config: Config) -> Result<Running> {
 }
 
 impl Running {
+    /// Returns when a part has panicked: the others would go on with what it last said.
+    pub async fn broken(&mut self) {
+        while let Some(ended) = self.tasks.join_next().await {
+            if ended.is_err_and(|e| e.is_panic()) {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
     /// Makes /readyz say so.
     pub fn set_ready(&self) {
         self.api.set_ready();

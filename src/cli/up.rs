@@ -237,7 +237,7 @@ pub(super) fn start(
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
         let mut signals = Signals::listen().context("cannot listen for signals")?;
-        let running = tokio::select! {
+        let mut running = tokio::select! {
             running = app::build(config) => running?,
             // What was started ends with the values that are dropped.
             _ = signals.next() => return Ok(()),
@@ -252,10 +252,12 @@ pub(super) fn start(
             _ = signals.next() => None,
         };
         let result = match done {
-            Some(Ok(())) if !end => {
-                signals.next().await;
-                Ok(())
-            }
+            Some(Ok(())) if !end => tokio::select! {
+                _ = signals.next() => Ok(()),
+                () = running.broken() => {
+                    Err(anyhow::anyhow!("a part of the cluster has panicked, see above: please report it; start it again"))
+                }
+            },
             Some(result) => result,
             // Asked to end before its time: that is no failure.
             None => Ok(()),

@@ -7,11 +7,12 @@
 use std::fmt::Display;
 use std::future::Future;
 use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use futures::stream::FuturesUnordered;
 use kube::core::Status;
 use tracing::{debug, warn};
@@ -42,6 +43,9 @@ pub enum Error {
     /// An object that was to be written could not be brought into its kind's form.
     #[error("cannot build {what}: {source}")]
     Encode { what: String, source: serde_json::Error },
+    /// A defect of ours.
+    #[error("panicked")]
+    Panicked,
     /// An object turned up in a namespace that is being emptied, after everything in it was deleted.
     #[error("namespace {0} received new objects while it was being emptied")]
     NamespaceRefilled(String),
@@ -136,7 +140,9 @@ pub(super) async fn run<R: Reconcile>(
                 let reconciler = &reconciler;
                 in_flight.push(async move {
                     let begin = Instant::now();
-                    let result = reconciler.reconcile(&key).await;
+                    // A panic for one key must not end the controller for all; its hook has told of it.
+                    let result = AssertUnwindSafe(reconciler.reconcile(&key)).catch_unwind().await;
+                    let result = result.unwrap_or(Err(Error::Panicked));
                     (key, result, begin.elapsed())
                 });
             }

@@ -200,8 +200,11 @@ impl Ports for Router {
         };
         all(|id, done| Command::Drain { id, done });
         self.shared.pipeline.lock().detach(port);
-        self.devices.write().remove(&port);
+        let device = self.devices.write().remove(&port);
         all(|id, done| Command::Detach { id, done });
+        // The last one: closing a device takes the kernel some ten milliseconds, in which a thread above would move no
+        // packets.
+        drop(device);
     }
 }
 

@@ -392,8 +392,10 @@ impl<R: Rng> Pipeline<R> {
     ) -> Result<FlowId, Stop> {
         self.check_source(headers, from)?;
         check_destination(headers.tuple.dst)?;
+        // A connection begins with a SYN, or is picked up by a segment that acknowledges: what has neither is never
+        // answered, and its flow would stay as long as an established one.
         if let Kind::Tcp { flags } = headers.kind
-            && (flags & RST != 0 || flags & (SYN | ACK) == SYN | ACK)
+            && (flags & RST != 0 || flags & (SYN | ACK) == 0 || flags & (SYN | ACK) == SYN | ACK)
         {
             return Err(DropReason::TcpWithoutFlow.into());
         }
