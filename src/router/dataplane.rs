@@ -133,7 +133,7 @@ impl Router {
         self.flow_log.as_ref()
     }
 
-    /// A copy of the pipeline for trying packets of a client with these addresses, see [`Pipeline::scratch`], and the time in it.
+    /// A copy of the pipeline for trying packets of a client with these addresses ([`Pipeline::scratch`]), and the time in it.
     pub fn scratch(&self, client: &[IpAddr]) -> (Pipeline<SmallRng>, Millis) {
         (self.shared.pipeline.lock().scratch(client), self.shared.now())
     }
