@@ -19,6 +19,8 @@ pub const MAX_NODES: u16 = 200;
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Large enough that a 64 KiB segment passes a TUN whole.
 pub const POD_MTU: u32 = 65520;
+/// Records that the flow log keeps, about 400 bytes each.
+pub const FLOW_LOG: usize = 16_384;
 pub const NODE_PORT_RANGE: std::ops::RangeInclusive<u16> = 30000..=32767;
 /// Port on which the API server answers inside the cluster, on the control plane's address.
 pub const CLUSTER_API_PORT: u16 = 6443;

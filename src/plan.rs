@@ -27,7 +27,7 @@ use crate::config::Network;
 
 pub use compiler::Compiler;
 pub use driver::run;
-pub use service::{Candidates, Endpoint, ListKind, Scope, ServicePort, ServicePortId, SliceRef};
+pub use service::{Candidates, Endpoint, Filter, ListKind, Scope, ServicePort, ServicePortId, SliceRef};
 pub use spec::{PROXY_NAME_LABEL, load_balancer_ips};
 
 /// A persistent map: cloning shares everything, updating copies one path.

@@ -31,6 +31,7 @@ pub mod flow;
 pub mod fragments;
 pub mod gate;
 pub mod icmp;
+pub mod log;
 pub mod nat;
 pub mod pipeline;
 pub mod ports;
@@ -38,6 +39,7 @@ mod route;
 pub mod stats;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 pub mod wire;
 mod worker;
 
@@ -70,6 +72,8 @@ pub enum PortKind {
 pub struct PortSpec {
     /// For logs, flows and captures: `namespace/pod`, a node's name, or `control-plane`.
     pub name: String,
+    /// The Pod's uid; empty for others.
+    pub uid: String,
     pub kind: PortKind,
     /// Name of the node that it belongs to; the control plane's own name for its port.
     pub node: String,

@@ -99,6 +99,7 @@ impl Ours {
             run(&format!("ip -n {namespace_name} route add default dev eth0"))?;
             router.attach(PortSpec {
                 name: namespace_name.to_owned(),
+                uid: String::new(),
                 kind: PortKind::Pod,
                 node: "n1".to_owned(),
                 addresses: vec![addr],

@@ -26,6 +26,7 @@ pub(super) fn attach(network: &Network, ports: &dyn Ports) -> Result<ControlPlan
         .context("cannot make a TUN device: see `vipyard doctor`")?;
     ports.attach(PortSpec {
         name: NAME.into(),
+        uid: String::new(),
         kind: PortKind::ControlPlane,
         node: NAME.into(),
         addresses: addresses.to_vec(),

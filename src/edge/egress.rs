@@ -69,7 +69,7 @@ pub(super) fn start(network: &Network, router: &Arc<Router>, tasks: &mut JoinSet
     let (listeners, gate) = ns.run(|| sockets(addresses)).and_then(|made| made).context("cannot listen at the gate")?;
     let queue = router.hold_for_world(QUEUE).context("the router serves another gate already")?;
     let spec =
-        PortSpec { name: NAME.into(), kind: PortKind::Gate, node: NAME.into(), addresses: addresses.to_vec(), device };
+        PortSpec { name: NAME.into(), uid: String::new(), kind: PortKind::Gate, node: NAME.into(), addresses: addresses.to_vec(), device };
     router.attach(spec)?;
     let [v4, v6] = gate;
     let egress = Arc::new(Egress {

@@ -51,6 +51,7 @@ pub(super) fn attach(network: &Network, access: HostAccess, ports: &dyn Ports) -
 pub(super) fn connect(network: &Network, device: Tun, ports: &dyn Ports) -> Result<()> {
     ports.attach(PortSpec {
         name: NAME.into(),
+        uid: String::new(),
         kind: PortKind::Outside,
         node: NAME.into(),
         addresses: network.host().both().to_vec(),

@@ -335,6 +335,7 @@ fn make_node(shared: &Arc<Shared>, index: u16) -> Result<(NodeContext, PortId), 
     netif::send_out_node_ports(&ns, "eth0", &addresses.both());
     let port = shared.ports.attach(PortSpec {
         name: name.clone(),
+        uid: String::new(),
         kind: PortKind::Node,
         node: name.clone(),
         addresses: addresses.both().to_vec(),

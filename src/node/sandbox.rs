@@ -78,6 +78,7 @@ impl Sandbox {
                 netif::create(&ns.net, "eth0", &addresses, shared.network.mtu).map_err(SandboxError::Device)?;
             let port = shared.ports.attach(PortSpec {
                 name: format!("{namespace}/{}", pod.name_any()),
+                uid: pod.uid().unwrap_or_default(),
                 kind: PortKind::Pod,
                 node: node.name.clone(),
                 addresses: addresses.to_vec(),

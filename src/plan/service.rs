@@ -81,6 +81,21 @@ pub enum ListKind {
     LocalTerminating,
 }
 
+/// What kept an endpoint from being a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Filter {
+    /// Not ready, and not terminating (E3).
+    NotReady,
+    /// It terminates, and others are ready (E1, E2).
+    Terminating,
+    /// It terminates and does not serve any more (E4).
+    NotServing,
+    /// The policy is Local, and it is on another node or on none (E2, S12).
+    OtherNode,
+    /// Every ready endpoint has a hint, and its hints name others (T5).
+    Hint,
+}
+
 /// The endpoints to choose from, as indices into [`ServicePort::endpoints`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidates<'a> {
@@ -148,6 +163,27 @@ impl ServicePort {
         Candidates { kind: ListKind::Cluster, indices: &lists.cluster }
     }
 
+    /// The endpoints that are not among these candidates of `node`, each with what took it away.
+    pub fn left_out(&self, candidates: Candidates<'_>, node: &str) -> impl Iterator<Item = (u32, Filter)> {
+        let local = matches!(candidates.kind, ListKind::Local | ListKind::LocalTerminating);
+        let filter = move |endpoint: &Endpoint| match endpoint {
+            endpoint if local && endpoint.node.as_deref() != Some(node) => Filter::OtherNode,
+            // A ready endpoint in the right place is in every list but those that hints have narrowed.
+            Endpoint { ready: true, .. } => Filter::Hint,
+            endpoint if endpoint.drains() => Filter::Terminating,
+            Endpoint { terminating: true, .. } => Filter::NotServing,
+            _ => Filter::NotReady,
+        };
+        // Lists are in ascending order.
+        let out = (0u32..).zip(self.endpoints()).filter(move |(at, _)| candidates.indices.binary_search(at).is_err());
+        out.map(move |(at, endpoint)| (at, filter(endpoint)))
+    }
+
+    /// The nodes and the zones that an endpoint is hinted for, as far as hints count.
+    pub fn hinted_for(&self, endpoint: u32) -> (Vec<&Arc<str>>, Vec<&Arc<str>>) {
+        (hinted(&self.lists.by_node, endpoint), hinted(&self.lists.by_zone, endpoint))
+    }
+
     /// Whether an endpoint on any node could be used: decides between reject and drop (rule E7).
     pub fn has_usable_endpoint(&self) -> bool {
         !self.lists.cluster.is_empty()
@@ -178,6 +214,16 @@ impl Endpoint {
     fn serves(&self) -> bool {
         self.ready || self.serving
     }
+
+    /// Whether it still serves while it terminates.
+    fn drains(&self) -> bool {
+        self.serving && self.terminating
+    }
+}
+
+fn hinted(groups: &Option<Box<[Group]>>, endpoint: u32) -> Vec<&Arc<str>> {
+    let groups = groups.as_deref().unwrap_or_default().iter();
+    groups.filter(|(_, indices)| indices.contains(&endpoint)).map(|(name, _)| name).collect()
 }
 
 fn group<'a>(groups: Option<&'a [Group]>, name: Option<&str>) -> Option<&'a [u32]> {
@@ -194,7 +240,7 @@ impl Lists {
         found.dedup_by(|later, earlier| later.endpoint.addr == earlier.endpoint.addr);
 
         let ready = |hinted: &Hinted| hinted.endpoint.ready;
-        let draining = |hinted: &Hinted| hinted.endpoint.serving && hinted.endpoint.terminating;
+        let draining = |hinted: &Hinted| hinted.endpoint.drains();
         let mut cluster = select(&found, ready);
         let cluster_terminating = cluster.is_empty();
         let (mut by_node, mut by_zone) = (None, None);

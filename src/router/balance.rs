@@ -15,6 +15,7 @@ pub struct Affinity {
     limit: usize,
 }
 
+#[derive(Clone)]
 struct Remembered {
     endpoint: SocketAddr,
     until: Millis,
@@ -33,6 +34,12 @@ impl Affinity {
     /// A memory of at most `limit` clients.
     pub fn new(limit: usize) -> Self {
         Self { clients: FxHashMap::default(), limit: limit.max(1) }
+    }
+
+    /// The part of the memory that is about these clients.
+    pub(super) fn of_clients(&self, wanted: impl Fn(IpAddr) -> bool) -> Self {
+        let clients = self.clients.iter().filter(|((_, client), _)| wanted(*client));
+        Self { clients: clients.map(|(key, memory)| (*key, memory.clone())).collect(), limit: self.limit }
     }
 
     /// Chooses one of the candidates for a new flow of `client`; `None` when there are none.

@@ -14,11 +14,12 @@ use tokio::sync::mpsc;
 
 use super::flow::{Flow, Millis};
 use super::gate::Held;
+use super::log::FlowLog;
 use super::pipeline::{Limits, Pipeline};
 use super::ports::PortInfo;
 use super::stats::Stats;
 use super::worker::{Command, Done, Worker};
-use super::{PortId, PortSpec, Ports};
+use super::{PortId, PortKind, PortSpec, Ports};
 use crate::config::Network;
 use crate::plan::Plan;
 use crate::sys::tun::Tun;
@@ -33,6 +34,8 @@ pub struct RouterConfig {
     pub threads: usize,
     /// How long a thread stays awake after the last packet. Zero sleeps at once.
     pub linger: Duration,
+    /// Records that the flow log keeps; 0 switches it off.
+    pub flow_log: usize,
 }
 
 impl RouterConfig {
@@ -44,7 +47,7 @@ impl RouterConfig {
     pub fn new(network: Network) -> Self {
         let limits = Limits { mtu: network.mtu, ..Limits::default() };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { network, limits, threads: cores.min(Self::THREADS), linger: Self::LINGER }
+        Self { network, limits, threads: cores.min(Self::THREADS), linger: Self::LINGER, flow_log: crate::config::FLOW_LOG }
     }
 }
 
@@ -70,6 +73,7 @@ pub struct Router {
     /// For packets that do not come from a device.
     pub(super) devices: RwLock<FxHashMap<PortId, Arc<Tun>>>,
     last_port: AtomicU32,
+    flow_log: Option<Arc<FlowLog>>,
 }
 
 impl Router {
@@ -79,8 +83,14 @@ impl Router {
     /// When a thread, an epoll instance or an eventfd cannot be had.
     pub fn start(config: RouterConfig) -> io::Result<Arc<Self>> {
         let plan = Arc::new(Plan::empty(&config.network));
+        let mut pipeline = Pipeline::new(plan, config.limits, SmallRng::from_os_rng());
+        let flow_log = (config.flow_log > 0).then(|| {
+            let (log, recorder) = FlowLog::new(config.flow_log);
+            pipeline.record(recorder);
+            log
+        });
         let shared = Arc::new(Shared {
-            pipeline: Mutex::new(Pipeline::new(plan, config.limits, SmallRng::from_os_rng())),
+            pipeline: Mutex::new(pipeline),
             linger: config.linger,
             started: Instant::now(),
             world: OnceLock::new(),
@@ -92,6 +102,7 @@ impl Router {
             workers: Mutex::new(workers),
             devices: RwLock::default(),
             last_port: AtomicU32::new(0),
+            flow_log,
         }))
     }
 
@@ -109,6 +120,21 @@ impl Router {
 
     pub fn stats(&self) -> Stats {
         self.shared.pipeline.lock().stats()
+    }
+
+    /// The flow log, unless it is switched off.
+    pub fn flow_log(&self) -> Option<&Arc<FlowLog>> {
+        self.flow_log.as_ref()
+    }
+
+    /// A copy of the pipeline for trying packets of `client`, see [`Pipeline::scratch`], and the time in it.
+    pub fn scratch(&self, client: IpAddr) -> (Pipeline<SmallRng>, Millis) {
+        (self.shared.pipeline.lock().scratch(client), self.shared.now())
+    }
+
+    /// A connected device.
+    pub fn port(&self, kind: PortKind, name: &str) -> Option<Arc<PortInfo>> {
+        self.shared.pipeline.lock().ports().named(kind, name).cloned()
     }
 
     /// Looks at up to `limit` flows, in no order. Packets wait meanwhile, so keep `limit` and `view` small.
@@ -146,6 +172,7 @@ impl Ports for Router {
         let port = PortInfo {
             id,
             name: spec.name.into(),
+            uid: spec.uid.into(),
             kind: spec.kind,
             node: spec.node.into(),
             addresses: spec.addresses.into(),

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::PortId;
+use super::log::Opened;
 use super::wire::{ACK, FIN, Kind, RST, Rewrite, SYN, Tuple};
 use crate::plan::{ListKind, ServicePort, Via};
 
@@ -117,6 +118,27 @@ pub enum Masquerade {
     Hairpin,
 }
 
+/// How a flow came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ending {
+    /// TCP: both sides have said FIN.
+    Closed,
+    /// TCP: one side has said RST in the middle of the connection.
+    Reset,
+    /// TCP: the server's RST was the answer to the SYN.
+    Refused,
+    /// Nothing came for as long as its class may be idle.
+    Idle,
+    /// The table was full.
+    Evicted,
+    /// A new connection has the same addresses and ports.
+    Replaced,
+    /// UDP: the backend serves no more, or better is known (C2-C6).
+    BackendGone,
+    /// The device of one side was disconnected.
+    PortGone,
+}
+
 /// What the decision rests on, for those who ask why.
 #[derive(Clone, Debug)]
 pub struct Grounds {
@@ -158,6 +180,10 @@ pub struct Flow {
     pub last_hit: Millis,
     pub packets: [u64; 2],
     pub bytes: [u64; 2],
+    /// Who is told of its end, until that is done.
+    pub(super) opened: Option<Arc<Opened>>,
+    /// How its peers have ended it.
+    pub result: Option<Ending>,
     /// Bit per direction that has said FIN.
     fins: u8,
     queued_at: Millis,
@@ -186,13 +212,19 @@ impl Flow {
         match (self.class, kind) {
             (class, Kind::Tcp { flags }) => {
                 if flags & RST != 0 {
+                    let refused = class == Class::SynSent && reply;
+                    self.result.get_or_insert(if refused { Ending::Refused } else { Ending::Reset });
                     return Class::Closed;
                 }
                 if flags & FIN != 0 {
                     self.fins |= 1 << direction as u8;
                 }
                 match (class, self.fins) {
-                    (Class::Closed, _) | (_, 3) => Class::Closed,
+                    (Class::Closed, _) => Class::Closed,
+                    (_, 3) => {
+                        self.result.get_or_insert(Ending::Closed);
+                        Class::Closed
+                    }
                     (_, 1 | 2) => Class::HalfClosed,
                     (Class::SynSent, _) if reply => Class::SynReceived,
                     (Class::SynReceived, _) if !reply && flags & ACK != 0 => Class::Established,
@@ -246,6 +278,8 @@ pub struct FlowTable {
     limit: usize,
     queues: [Queue; Class::ALL.len()],
     counters: FlowCounters,
+    /// Flows that have ended without being told of.
+    ended: Vec<(Flow, Ending)>,
 }
 
 impl FlowTable {
@@ -260,7 +294,18 @@ impl FlowTable {
             limit: limit.clamp(1, (NONE / 2) as usize),
             queues: [Queue { head: NONE, tail: NONE }; Class::ALL.len()],
             counters: FlowCounters::default(),
+            ended: Vec::new(),
         }
+    }
+
+    /// The most flows at a time.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Takes the flows that have ended since this was called last, as far as somebody is to be told.
+    pub(super) fn ended(&mut self) -> Vec<(Flow, Ending)> {
+        std::mem::take(&mut self.ended)
     }
 
     pub fn len(&self) -> usize {
@@ -300,7 +345,7 @@ impl FlowTable {
             None => true,
             Some((id, _)) if self.get(id).is_some_and(|flow| flow.is_expired(now)) => {
                 self.counters.expired += 1;
-                self.unlink(id.slot);
+                self.unlink(id.slot, Ending::Idle);
                 true
             }
             Some(_) => false,
@@ -328,6 +373,8 @@ impl FlowTable {
             last_hit: now,
             packets: [0; 2],
             bytes: [0; 2],
+            opened: None,
+            result: None,
             fins: 0,
             queued_at: now,
             prev: NONE,
@@ -348,9 +395,9 @@ impl FlowTable {
         FlowId { slot, generation }
     }
 
-    /// Counts a packet and moves the flow to the class that follows from it.
-    pub fn hit(&mut self, id: FlowId, direction: Direction, kind: Kind, bytes: usize, now: Millis) {
-        let Some(flow) = self.get_mut(id) else { return };
+    /// Counts a packet and moves the flow to the class that follows from it. `true` when its peers have just ended it.
+    pub fn hit(&mut self, id: FlowId, direction: Direction, kind: Kind, bytes: usize, now: Millis) -> bool {
+        let Some(flow) = self.get_mut(id) else { return false };
         flow.last_hit = now;
         flow.packets[direction as usize] += 1;
         flow.bytes[direction as usize] += bytes as u64;
@@ -363,13 +410,14 @@ impl FlowTable {
             }
             self.enqueue(id.slot, after);
         }
+        before != after && after == Class::Closed
     }
 
     /// Ends a flow because of what happened in the cluster or on the wire.
-    pub fn remove(&mut self, id: FlowId) {
+    pub fn remove(&mut self, id: FlowId, ending: Ending) {
         if self.slot_checked(id).is_some() {
             self.counters.replaced += 1;
-            self.unlink(id.slot);
+            self.unlink(id.slot, ending);
         }
     }
 
@@ -385,7 +433,7 @@ impl FlowTable {
                 budget -= 1;
                 if flow.is_expired(now) {
                     self.counters.expired += 1;
-                    self.unlink(head);
+                    self.unlink(head, Ending::Idle);
                 } else {
                     self.requeue(head, class, now);
                 }
@@ -407,7 +455,7 @@ impl FlowTable {
             let slot = u32::try_from(slot).unwrap_or(NONE);
             if self.flow_at(slot).is_some_and(|flow| !flow.ports.iter().all(|port| is_alive(*port))) {
                 self.counters.replaced += 1;
-                self.unlink(slot);
+                self.unlink(slot, Ending::PortGone);
             }
         }
         (end < self.chunks.len() * CHUNK).then_some(end)
@@ -432,7 +480,7 @@ impl FlowTable {
             let head = self.queues[class as usize].head;
             if head != NONE {
                 self.counters.evicted += 1;
-                self.unlink(head);
+                self.unlink(head, Ending::Evicted);
                 return;
             }
         }
@@ -447,7 +495,7 @@ impl FlowTable {
         self.enqueue(slot, class);
     }
 
-    fn unlink(&mut self, slot: u32) {
+    fn unlink(&mut self, slot: u32, ending: Ending) {
         self.dequeue(slot);
         let Some(flow) = self.slot_mut(slot).flow.take() else { return };
         self.slot_mut(slot).generation = self.slot(slot).generation.wrapping_add(1);
@@ -455,6 +503,9 @@ impl FlowTable {
         self.index_remove(&flow.tuples[1], slot << 1 | 1);
         self.free.push(slot);
         self.len -= 1;
+        if flow.opened.is_some() {
+            self.ended.push((flow, ending));
+        }
     }
 
     fn index_insert(&mut self, tuple: &Tuple, entry: u32) {

@@ -98,7 +98,8 @@ impl Router {
     /// Tells the sender of a held packet why it got no answer.
     pub fn refuse(&self, held: &Held, reason: AnswerReason) {
         let mut buf = held.buf();
-        self.shared.pipeline.lock().refuse(&mut buf, &held.headers, held.from, reason);
+        let now = self.shared.now();
+        self.shared.pipeline.lock().refuse(&mut buf, &held.headers, held.from, reason, now);
         self.send(held.from, &buf);
     }
 

@@ -46,7 +46,7 @@ fn nth(index: u16) -> u16 {
 mod tests {
     use super::*;
     use crate::router::PortId;
-    use crate::router::flow::{Class, NewFlow};
+    use crate::router::flow::{Class, Ending, NewFlow};
     use rand::SeedableRng;
     use rand::rngs::SmallRng;
 
@@ -84,7 +84,7 @@ mod tests {
         let other = Tuple { sport: 81, ..answer() };
         assert!(allocate(other, &mut flows, &mut rng, 0).is_some());
         for (id, _) in &taken {
-            flows.remove(*id);
+            flows.remove(*id, Ending::Replaced);
         }
         assert!(flows.is_empty());
         assert!(allocate(answer(), &mut flows, &mut rng, 0).is_some());

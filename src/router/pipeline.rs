@@ -12,13 +12,15 @@ use rand::Rng;
 use super::PortId;
 use super::balance::Affinity;
 use super::emit;
-use super::flow::{Class, Direction, Flow, FlowId, FlowTable, Grounds, Millis, NewFlow};
+use super::flow::{Class, Direction, Ending, Flow, FlowId, FlowTable, Grounds, Millis, NewFlow};
 use super::fragments::{DatagramKey, Fragments};
 use super::icmp;
 use super::nat;
 use super::ports::{PortInfo, PortTable};
+use super::log::{Opened, Outcome, Recorder};
 use super::route::{Exit, Refusal, Walk, captured_by, is_unicast};
 use super::stats::{AnswerReason, DropReason, Stats};
+use super::trace::{PortReason, Silent, Step, Trace};
 use super::wire::{self, ACK, Headers, Kind, Malformed, PacketBuf, Quoted, RST, Rewrite, SYN, TCP, Tuple, UDP};
 use crate::plan::Plan;
 
@@ -62,6 +64,8 @@ pub struct Pipeline<R> {
     stats: Stats,
     /// Where the sweep for flows of vanished ports goes on.
     sweep: Option<usize>,
+    /// Tells of flows and refusals, when somebody may ask.
+    recorder: Option<Recorder>,
 }
 
 /// Flows looked at per call of [`Pipeline::maintain`]: some tens of microseconds.
@@ -80,6 +84,34 @@ impl<R: Rng> Pipeline<R> {
             mtu: limits.mtu,
             stats: Stats::default(),
             sweep: None,
+            recorder: None,
+        }
+    }
+
+    /// Writes flows and refusals down from now on.
+    pub fn record(&mut self, recorder: Recorder) {
+        self.recorder = Some(recorder);
+    }
+
+    /// A copy for trying what would become of packets of `client`: the same plan, ports, memory and dice, and no flows.
+    /// The very next packet of the client's would fare the same.
+    pub fn scratch(&self, client: IpAddr) -> Self
+    where
+        R: Clone,
+    {
+        let hosts = |addr: IpAddr| self.ports.owner(addr).is_some_and(|port| port.is_host());
+        Self {
+            plan: Arc::clone(&self.plan),
+            ports: self.ports.clone(),
+            flows: FlowTable::new(self.flows.limit()),
+            fragments: Fragments::default(),
+            // A masqueraded client is known by its node's address.
+            affinity: self.affinity.of_clients(|addr| addr == client || hosts(addr)),
+            rng: self.rng.clone(),
+            mtu: self.mtu,
+            stats: Stats::default(),
+            sweep: None,
+            recorder: None,
         }
     }
 
@@ -132,26 +164,51 @@ impl<R: Rng> Pipeline<R> {
             let ports = &self.ports;
             self.sweep = self.flows.sweep(start, SWEEP_BUDGET, |port| ports.contains(port));
         }
+        self.record_ended(now);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.settle(now);
+        }
     }
 
     /// When upkeep is due: at once, later, or never as things stand.
     pub fn next_maintenance(&self) -> Option<Millis> {
-        if self.sweep.is_some() { Some(0) } else { self.flows.next_expiry() }
+        if self.sweep.is_some() {
+            return Some(0);
+        }
+        let owed = self.recorder.as_ref().and_then(Recorder::next);
+        [self.flows.next_expiry(), owed].into_iter().flatten().min()
     }
 
     /// Decides about a packet and rewrites it in place.
     pub fn process(&mut self, buf: &mut PacketBuf, from: PortId, now: Millis) -> Verdict {
+        self.process_traced(buf, from, now, &mut Silent)
+    }
+
+    /// [`Pipeline::process`] with somebody who looks on.
+    pub fn process_traced(
+        &mut self,
+        buf: &mut PacketBuf,
+        from: PortId,
+        now: Millis,
+        trace: &mut impl Trace,
+    ) -> Verdict {
         self.stats.received_packets += 1;
         self.stats.received_bytes += buf.packet().len() as u64;
-        let verdict = match self.decide(buf, from, None, now) {
+        let verdict = match self.decide(buf, from, None, now, trace) {
             Ok(out) => {
                 self.stats.forwarded_packets += 1;
                 self.stats.forwarded_bytes += buf.packet().len() as u64;
                 return Verdict::Forward(out);
             }
-            Err(Stop::Drop(reason)) => Verdict::Drop(reason),
+            Err(Stop::Drop(reason)) => {
+                self.record_refused(buf, from, Outcome::Dropped(reason), now);
+                Verdict::Drop(reason)
+            }
             Err(Stop::Hold(destination)) => Verdict::Hold(destination),
-            Err(Stop::Answer { headers, reason, source }) => self.answer(buf, &headers, reason, source),
+            Err(Stop::Answer { headers, reason, source }) => {
+                self.record_refused(buf, from, Outcome::Answered(reason), now);
+                self.answer(buf, &headers, reason, source)
+            }
         };
         match verdict {
             Verdict::Drop(reason) => self.stats.count_drop(reason),
@@ -174,7 +231,7 @@ impl<R: Rng> Pipeline<R> {
         destination: SocketAddr,
         now: Millis,
     ) -> Result<(PortId, SocketAddr), DropReason> {
-        let result = match self.decide(buf, from, Some(destination), now) {
+        let result = match self.decide(buf, from, Some(destination), now, &mut Silent) {
             Ok(out) => match Headers::parse(buf.packet()) {
                 Ok(headers) => Ok((out, SocketAddr::new(headers.tuple.src, headers.tuple.sport))),
                 Err(_) => Err(DropReason::Malformed),
@@ -188,13 +245,24 @@ impl<R: Rng> Pipeline<R> {
                 self.stats.forwarded_packets += 1;
                 self.stats.forwarded_bytes += buf.packet().len() as u64;
             }
-            Err(reason) => self.stats.count_drop(reason),
+            Err(reason) => {
+                self.record_refused(buf, from, Outcome::Dropped(reason), now);
+                self.stats.count_drop(reason);
+            }
         }
         result
     }
 
     /// Makes of a held packet the answer that its sender gets instead of an answer of the world.
-    pub fn refuse(&mut self, buf: &mut PacketBuf, headers: &Headers, from: PortId, reason: AnswerReason) {
+    pub fn refuse(
+        &mut self,
+        buf: &mut PacketBuf,
+        headers: &Headers,
+        from: PortId,
+        reason: AnswerReason,
+        now: Millis,
+    ) {
+        self.record_refused(buf, from, Outcome::Answered(reason), now);
         if reason == AnswerReason::OutsideRefused && matches!(headers.kind, Kind::Tcp { .. }) {
             emit::tcp_reset(buf, headers);
         } else {
@@ -216,6 +284,7 @@ impl<R: Rng> Pipeline<R> {
         from: PortId,
         dialed: Option<SocketAddr>,
         now: Millis,
+        trace: &mut impl Trace,
     ) -> Result<PortId, Stop> {
         let headers = Headers::parse(buf.packet()).map_err(|e| match e {
             Malformed::Truncated => DropReason::Truncated,
@@ -241,7 +310,7 @@ impl<R: Rng> Pipeline<R> {
         }
         let (id, direction) = match self.known_flow(&headers, from, now)? {
             Some(found) => found,
-            None => (self.open_flow(&headers, from, dialed, now)?, Direction::Original),
+            None => (self.open_flow(&headers, from, dialed, now, trace)?, Direction::Original),
         };
         if let Some(fragment) = headers.fragment {
             self.fragments.note(datagram(&headers, fragment.id), id, direction, now);
@@ -251,7 +320,9 @@ impl<R: Rng> Pipeline<R> {
         let out = flow.out_port(direction);
         let new = flow.outgoing(direction);
         self.check_size(buf, &headers, &rewrite, from, out)?;
-        self.flows.hit(id, direction, headers.kind, headers.len, now);
+        if self.flows.hit(id, direction, headers.kind, headers.len, now) {
+            self.record_closed(id, now);
+        }
         wire::rewrite(buf.packet_mut(), vnet, &headers, &rewrite, &new);
         Ok(out)
     }
@@ -268,21 +339,25 @@ impl<R: Rng> Pipeline<R> {
         if flow.ports[direction as usize] != from {
             // Either the address has moved to a new port, or this is somebody else's address.
             self.check_source(headers, from)?;
-            self.flows.remove(id);
+            self.flows.remove(id, Ending::PortGone);
             return Ok(None);
         }
         let syn = matches!(headers.kind, Kind::Tcp { flags } if flags & (SYN | ACK) == SYN);
-        let ended = flow.is_expired(now)
-            || (syn && flow.class == Class::Closed)
-            || !self.ports.contains(flow.out_port(direction));
-        if ended {
-            self.flows.remove(id);
+        let ended = if flow.is_expired(now) {
+            Some(Ending::Idle)
+        } else if syn && flow.class == Class::Closed {
+            Some(Ending::Replaced)
+        } else {
+            (!self.ports.contains(flow.out_port(direction))).then_some(Ending::PortGone)
+        };
+        if let Some(ending) = ended {
+            self.flows.remove(id, ending);
             return Ok(None);
         }
         if flow.epoch != self.plan.epoch {
             let stays = Self::outlives(&self.plan, &self.ports, flow, headers.tuple.protocol);
             if !stays {
-                self.flows.remove(id);
+                self.flows.remove(id, Ending::BackendGone);
                 // A reply from a backend that has left must not be forwarded untranslated.
                 return if direction == Direction::Reply { Err(DropReason::BackendGone.into()) } else { Ok(None) };
             }
@@ -320,6 +395,7 @@ impl<R: Rng> Pipeline<R> {
         from: PortId,
         dialed: Option<SocketAddr>,
         now: Millis,
+        trace: &mut impl Trace,
     ) -> Result<FlowId, Stop> {
         self.check_source(headers, from)?;
         check_destination(headers.tuple.dst)?;
@@ -335,9 +411,16 @@ impl<R: Rng> Pipeline<R> {
             (None, Kind::Tcp { .. } | Kind::Udp | Kind::Echo) => Exit::Hold,
             (None, _) => Exit::Closed,
         };
-        let mut walk =
-            Walk { plan: &self.plan, ports: &self.ports, affinity: &mut self.affinity, rng: &mut self.rng, now, exit };
-        let route = walk.route(headers.tuple, headers.ttl, port).map_err(|refusal| match refusal {
+        let mut walk = Walk {
+            plan: &self.plan,
+            ports: &self.ports,
+            affinity: &mut self.affinity,
+            rng: &mut self.rng,
+            now,
+            exit,
+            trace: &mut *trace,
+        };
+        let mut route = walk.route(headers.tuple, headers.ttl, port).map_err(|refusal| match refusal {
             Refusal::Drop(reason) => Stop::Drop(reason),
             Refusal::Hold(destination) => Stop::Hold(destination),
             Refusal::Answer { reason, node } => {
@@ -354,17 +437,27 @@ impl<R: Rng> Pipeline<R> {
                 return Err(DropReason::FlowClash.into());
             }
             let port = nat::allocate(answer, &mut self.flows, &mut self.rng, now);
-            answer.dport = port.ok_or(DropReason::NatPortsExhausted)?;
+            let port = port.ok_or(DropReason::NatPortsExhausted)?;
+            let reason = if route.allocate { PortReason::Masqueraded } else { PortReason::Taken };
+            trace.note(|| Step::SourcePort { from: answer.dport, to: port, reason });
+            answer.dport = port;
         }
         let new = NewFlow {
             tuples: [headers.tuple, answer],
-            ports: [from, route.out],
+            ports: [from, route.out.id],
             hops: route.hops,
             class: Class::of_first(headers.kind),
             epoch: self.plan.epoch,
-            grounds: route.grounds,
+            grounds: route.grounds.take(),
         };
-        Ok(self.flows.insert(new, now))
+        let opened = self.recorder.as_ref().map(|_| Opened::new(port, &route, new.grounds.as_ref()));
+        let id = self.flows.insert(new, now);
+        if let (Some(recorder), Some(opened), Some(flow)) = (&mut self.recorder, opened, self.flows.get_mut(id)) {
+            flow.opened = Some(Arc::clone(&opened));
+            recorder.opened(opened, flow.tuples, now);
+        }
+        self.record_ended(now);
+        Ok(id)
     }
 
     fn check_source(&self, headers: &Headers, from: PortId) -> Result<(), Stop> {
@@ -420,6 +513,7 @@ impl<R: Rng> Pipeline<R> {
         if headers.ttl <= rewrite.hops {
             return Err(DropReason::Unanswerable.into());
         }
+        // A fragment has no flags, so it ends nothing.
         self.flows.hit(id, direction, headers.kind, headers.len, now);
         let vnet = buf.vnet();
         wire::rewrite(buf.packet_mut(), vnet, headers, &rewrite, &new);
@@ -463,6 +557,34 @@ impl<R: Rng> Pipeline<R> {
         }
         icmp::translate(buf, headers, &quoted, &sent, &outer, hops);
         Ok(out)
+    }
+
+    /// Writes down a connection that its peers have ended.
+    #[cold]
+    fn record_closed(&mut self, id: FlowId, now: Millis) {
+        if let (Some(recorder), Some(flow)) = (&mut self.recorder, self.flows.get_mut(id))
+            && let Some(opened) = flow.opened.take()
+        {
+            recorder.ended(opened, flow, flow.result, now);
+        }
+    }
+
+    /// Writes down flows that have ended in other ways since this was called last.
+    fn record_ended(&mut self, now: Millis) {
+        for (mut flow, ending) in self.flows.ended() {
+            if let (Some(recorder), Some(opened)) = (&mut self.recorder, flow.opened.take()) {
+                recorder.ended(opened, &flow, Some(ending), now);
+            }
+        }
+    }
+
+    /// Writes down a packet that goes nowhere. The buffer has it as it came.
+    #[cold]
+    fn record_refused(&mut self, buf: &PacketBuf, from: PortId, outcome: Outcome, now: Millis) {
+        self.record_ended(now);
+        let (Some(recorder), Some(port)) = (&mut self.recorder, self.ports.get(from)) else { return };
+        let tuple = Headers::parse(buf.packet()).ok().map(|headers| headers.tuple);
+        recorder.refused(port, tuple, outcome, now, |tuple| captured_by(&self.plan, &self.ports, tuple));
     }
 
     fn answer(&self, buf: &mut PacketBuf, headers: &Headers, reason: AnswerReason, source: Option<IpAddr>) -> Verdict {

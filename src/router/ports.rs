@@ -12,6 +12,8 @@ use super::{PortId, PortKind};
 pub struct PortInfo {
     pub id: PortId,
     pub name: Arc<str>,
+    /// The Pod's uid; empty for others.
+    pub uid: Arc<str>,
     pub kind: PortKind,
     pub node: Arc<str>,
     pub addresses: Box<[IpAddr]>,
@@ -29,7 +31,7 @@ impl PortInfo {
 }
 
 /// All connected devices.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct PortTable {
     by_id: FxHashMap<PortId, Arc<PortInfo>>,
     by_addr: FxHashMap<IpAddr, Arc<PortInfo>>,
@@ -90,6 +92,11 @@ impl PortTable {
     /// A node's own address of a family: what it masquerades with and answers from.
     pub fn host_address(&self, node: &str, v6: bool) -> Option<IpAddr> {
         self.hosts.get(node)?.address(v6)
+    }
+
+    /// The port of that kind and name.
+    pub fn named(&self, kind: PortKind, name: &str) -> Option<&Arc<PortInfo>> {
+        self.by_id.values().find(|port| port.kind == kind && *port.name == *name)
     }
 
     /// The way into the world, when there is one.

@@ -18,8 +18,9 @@ use super::gate::GATE_PORT;
 use super::nat;
 use super::ports::{PortInfo, PortTable};
 use super::stats::{AnswerReason, DropReason};
+use super::trace::{Origin, Pick, ScopeReason, Step, Trace};
 use super::wire::Tuple;
-use super::{PortId, PortKind};
+use super::PortKind;
 use crate::plan::{Plan, Protocol, Scope, ServicePort, Via};
 
 /// A packet that passes more nodes than this goes in circles.
@@ -32,9 +33,13 @@ pub(super) struct Route {
     pub tuple: Tuple,
     /// The source address changed, so the source port must come from the NAT's range.
     pub allocate: bool,
-    pub out: PortId,
+    pub out: Arc<PortInfo>,
     pub hops: u8,
     pub grounds: Option<Grounds>,
+    /// The node that it entered at.
+    pub entry: Arc<str>,
+    /// Nodes on the way that are neither the first nor the last. Hardly ever any, so hardly ever an allocation.
+    pub through: Vec<Arc<str>>,
 }
 
 /// Why a packet has no way.
@@ -69,32 +74,32 @@ impl From<DropReason> for Refusal {
     }
 }
 
-/// Who the packet comes from, as seen by the node that it is at.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    Pod,
-    Host,
-    /// Another node, or the world.
-    Elsewhere,
-}
-
 /// What a decision is made over.
-pub(super) struct Walk<'a, R> {
+pub(super) struct Walk<'a, R, T> {
     pub plan: &'a Plan,
     pub ports: &'a PortTable,
     pub affinity: &'a mut Affinity,
     pub rng: &'a mut R,
     pub now: Millis,
     pub exit: Exit,
+    pub trace: &'a mut T,
 }
 
-impl<R: Rng> Walk<'_, R> {
-    pub(super) fn route(&mut self, mut tuple: Tuple, ttl: u8, from: &PortInfo) -> Result<Route, Refusal> {
+impl<R: Rng, T: Trace> Walk<'_, R, T> {
+    pub(super) fn route(&mut self, mut tuple: Tuple, ttl: u8, from: &Arc<PortInfo>) -> Result<Route, Refusal> {
         let (mut node, mut origin) = self.start(&tuple, from);
+        self.trace.note(|| Step::Enters { node: Arc::clone(&node), origin, source: Arc::clone(from) });
         let (mut hops, mut allocate, mut grounds) = (0u8, false, None);
+        let (entry, mut through) = (Arc::clone(&node), Vec::new());
         for _ in 0..MAX_NODES {
             match self.capture(&tuple, &node) {
                 Some((service, via)) => {
+                    self.trace.note(|| Step::Captured {
+                        node: Arc::clone(&node),
+                        service: Arc::clone(&service),
+                        via,
+                        destination: SocketAddr::new(tuple.dst, tuple.dport),
+                    });
                     let (found, masquerade) = self.translate(&mut tuple, &service, via, &node, origin)?;
                     allocate |= masquerade;
                     if masquerade {
@@ -102,7 +107,10 @@ impl<R: Rng> Walk<'_, R> {
                     }
                     grounds.get_or_insert(found);
                 }
-                None => self.check_uncaptured(tuple.dst, &node)?,
+                None => {
+                    self.trace.note(|| Step::Uncaptured { node: Arc::clone(&node), destination: tuple.dst });
+                    self.check_uncaptured(tuple.dst, &node)?;
+                }
             }
             let Some(target) = self.ports.owner(tuple.dst) else {
                 let gate = self.unowned(&tuple, from, &node)?;
@@ -113,12 +121,13 @@ impl<R: Rng> Walk<'_, R> {
                     return Err(Refusal::Answer { reason: AnswerReason::TimeExceeded, node });
                 }
                 let destination = SocketAddr::new(tuple.dst, tuple.dport);
+                self.trace.note(|| Step::Leaves { node: Arc::clone(&node), destination });
                 if self.exit == Exit::Hold {
                     return Err(Refusal::Hold(destination));
                 }
                 tuple.dst = gate.address(tuple.is_v6()).ok_or(DropReason::NoRoute)?;
                 tuple.dport = GATE_PORT;
-                return Ok(Route { tuple, allocate, out: gate.id, hops, grounds });
+                return Ok(Route { tuple, allocate, out: Arc::clone(&gate), hops, grounds, entry, through });
             };
             let here = target.node == node;
             if origin != Origin::Host && !(here && target.is_host()) {
@@ -128,9 +137,14 @@ impl<R: Rng> Walk<'_, R> {
                 }
             }
             if here {
-                return Ok(Route { tuple, allocate, out: target.id, hops, grounds });
+                self.trace.note(|| Step::Delivered { node, to: Arc::clone(target), hops });
+                return Ok(Route { tuple, allocate, out: Arc::clone(target), hops, grounds, entry, through });
             }
-            node = Arc::clone(&target.node);
+            self.trace.note(|| Step::Forwarded { node: Arc::clone(&node), to: Arc::clone(&target.node) });
+            let before = std::mem::replace(&mut node, Arc::clone(&target.node));
+            if !Arc::ptr_eq(&before, &entry) {
+                through.push(before);
+            }
             origin = Origin::Elsewhere;
         }
         Err(DropReason::RoutingLoop.into())
@@ -149,6 +163,9 @@ impl<R: Rng> Walk<'_, R> {
     /// The node that a load balancer outside of the cluster would choose: with external policy Local one with a local
     /// endpoint, which is what the health check ports are for (H2), if there is any.
     fn entry_node(&mut self, tuple: &Tuple) -> Option<Arc<str>> {
+        if let Some(wanted) = self.trace.entry() {
+            return Some(wanted.into());
+        }
         let vip = Protocol::from_number(tuple.protocol).and_then(|p| self.plan.vip(tuple.dst, p, tuple.dport));
         let local = vip.filter(|vip| vip.via.is_external() && vip.service.external_local);
         let serves =
@@ -192,21 +209,41 @@ impl<R: Rng> Walk<'_, R> {
     ) -> Result<(Grounds, bool), Refusal> {
         if via == Via::LoadBalancer
             && let Some(ranges) = &service.source_ranges
-            && !ranges.iter().any(|range| range.contains(&tuple.src))
         {
-            return Err(DropReason::SourceRange.into());
+            let admitted = ranges.iter().any(|range| range.contains(&tuple.src));
+            self.trace.note(|| Step::SourceRanges {
+                node: Arc::clone(node),
+                service: Arc::clone(service),
+                source: tuple.src,
+                admitted,
+            });
+            if !admitted {
+                return Err(DropReason::SourceRange.into());
+            }
         }
-        if !service.has_usable_endpoint() {
-            return Err(Refusal::Answer { reason: AnswerReason::NoEndpoint, node: Arc::clone(node) });
-        }
-        let scope = match via {
-            Via::ClusterIp if service.internal_local => Scope::Local,
-            // X3, X4: what starts here is treated as if it had gone out and come back.
-            _ if via.is_external() && service.external_local && origin == Origin::Elsewhere => Scope::Local,
-            _ => Scope::Cluster,
+        let (scope, reason) = match via {
+            Via::ClusterIp if service.internal_local => (Scope::Local, ScopeReason::InternalLocal),
+            _ if via.is_external() && service.external_local => match origin {
+                Origin::Elsewhere => (Scope::Local, ScopeReason::ExternalLocal),
+                // X3, X4: what starts here is treated as if it had gone out and come back.
+                Origin::Pod | Origin::Host => (Scope::Cluster, ScopeReason::StartsHere),
+            },
+            _ => (Scope::Cluster, ScopeReason::Cluster),
         };
         let zone = self.plan.node(node).and_then(|info| info.zone.as_deref());
         let candidates = service.candidates(scope, node, zone);
+        self.trace.note(|| Step::Candidates {
+            node: Arc::clone(node),
+            service: Arc::clone(service),
+            scope,
+            reason,
+            list: candidates.kind,
+            left: candidates.indices.into(),
+            removed: service.left_out(candidates, node).collect(),
+        });
+        if !service.has_usable_endpoint() {
+            return Err(Refusal::Answer { reason: AnswerReason::NoEndpoint, node: Arc::clone(node) });
+        }
         // What was dialed is what was chosen when the packet was held.
         let dialed =
             candidates.indices.iter().find(|index| Exit::To(service.endpoints()[**index as usize].addr) == self.exit);
@@ -215,6 +252,18 @@ impl<R: Rng> Walk<'_, R> {
             None => self.affinity.choose(service, candidates, tuple.src, self.rng, self.now),
         };
         let Some(choice) = choice else { return Err(DropReason::NoLocalEndpoint.into()) };
+        self.trace.note(|| Step::Chosen {
+            node: Arc::clone(node),
+            service: Arc::clone(service),
+            endpoint: choice.endpoint,
+            of: candidates.indices.len(),
+            how: match (dialed, choice.sticky, service.affinity) {
+                (Some(_), ..) => Pick::Dialed,
+                (_, true, _) => Pick::Remembered,
+                (_, _, Some(_)) => Pick::RandomFirst,
+                _ => Pick::Random,
+            },
+        });
         let endpoint = service.endpoints()[choice.endpoint as usize].addr;
         let masquerade = match via {
             _ if endpoint.ip() == tuple.src => Some(Masquerade::Hairpin),
@@ -222,6 +271,7 @@ impl<R: Rng> Walk<'_, R> {
             _ if !service.external_local => Some(Masquerade::External),
             _ => (origin == Origin::Host).then_some(Masquerade::FromNode),
         };
+        let before = *tuple;
         (tuple.dst, tuple.dport) = (endpoint.ip(), endpoint.port());
         let mut changed = false;
         if masquerade.is_some() {
@@ -232,6 +282,7 @@ impl<R: Rng> Walk<'_, R> {
             changed = source != tuple.src;
             tuple.src = source;
         }
+        self.trace.note(|| Step::Translated { node: Arc::clone(node), from: before, to: *tuple, masquerade });
         let grounds = Grounds {
             service: Arc::clone(service),
             endpoint: choice.endpoint,
@@ -245,7 +296,7 @@ impl<R: Rng> Walk<'_, R> {
 
     /// The way of a packet for an address that no port has: to the gate, unless the address is the cluster's own or
     /// nobody's.
-    fn unowned(&self, tuple: &Tuple, from: &PortInfo, node: &Arc<str>) -> Result<&Arc<PortInfo>, Refusal> {
+    fn unowned(&self, tuple: &Tuple, from: &PortInfo, node: &Arc<str>) -> Result<Arc<PortInfo>, Refusal> {
         let ranges = self.plan.ranges();
         if ranges.is_host(tuple.dst) {
             return Err(Refusal::Answer { reason: AnswerReason::HostUnreachable, node: Arc::clone(node) });
@@ -255,7 +306,7 @@ impl<R: Rng> Walk<'_, R> {
         if own || !is_unicast(tuple.dst) || from.kind == PortKind::Gate || self.exit == Exit::Closed {
             return Err(DropReason::NoRoute.into());
         }
-        self.ports.gate().ok_or_else(|| DropReason::NoRoute.into())
+        self.ports.gate().cloned().ok_or_else(|| DropReason::NoRoute.into())
     }
 }
 

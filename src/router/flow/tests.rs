@@ -22,13 +22,13 @@ fn flow_is_found_from_both_sides_until_removed() {
     assert_eq!(flows.find(&reply), Some((id, Direction::Reply)));
     assert_eq!(flows.find(&original.reversed()), None);
     assert_eq!(flows.get(id).map(|flow| flow.outgoing(Direction::Original)), Some(reply.reversed()));
-    flows.remove(id);
+    flows.remove(id, Ending::Replaced);
     assert_eq!((flows.find(&original), flows.find(&reply), flows.len()), (None, None, 0));
     // The slot is used again, under another name.
     let second = flows.insert(new_flow(2, Class::SynSent), 0);
     assert_ne!(second, id);
     assert!(flows.get(id).is_none());
-    flows.remove(id);
+    flows.remove(id, Ending::Replaced);
     assert_eq!(flows.len(), 1);
 }
 
@@ -98,7 +98,7 @@ fn table_survives_random_traffic() {
     for now in 0..50_000u64 {
         let n = random(2000);
         match flows.find(&tuple(n, 1000)) {
-            Some((id, _)) if random(4) == 0 => flows.remove(id),
+            Some((id, _)) if random(4) == 0 => flows.remove(id, Ending::Replaced),
             Some((id, direction)) => flows.hit(id, direction, Kind::Tcp { flags: ACK }, 1, now * 10),
             None => {
                 let class = Class::ALL[random(9) as usize];

@@ -72,7 +72,7 @@ impl World {
         self.last_id += 1;
         let id = PortId(self.last_id);
         let addresses = addresses.iter().map(|addr| ip(addr)).collect();
-        let port = PortInfo { id, name: name.into(), kind, node: node.into(), addresses };
+        let port = PortInfo { id, name: name.into(), uid: "".into(), kind, node: node.into(), addresses };
         self.pipeline.attach(port).expect("free addresses");
         self.ids.insert(name.to_owned(), id);
     }
