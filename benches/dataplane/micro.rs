@@ -52,7 +52,14 @@ fn figures(services: u32) -> Result<[(&'static str, f64); 5]> {
     let clients: Vec<IpAddr> = (0..CLIENTS).map(|n| client(n).into()).collect();
     for (id, addresses) in [(1, clients), (2, (0..10).map(server).collect())] {
         let addresses = addresses.into();
-        let port = PortInfo { id: PortId(id), name: "pod".into(), uid: "".into(), kind: PortKind::Pod, node: "n1".into(), addresses };
+        let port = PortInfo {
+            id: PortId(id),
+            name: "pod".into(),
+            uid: "".into(),
+            kind: PortKind::Pod,
+            node: "n1".into(),
+            addresses,
+        };
         pipeline.attach(port).map_err(|(addr, _)| anyhow::anyhow!("{addr} is taken"))?;
     }
     let mut buf = PacketBuf::of(&syn(0, services)?);

@@ -1,5 +1,7 @@
 //! Where two parts meet that know nothing of one another.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -9,8 +11,10 @@ use kube::Resource;
 
 use crate::api::ApiError;
 use crate::api::logs::{LogOptions, LogSource};
+use crate::dashboard::{self, view::Traffic};
 use crate::events::{EventType, Recorder};
 use crate::node::{Agents, EventSink, LogError};
+use crate::router::{Router, meter};
 
 /// What the node agents have to say about Pods becomes Events.
 pub(super) struct NodeEvents(pub Recorder);
@@ -49,5 +53,30 @@ impl LogSource for NodeLogs {
             | LogError::NoPrevious { .. } => ApiError::bad_request(e.to_string()),
         });
         Box::pin(std::future::ready(log))
+    }
+}
+
+/// The router's counters, in the page's words.
+struct PageMeter(meter::Meter);
+
+/// What makes the page's meters.
+pub(super) fn meters(router: &Arc<Router>) -> dashboard::NewMeter {
+    let router = Arc::clone(router);
+    Box::new(move || Box::new(PageMeter(meter::Meter::new(Arc::clone(&router)))))
+}
+
+impl dashboard::Meter for PageMeter {
+    fn read(&mut self) -> Traffic {
+        let reading = self.0.read();
+        let passed = reading.passed.into_iter().map(|(line, bytes)| {
+            let end = match line.pod {
+                Some(pod) => format!("{}/{pod}", line.namespace),
+                None => format!("ip:{}", line.address),
+            };
+            (format!("{}/{}", line.namespace, line.service), end, bytes)
+        });
+        let refused =
+            reading.refused.into_iter().map(|((namespace, name), count)| (format!("{namespace}/{name}"), count));
+        Traffic { passed: passed.collect(), refused: refused.collect(), ..Traffic::default() }
     }
 }

@@ -68,8 +68,14 @@ pub(super) fn start(network: &Network, router: &Arc<Router>, tasks: &mut JoinSet
         .context("cannot make a TUN device: see `vipyard doctor`")?;
     let (listeners, gate) = ns.run(|| sockets(addresses)).and_then(|made| made).context("cannot listen at the gate")?;
     let queue = router.hold_for_world(QUEUE).context("the router serves another gate already")?;
-    let spec =
-        PortSpec { name: NAME.into(), uid: String::new(), kind: PortKind::Gate, node: NAME.into(), addresses: addresses.to_vec(), device };
+    let spec = PortSpec {
+        name: NAME.into(),
+        uid: String::new(),
+        kind: PortKind::Gate,
+        node: NAME.into(),
+        addresses: addresses.to_vec(),
+        device,
+    };
     router.attach(spec)?;
     let [v4, v6] = gate;
     let egress = Arc::new(Egress {

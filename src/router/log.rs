@@ -48,11 +48,17 @@ pub struct Record {
 
 #[derive(Debug)]
 pub enum What {
-    Opened { opened: Arc<Opened>, tuples: [Tuple; 2] },
+    Opened {
+        opened: Arc<Opened>,
+        tuples: [Tuple; 2],
+    },
     Ended(Box<Ended>),
     Refused(Box<Refused>),
     /// Refusals that are not told one by one.
-    Suppressed { outcome: Outcome, count: u64 },
+    Suppressed {
+        outcome: Outcome,
+        count: u64,
+    },
 }
 
 /// The end of a flow. Counters are by direction.

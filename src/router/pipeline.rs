@@ -15,9 +15,9 @@ use super::emit;
 use super::flow::{Class, Direction, Ending, Flow, FlowId, FlowTable, Grounds, Millis, NewFlow};
 use super::fragments::{DatagramKey, Fragments};
 use super::icmp;
+use super::log::{Opened, Outcome, Recorder};
 use super::nat;
 use super::ports::{PortInfo, PortTable};
-use super::log::{Opened, Outcome, Recorder};
 use super::route::{Exit, Refusal, Walk, captured_by, is_unicast};
 use super::stats::{AnswerReason, DropReason, Stats};
 use super::trace::{PortReason, Silent, Step, Trace};
@@ -254,14 +254,7 @@ impl<R: Rng> Pipeline<R> {
     }
 
     /// Makes of a held packet the answer that its sender gets instead of an answer of the world.
-    pub fn refuse(
-        &mut self,
-        buf: &mut PacketBuf,
-        headers: &Headers,
-        from: PortId,
-        reason: AnswerReason,
-        now: Millis,
-    ) {
+    pub fn refuse(&mut self, buf: &mut PacketBuf, headers: &Headers, from: PortId, reason: AnswerReason, now: Millis) {
         self.record_refused(buf, from, Outcome::Answered(reason), now);
         if reason == AnswerReason::OutsideRefused && matches!(headers.kind, Kind::Tcp { .. }) {
             emit::tcp_reset(buf, headers);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rand::Rng;
 use rand::seq::IteratorRandom;
 
+use super::PortKind;
 use super::balance::{Affinity, Choice};
 use super::flow::{Grounds, Masquerade, Millis};
 use super::gate::GATE_PORT;
@@ -20,7 +21,6 @@ use super::ports::{PortInfo, PortTable};
 use super::stats::{AnswerReason, DropReason};
 use super::trace::{Origin, Pick, ScopeReason, Step, Trace};
 use super::wire::Tuple;
-use super::PortKind;
 use crate::plan::{Plan, Protocol, Scope, ServicePort, Via};
 
 /// A packet that passes more nodes than this goes in circles.

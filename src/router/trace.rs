@@ -95,13 +95,30 @@ pub enum PortReason {
 #[derive(Clone, Debug)]
 pub enum Step {
     /// The packet is at its first node.
-    Enters { node: Arc<str>, origin: Origin, source: Arc<PortInfo> },
+    Enters {
+        node: Arc<str>,
+        origin: Origin,
+        source: Arc<PortInfo>,
+    },
     /// It is addressed to a Service (V1, V2, P1, P3).
-    Captured { node: Arc<str>, service: Arc<ServicePort>, via: Via, destination: SocketAddr },
+    Captured {
+        node: Arc<str>,
+        service: Arc<ServicePort>,
+        via: Via,
+        destination: SocketAddr,
+    },
     /// It is addressed to nobody's Service.
-    Uncaptured { node: Arc<str>, destination: IpAddr },
+    Uncaptured {
+        node: Arc<str>,
+        destination: IpAddr,
+    },
     /// Whether the load balancer's source ranges let it in (V3).
-    SourceRanges { node: Arc<str>, service: Arc<ServicePort>, source: IpAddr, admitted: bool },
+    SourceRanges {
+        node: Arc<str>,
+        service: Arc<ServicePort>,
+        source: IpAddr,
+        admitted: bool,
+    },
     /// The endpoints that it may go to, and those that may not have it, each with the filter that took it away.
     Candidates {
         node: Arc<str>,
@@ -112,14 +129,39 @@ pub enum Step {
         left: Vec<u32>,
         removed: Vec<(u32, Filter)>,
     },
-    Chosen { node: Arc<str>, service: Arc<ServicePort>, endpoint: u32, of: usize, how: Pick },
+    Chosen {
+        node: Arc<str>,
+        service: Arc<ServicePort>,
+        endpoint: u32,
+        of: usize,
+        how: Pick,
+    },
     /// Addresses changed: the destination, and the source where it is masqueraded.
-    Translated { node: Arc<str>, from: Tuple, to: Tuple, masquerade: Option<Masquerade> },
+    Translated {
+        node: Arc<str>,
+        from: Tuple,
+        to: Tuple,
+        masquerade: Option<Masquerade>,
+    },
     /// On to another node.
-    Forwarded { node: Arc<str>, to: Arc<str> },
+    Forwarded {
+        node: Arc<str>,
+        to: Arc<str>,
+    },
     /// Out of the cluster, to be carried on by a socket of the host.
-    Leaves { node: Arc<str>, destination: SocketAddr },
+    Leaves {
+        node: Arc<str>,
+        destination: SocketAddr,
+    },
     /// To the device that has the address.
-    Delivered { node: Arc<str>, to: Arc<PortInfo>, hops: u8 },
-    SourcePort { from: u16, to: u16, reason: PortReason },
+    Delivered {
+        node: Arc<str>,
+        to: Arc<PortInfo>,
+        hops: u8,
+    },
+    SourcePort {
+        from: u16,
+        to: u16,
+        reason: PortReason,
+    },
 }

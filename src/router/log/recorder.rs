@@ -110,8 +110,8 @@ impl Recorder {
         now: Millis,
         service: impl FnOnce(&Tuple) -> Option<&'a Arc<ServicePort>>,
     ) {
-        let chatter = outcome == Outcome::Dropped(DropReason::NotUnicast)
-            && tuple.is_some_and(|tuple| tuple.dst.is_multicast());
+        let chatter =
+            outcome == Outcome::Dropped(DropReason::NotUnicast) && tuple.is_some_and(|tuple| tuple.dst.is_multicast());
         if chatter {
             // A kernel asks for routers and names its groups. It is counted, and nobody's fault.
             return;
