@@ -18,6 +18,7 @@ mod delete;
 mod discovery;
 mod duplicates;
 mod events;
+pub mod insight;
 mod ip_addresses;
 pub mod kinds;
 mod leftover;
@@ -64,6 +65,7 @@ use crate::store::{Scope, Store};
 use alloc::Allocators;
 use auth::Identity;
 use barrier::DataPlane;
+use insight::Insight;
 use kinds::{Context, Registry, Strategy};
 use logs::LogSource;
 use tokens::TokenKey;
@@ -94,6 +96,8 @@ struct Inner {
     logs: std::sync::OnceLock<Arc<dyn LogSource>>,
     /// Knows when packets follow the objects, once there are packets.
     data_plane: std::sync::OnceLock<Arc<dyn DataPlane>>,
+    /// Knows why packets go where they go, and what was counted.
+    insight: std::sync::OnceLock<Arc<dyn Insight>>,
     /// One for each request from outside that is worked on.
     in_flight: tokio::sync::Semaphore,
     /// Ends watches when the server stops, so that connections close cleanly.
@@ -125,6 +129,7 @@ impl Api {
             ctx: Context { network, allocators, store },
             logs: std::sync::OnceLock::new(),
             data_plane: std::sync::OnceLock::new(),
+            insight: std::sync::OnceLock::new(),
             in_flight: tokio::sync::Semaphore::new(limits::IN_FLIGHT),
             stopping,
             ready: std::sync::atomic::AtomicBool::new(false),
@@ -174,6 +179,11 @@ impl Api {
         let _ = self.inner.data_plane.set(data_plane);
     }
 
+    /// Says who explains and counts. Only the first call counts.
+    pub fn set_insight(&self, insight: Arc<dyn Insight>) {
+        let _ = self.inner.insight.set(insight);
+    }
+
     /// Makes /readyz answer 200.
     pub fn set_ready(&self) {
         self.inner.ready.store(true, std::sync::atomic::Ordering::Release);
@@ -213,6 +223,10 @@ impl Api {
             .route(CONFIGURATION_PATH, get(tokens::discovery::configuration))
             .route(KEYS_PATH, get(tokens::discovery::keys))
             .route(barrier::PATH, get(barrier::barrier))
+            .route(insight::SERVICE, get(insight::service))
+            .route(insight::FLOW, get(insight::flow))
+            .route(insight::FLOWS, get(insight::flows))
+            .route(insight::METRICS, get(insight::metrics))
             .fallback(|| async { discovery::page_not_found() })
             .layer(axum::middleware::from_fn_with_state(self.clone(), auth::require))
             .route("/healthz", get(|| async { "ok" }))

@@ -3,6 +3,8 @@
 mod adapters;
 pub(crate) mod barrier;
 mod control_plane;
+mod insight;
+mod metrics;
 mod ranges;
 
 use std::future::IntoFuture;
@@ -21,6 +23,7 @@ use tracing::{info, warn};
 
 use self::barrier::Barrier;
 use crate::api::auth::Identity;
+use crate::api::insight::Insight;
 use crate::api::pki::{self, Authority};
 use crate::api::{Api, serve};
 use crate::cluster::Cluster;
@@ -30,6 +33,7 @@ use crate::dashboard::{self, DashboardConfig};
 use crate::dns::{Dns, ForwardConfig, ServerConfig, Zone};
 use crate::edge::{self, EdgeConfig};
 use crate::events::Recorder;
+use crate::explain::Explainer;
 use crate::lifecycle::Readiness;
 use crate::node::{Agents, AgentsConfig};
 use crate::router::{Router, RouterConfig};
@@ -95,6 +99,10 @@ pub async fn build(config: Config) -> Result<Running> {
     check_ranges(&config.network, &taken)?;
     let api_listener = bind(config.api_listen, "--api-listen").await?;
     let ui_listener = bind(config.ui_listen, "--ui-listen").await?;
+    let metrics_listener = match config.metrics_listen {
+        Some(address) => Some(bind(address, "--metrics-listen").await?),
+        None => None,
+    };
     let in_memory = config.store.path.is_none();
     // A store with a database takes the lock itself.
     let lock = in_memory.then_some(lock);
@@ -109,7 +117,8 @@ pub async fn build(config: Config) -> Result<Running> {
     let token_key = pki::token_key(pki_dir.as_deref())?;
     let api = Api::new(store, config.network.clone(), token_key, stopping.clone());
 
-    let router = Router::start(RouterConfig::new(config.network.clone())).context("cannot start the packet router")?;
+    let router_config = RouterConfig { flow_log: config.flow_log, ..RouterConfig::new(config.network.clone()) };
+    let router = Router::start(router_config).context("cannot start the packet router")?;
     let control_plane = control_plane::attach(&config.network, &*router)?;
 
     // The API, on the host and inside the cluster.
@@ -168,7 +177,7 @@ pub async fn build(config: Config) -> Result<Running> {
             drop(router_ready);
         }
     });
-    start_dns(&config, &cluster, &control_plane, dns_ready, &stopping, &mut tasks)?;
+    let dns = start_dns(&config, &cluster, &control_plane, dns_ready, &stopping, &mut tasks)?;
     let barrier = Arc::new(Barrier::new(api.store().clone(), cluster.clone()));
     let agents = Agents::start(AgentsConfig {
         nodes: config.nodes,
@@ -183,6 +192,25 @@ pub async fn build(config: Config) -> Result<Running> {
     })
     .await?;
     api.set_data_plane(barrier);
+    let insight: Arc<dyn Insight> = Arc::new(insight::Answers {
+        explainer: Explainer {
+            cluster: cluster.clone(),
+            router: Arc::clone(&router),
+            index: dns.index,
+            zone: Zone::new(&config.network),
+            client: client("system:apiserver"),
+        },
+        sources: metrics::Sources {
+            router: Arc::clone(&router),
+            store: api.store().clone(),
+            dns: dns.metrics,
+            cluster: cluster.clone(),
+        },
+    });
+    api.set_insight(Arc::clone(&insight));
+    if let Some(listener) = metrics_listener {
+        spawn_http(listener, metrics::routes(insight), &stopping, &connections, "metrics listener ended");
+    }
     api.set_log_source(Arc::new(adapters::NodeLogs(agents.clone())));
     let reach = edge::start(EdgeConfig {
         network: config.network.clone(),
@@ -220,13 +248,7 @@ pub async fn build(config: Config) -> Result<Running> {
         version: env!("CARGO_PKG_VERSION"),
         shutdown: stopping.clone(),
     });
-    let page_stop = stopping.clone();
-    let serve_page = axum::serve(ui_listener, page).with_graceful_shutdown(async move { page_stop.cancelled().await });
-    connections.spawn(async move {
-        if let Err(e) = serve_page.into_future().await {
-            warn!(error = %e, "dashboard ended");
-        }
-    });
+    spawn_http(ui_listener, page, &stopping, &connections, "dashboard ended");
 
     folder.keep();
     Ok(Running {
@@ -279,6 +301,29 @@ impl Running {
     }
 }
 
+/// Serves plain HTTP until the end.
+fn spawn_http(
+    listener: TcpListener,
+    routes: axum::Router,
+    stopping: &CancellationToken,
+    connections: &TaskTracker,
+    ended: &'static str,
+) {
+    let stop = stopping.clone();
+    let serve = axum::serve(listener, routes).with_graceful_shutdown(async move { stop.cancelled().await });
+    connections.spawn(async move {
+        if let Err(error) = serve.into_future().await {
+            warn!(%error, "{ended}");
+        }
+    });
+}
+
+/// What others read of cluster DNS.
+struct Answering {
+    index: Arc<crate::dns::Index>,
+    metrics: Arc<crate::dns::Metrics>,
+}
+
 fn start_dns(
     config: &Config,
     cluster: &Cluster,
@@ -286,14 +331,15 @@ fn start_dns(
     ready: crate::lifecycle::Waiting,
     stopping: &CancellationToken,
     tasks: &mut JoinSet<()>,
-) -> Result<()> {
+) -> Result<Answering> {
     let zone = Zone::new(&config.network);
     let upstreams = ForwardConfig::new(&[], Path::new(HOST_RESOLV_CONF), &zone);
     let dns = Dns::new(zone, upstreams);
     let (udp, tcp) = (control_plane.sockets(DNS_PORT)?, control_plane.listeners(DNS_PORT)?);
     let server = dns.server(ServerConfig::default(), udp, tcp);
     let mut progress = dns.complete();
-    tasks.spawn(dns.follow(&cluster));
+    let answering = Answering { index: Arc::clone(&dns.index), metrics: Arc::clone(&dns.metrics) };
+    tasks.spawn(dns.follow(cluster));
     let stop = stopping.clone();
     tasks.spawn(async move {
         if let Err(e) = server.serve(async move { stop.cancelled().await }).await {
@@ -305,7 +351,7 @@ fn start_dns(
             drop(ready);
         }
     });
-    Ok(())
+    Ok(answering)
 }
 
 /// Every address that clients dial the API by.

@@ -5,6 +5,8 @@ mod client;
 mod demo;
 mod doctor;
 mod down;
+mod explain;
+mod flows;
 mod kubeconfig;
 mod paths;
 mod reach;
@@ -41,6 +43,10 @@ enum Command {
     Kubeconfig(kubeconfig::Args),
     /// Print how to reach a Service from this host, from a Pod and from a browser
     Reach(reach::Args),
+    /// Print why a Service or a packet fares as it does
+    Explain(Box<explain::Args>),
+    /// Print what flows through the router, and what it refuses
+    Flows(flows::Args),
     /// Return when what was written is in the packets
     Wait(wait::Args),
     /// Copy a cluster into one file, also while it runs
@@ -59,6 +65,14 @@ struct DataDir {
     /// Where the cluster keeps its database, keys, logs and kubeconfig
     #[arg(long, value_name = "DIR", env = "VIPYARD_DATA_DIR", default_value_os_t = paths::default_data_dir())]
     data_dir: PathBuf,
+}
+
+/// How an answer is printed.
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Output {
+    #[default]
+    Text,
+    Json,
 }
 
 /// Why a command failed, with the exit code that says so.
@@ -106,6 +120,11 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Reach(args) => reach::run(args),
+        Command::Explain(args) => match explain::run(*args) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
+        Command::Flows(args) => flows::run(&args),
         Command::Wait(args) => wait::run(args),
         Command::Backup(args) => backup::run(args),
         Command::Restore(args) => restore::run(args),

@@ -40,6 +40,10 @@ pub struct Config {
     pub network: Network,
     pub host_access: HostAccess,
     pub data_dir: PathBuf,
+    /// Where `/metrics` is served without asking who asks; nowhere when it is not said.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Records that the flow log keeps; 0 switches it off.
+    pub flow_log: usize,
     /// A second place for the kubeconfig, beside `DATA_DIR/kubeconfig`.
     pub kubeconfig: Option<PathBuf>,
 }

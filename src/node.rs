@@ -34,3 +34,4 @@ mod volumes;
 pub use agents::{Agents, AgentsConfig, ExecError, LogError, NodeError};
 pub use context::{DataPlane, EventSink, Timings};
 pub use log_reader::LogOptions;
+pub use resolv::{ClusterDns, ResolvConf, pod_resolv_conf};

@@ -54,7 +54,8 @@ fn too_many_requests() -> Response {
 fn is_long_running(method: &Method, uri: &Uri) -> bool {
     let query = uri.query().unwrap_or_default();
     let watch = *method == Method::GET && query.contains("watch") && Params::parse(query).flag("watch");
-    watch || subresource(uri.path()).is_some_and(|name| LONG_RUNNING.contains(&name))
+    let follows = uri.path() == super::insight::FLOWS && Params::parse(query).flag("follow");
+    watch || follows || subresource(uri.path()).is_some_and(|name| LONG_RUNNING.contains(&name))
 }
 
 /// The subresource in a path: `/api/V/[namespaces/NS/]PLURAL/NAME/SUBRESOURCE`, or the same below `/apis/GROUP/V`.

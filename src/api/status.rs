@@ -81,6 +81,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource").with(json!({}))
     }
 
+    /// Something that is no object is not there.
+    pub fn missing(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message)
+    }
+
     pub fn already_exists(about: About<'_>) -> Self {
         let message = format!("{} {:?} already exists", about.qualified(), about.name);
         Self::new(StatusCode::CONFLICT, "AlreadyExists", message).with(about.details())

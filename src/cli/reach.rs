@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use self::ways::{Facts, Way, Ways};
 use super::client::{Client, runtime};
-use super::{DataDir, Failure};
+use super::{DataDir, Failure, Output};
 use crate::edge::{HOST_ACCESS_FILE, HostReach};
 
 #[derive(clap::Args)]
@@ -25,13 +25,6 @@ pub(super) struct Args {
     output: Output,
     #[command(flatten)]
     data_dir: DataDir,
-}
-
-#[derive(Clone, Copy, Default, clap::ValueEnum)]
-enum Output {
-    #[default]
-    Text,
-    Json,
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {

@@ -19,6 +19,8 @@ use crate::{sys, telemetry};
 
 /// How long draining may take before the rest is cut off.
 const DRAIN: Duration = Duration::from_secs(30);
+/// Of the flow log.
+const MOST_RECORDS: usize = 1 << 20;
 
 #[derive(clap::Args, Clone)]
 pub(super) struct Args {
@@ -36,6 +38,12 @@ pub(super) struct Args {
     /// Where the dashboard listens
     #[arg(long, value_name = "ADDRESS:PORT", default_value = config::UI_LISTEN)]
     ui_listen: SocketAddr,
+    /// Where /metrics is served as well, in plain HTTP and without asking who asks
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics_listen: Option<SocketAddr>,
+    /// How many records the flow log keeps (`vipyard flows`); 0 switches it off
+    #[arg(long, value_name = "N", default_value_t = config::FLOW_LOG, value_parser = flow_log)]
+    flow_log: usize,
     /// How many virtual nodes there are
     #[arg(long, value_name = "N", default_value_t = config::NODES, value_parser = clap::value_parser!(u16).range(1..=i64::from(config::MAX_NODES)))]
     nodes: u16,
@@ -62,6 +70,12 @@ pub(super) struct Args {
     host_access: HostAccess,
 }
 
+/// Reads the length of the flow log. A million records take some 400 MB.
+fn flow_log(text: &str) -> Result<usize, String> {
+    let length: usize = text.parse().map_err(|_| "a number is wanted".to_owned())?;
+    if length > MOST_RECORDS { Err(format!("{MOST_RECORDS} at most")) } else { Ok(length) }
+}
+
 impl Args {
     /// A throw-away cluster on free ports, for `demo`.
     pub(super) fn throw_away(data_dir: PathBuf, ui_listen: SocketAddr) -> Self {
@@ -72,6 +86,8 @@ impl Args {
             keep_revisions: StoreConfig::KEEP_REVISIONS,
             api_listen: any,
             ui_listen,
+            metrics_listen: None,
+            flow_log: config::FLOW_LOG,
             nodes: config::NODES,
             kubeconfig: None,
             detach: false,
@@ -103,6 +119,8 @@ impl Args {
             store,
             api_listen: self.api_listen,
             ui_listen: self.ui_listen,
+            metrics_listen: self.metrics_listen,
+            flow_log: self.flow_log,
             nodes: self.nodes,
             network,
             host_access: self.host_access,

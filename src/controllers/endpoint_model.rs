@@ -27,16 +27,16 @@ pub(super) fn selector_of(service: &Service) -> Option<&BTreeMap<String, String>
 }
 
 /// True if the Service has no virtual address (ES11).
-pub(super) fn headless(spec: &ServiceSpec) -> bool {
+pub(crate) fn headless(spec: &ServiceSpec) -> bool {
     matches!(spec.cluster_ip.as_deref(), None | Some("" | "None"))
 }
 
 /// True if the Pod has ended and its addresses may belong to another already (ES2, EP3).
-pub(super) fn terminal(pod: &Pod) -> bool {
+pub(crate) fn terminal(pod: &Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
-pub(super) fn terminating(pod: &Pod) -> bool {
+pub(crate) fn terminating(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
 
@@ -44,12 +44,12 @@ fn ready_condition(pod: &Pod) -> Option<&k8s_openapi::api::core::v1::PodConditio
     pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == "Ready")
 }
 
-pub(super) fn pod_ready(pod: &Pod) -> bool {
+pub(crate) fn pod_ready(pod: &Pod) -> bool {
     ready_condition(pod).is_some_and(|condition| condition.status == "True")
 }
 
 /// The Pod's addresses, the primary one first. Entries that are no IP addresses are passed over.
-pub(super) fn pod_addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> + '_ {
+pub(crate) fn pod_addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> + '_ {
     let status = pod.status.as_ref();
     let all = status.and_then(|status| status.pod_ips.as_deref()).unwrap_or_default();
     let only = status.and_then(|status| status.pod_ip.as_deref()).filter(|_| all.is_empty());
@@ -57,7 +57,7 @@ pub(super) fn pod_addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> + '_ {
 }
 
 /// The number behind a Service port on this Pod, or `None` if the Pod has no port of that name and protocol (ES4).
-pub(super) fn resolve_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
+pub(crate) fn resolve_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
     match &port.target_port {
         None => Some(port.port),
         Some(IntOrString::Int(0)) => Some(port.port),
@@ -83,7 +83,7 @@ pub(super) fn restartable(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
 
-pub(super) fn protocol_of(port: &ServicePort) -> &str {
+pub(crate) fn protocol_of(port: &ServicePort) -> &str {
     port.protocol.as_deref().unwrap_or("TCP")
 }
 

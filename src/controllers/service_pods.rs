@@ -324,7 +324,7 @@ fn unfile<T>(
 }
 
 /// True if the labels carry every pair of the selector; an empty selector matches everything.
-pub(super) fn selects(selector: &Labels, labels: &Labels) -> bool {
+pub(crate) fn selects(selector: &Labels, labels: &Labels) -> bool {
     selector.iter().all(|(label, value)| labels.get(label) == Some(value))
 }
 

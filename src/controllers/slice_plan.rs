@@ -180,7 +180,7 @@ fn families(spec: &ServiceSpec) -> BTreeSet<&'static str> {
     }
 }
 
-pub(super) fn family_of(ip: IpAddr) -> &'static str {
+pub(crate) fn family_of(ip: IpAddr) -> &'static str {
     if ip.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 

@@ -19,7 +19,7 @@ use super::pipeline::{Limits, Pipeline};
 use super::ports::PortInfo;
 use super::stats::Stats;
 use super::worker::{Command, Done, Worker};
-use super::{PortId, PortKind, PortSpec, Ports};
+use super::{PortId, PortSpec, Ports};
 use crate::config::Network;
 use crate::plan::Plan;
 use crate::sys::tun::Tun;
@@ -136,11 +136,6 @@ impl Router {
     /// A copy of the pipeline for trying packets of `client`, see [`Pipeline::scratch`], and the time in it.
     pub fn scratch(&self, client: IpAddr) -> (Pipeline<SmallRng>, Millis) {
         (self.shared.pipeline.lock().scratch(client), self.shared.now())
-    }
-
-    /// A connected device.
-    pub fn port(&self, kind: PortKind, name: &str) -> Option<Arc<PortInfo>> {
-        self.shared.pipeline.lock().ports().named(kind, name).cloned()
     }
 
     /// Looks at up to `limit` flows, in no order. Packets wait meanwhile, so keep `limit` and `view` small.

@@ -207,10 +207,11 @@ impl FlowLog {
     }
 
     fn write(&self, record: Record) {
-        self.written.store(record.number, Ordering::Relaxed);
+        let number = record.number;
         if self.queue.force_push(Box::new(record)).is_some() {
             self.overwritten.fetch_add(1, Ordering::Relaxed);
         }
+        self.written.store(number, Ordering::Relaxed);
         // Pairs with the one in `changed`: either this sees that somebody waits, or they see the record.
         fence(Ordering::SeqCst);
         if self.awaited.load(Ordering::Relaxed) && self.awaited.swap(false, Ordering::Relaxed) {
@@ -235,13 +236,13 @@ impl FlowLog {
         newest - after - (records.len() as u64 - before)
     }
 
-    /// Waits until there are records that nobody has read yet, and a moment for more to come.
-    pub async fn changed(&self) {
+    /// Waits until there are records after number `after`, and a moment for more to come.
+    pub async fn changed(&self, after: u64) {
         let mut changed = std::pin::pin!(self.changed.notified());
         changed.as_mut().enable();
         self.awaited.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        if self.queue.is_empty() {
+        if self.written() <= after {
             changed.await;
         }
         tokio::time::sleep(BATCH).await;

@@ -99,6 +99,11 @@ impl PortTable {
         self.by_id.values().find(|port| port.kind == kind && *port.name == *name)
     }
 
+    /// A port of that kind.
+    pub fn of_kind(&self, kind: PortKind) -> Option<&Arc<PortInfo>> {
+        self.by_id.values().find(|port| port.kind == kind)
+    }
+
     /// The way into the world, when there is one.
     pub fn gate(&self) -> Option<&Arc<PortInfo>> {
         self.gate.as_ref()

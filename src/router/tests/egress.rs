@@ -175,7 +175,7 @@ impl World {
     fn refuse(&mut self, from: &str, packet: &[u8], reason: AnswerReason) -> Vec<u8> {
         let mut buf = PacketBuf::of(packet);
         let headers = Headers::parse(packet).expect("a packet");
-        self.pipeline.refuse(&mut buf, &headers, self.id(from), reason);
+        self.pipeline.refuse(&mut buf, &headers, self.id(from), reason, self.now);
         buf.packet().to_vec()
     }
 }

@@ -1,0 +1,319 @@
+//! From a name to an address, as the sender's resolver and the cluster's DNS find it, and the ports of Services.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec, Service};
+use kube::ResourceExt;
+
+use super::flow::Facts;
+use super::pods::nearest;
+use super::report::{Finding, Ref, Step, StepKind};
+use super::request::{BadRequest, Family, Port};
+use crate::cluster::{Cluster, ObjectKey};
+use crate::controllers::endpoint_model::{headless, protocol_of};
+use crate::dns::answer::{Answer, Cause, Code, Data, Kind};
+use crate::node::{ClusterDns, ResolvConf, pod_resolv_conf};
+use crate::plan::Protocol;
+
+/// What a resolver takes for `ndots` when nobody says.
+const NDOTS: usize = 1;
+
+pub(super) struct Lookup<'a> {
+    pub facts: &'a Facts<'a>,
+    pub families: &'a [Family],
+    /// The sender's; empty where it has none.
+    pub namespace: String,
+    pub steps: &'a mut Vec<Step>,
+}
+
+pub(super) enum Resolved {
+    /// The address, and the Service whose name it was.
+    At {
+        address: IpAddr,
+        service: Option<ObjectKey>,
+    },
+    /// The name is for others to answer.
+    Outside {
+        name: String,
+    },
+    Nowhere {
+        message: String,
+        problems: Vec<Finding>,
+    },
+}
+
+impl Lookup<'_> {
+    pub(super) fn resolver_of(&self, pod: &Pod) -> ResolvConf {
+        let cluster =
+            ClusterDns { servers: self.facts.zone.addresses().to_vec(), domain: self.facts.zone.domain().to_string() };
+        let empty = PodSpec::default();
+        let mut conf = pod_resolv_conf(pod.spec.as_ref().unwrap_or(&empty), &self.namespace, self.facts.host, &cluster);
+        conf.fit();
+        conf
+    }
+
+    /// Asks for the name and what the search path makes of it, in the order of the C library's resolver.
+    pub(super) fn resolve(&mut self, name: &str, conf: &ResolvConf) -> Resolved {
+        let own: Vec<String> = self.facts.zone.addresses().iter().map(ToString::to_string).collect();
+        if !conf.nameservers.iter().any(|server| own.contains(server)) {
+            return self.asks_others(name, conf);
+        }
+        let mut exists = None;
+        for asked in candidates(name, conf) {
+            for family in self.families {
+                let kind = if *family == Family::V6 { Kind::Aaaa } else { Kind::A };
+                let Some(answer) = self.facts.records.answer(self.facts.zone, &asked, kind, &mut rand::rng()) else {
+                    self.note(
+                        format!("{asked} is not the cluster's name: the host's resolvers are asked"),
+                        Vec::new(),
+                        Vec::new(),
+                    );
+                    // A name of the search path that the world does not have is passed over.
+                    if asked == name.trim_end_matches('.') {
+                        return Resolved::Outside { name: asked };
+                    }
+                    break;
+                };
+                if let Some(address) = self.take(&asked, *family, &answer) {
+                    return Resolved::At { address, service: service_of(&answer) };
+                }
+                if let Some(outside) = &answer.outside {
+                    return Resolved::Outside { name: outside.to_string() };
+                }
+                if answer.code == Code::NoError {
+                    exists.get_or_insert_with(|| (asked.clone(), service_of(&answer)));
+                }
+            }
+        }
+        match exists {
+            Some((asked, service)) => {
+                let families: Vec<&str> = self.families.iter().map(|family| family.as_str()).collect();
+                let message = format!("{asked} has no {} address", families.join(" or "));
+                let problems = service.map(|service| {
+                    let text = format!(
+                        "its name has an address when an endpoint is ready: `vipyard explain service {service}`"
+                    );
+                    Finding::new("NoReadyEndpoint", text)
+                });
+                Resolved::Nowhere { message, problems: problems.into_iter().collect() }
+            }
+            None => Resolved::Nowhere {
+                message: format!("the cluster's DNS knows no name {name}, with or without the search path (NXDOMAIN)"),
+                problems: self.meant(name),
+            },
+        }
+    }
+
+    fn asks_others(&self, name: &str, conf: &ResolvConf) -> Resolved {
+        let servers = if conf.nameservers.is_empty() { "nobody".to_owned() } else { conf.nameservers.join(", ") };
+        let domain = format!(".{}", self.facts.zone.domain());
+        let ours =
+            name.ends_with(&domain) || !name.contains('.') || !self.meant(name).is_empty() || self.is_service(name);
+        if !ours {
+            return Resolved::Outside { name: name.to_owned() };
+        }
+        let finding =
+            Finding::new("OtherResolver", format!("the sender asks {servers}, which is not the cluster's DNS"));
+        let finding = finding
+            .fix("for a Pod of the node's network, dnsPolicy: ClusterFirstWithHostNet; from elsewhere, an address");
+        Resolved::Nowhere { message: format!("{name} is not looked up in the cluster's DNS"), problems: vec![finding] }
+    }
+
+    fn is_service(&self, name: &str) -> bool {
+        let mut labels = name.split('.');
+        let (Some(service), Some(namespace)) = (labels.next(), labels.next()) else { return false };
+        self.facts.cluster.services.get(namespace, service).is_some()
+    }
+
+    fn note(&mut self, text: String, answers: Vec<String>, rests_on: Vec<Ref>) {
+        self.steps.push(Step { step: StepKind::Dns, text, answers, rests_on, ..Step::default() });
+    }
+
+    /// Tells of an answer, and takes the first address of it.
+    fn take(&mut self, asked: &str, family: Family, answer: &Answer) -> Option<IpAddr> {
+        let addresses: Vec<IpAddr> = answer
+            .answers
+            .iter()
+            .filter_map(|record| match &record.data {
+                Data::A(v4) => Some(IpAddr::from(*v4)),
+                Data::Aaaa(v6) => Some(IpAddr::from(*v6)),
+                _ => None,
+            })
+            .collect();
+        let aliases = answer.answers.iter().filter_map(|record| match &record.data {
+            Data::Cname(target) => Some(format!("CNAME {target}")),
+            _ => None,
+        });
+        let answers: Vec<String> = aliases.chain(addresses.iter().map(ToString::to_string)).collect();
+        let kind = if family == Family::V6 { "AAAA" } else { "A" };
+        let said = match (answer.code, addresses.as_slice()) {
+            (Code::NoError, []) if answer.outside.is_some() => "an alias for a name outside of the cluster".to_owned(),
+            (Code::NoError, []) => "the name exists, and has no such address".to_owned(),
+            (Code::NoError, [only]) => only.to_string(),
+            (Code::NoError, [first, ..]) => format!("{first}, the first of {}", addresses.len()),
+            (Code::NxDomain, _) => "no such name (NXDOMAIN)".to_owned(),
+            (Code::ServFail, _) => "an alias that leads in circles (SERVFAIL)".to_owned(),
+        };
+        let rests_on = answer.causes.iter().filter_map(|cause| self.object(cause)).collect();
+        self.note(format!("DNS {asked} {kind}: {said}"), answers, rests_on);
+        addresses.first().copied()
+    }
+
+    fn object(&self, cause: &Cause) -> Option<Ref> {
+        let cluster = self.facts.cluster;
+        match cause {
+            Cause::Domain => None,
+            Cause::Service(key) => {
+                cluster.services.get(&key.namespace, &key.name).map(|service| Ref::of("Service", &service.metadata))
+            }
+            Cause::Slice(key) => {
+                cluster.slices.get(&key.namespace, &key.name).map(|slice| Ref::of("EndpointSlice", &slice.metadata))
+            }
+            Cause::Pod(key) => cluster.pods.get(&key.namespace, &key.name).map(|pod| Ref::of("Pod", &pod.metadata)),
+        }
+    }
+
+    /// Names that are near one that nobody has.
+    fn meant(&self, name: &str) -> Vec<Finding> {
+        let domain = format!(".{}", self.facts.zone.domain());
+        let short = name.trim_end_matches('.');
+        let short = short.strip_suffix(&domain).unwrap_or(short);
+        let short = short.strip_suffix(".svc").unwrap_or(short);
+        let (wanted, namespace) = match short.split_once('.') {
+            Some((service, namespace)) => (service, namespace),
+            None => (short, self.namespace.as_str()),
+        };
+        let services = self.facts.cluster.services.list();
+        let found = |service: &Arc<Service>, message: String, fix: String| {
+            Finding::new("NameTypo", message).fix(fix).on(Ref::of("Service", &service.metadata))
+        };
+        let dial = |service: &Arc<Service>| {
+            let there = service.namespace().unwrap_or_default();
+            if there == self.namespace { service.name_any() } else { format!("{}.{there}", service.name_any()) }
+        };
+        let mut findings = Vec::new();
+        let here: Vec<&Arc<Service>> =
+            services.iter().filter(|s| s.metadata.namespace.as_deref() == Some(namespace)).collect();
+        let names: Vec<String> = here.iter().map(|service| service.name_any()).collect();
+        if let Some(near) = nearest(wanted, names.iter().map(String::as_str))
+            && let Some(service) = here.iter().find(|service| service.name_any() == near)
+        {
+            let message = format!("there is no Service {wanted} in namespace {namespace}; there is {near}");
+            findings.push(found(service, message, dial(service)));
+        }
+        for service in services.iter().filter(|service| service.name_any() == wanted).take(5) {
+            let there = service.namespace().unwrap_or_default();
+            if there != namespace {
+                let message = format!("Service {wanted} is in namespace {there}, not in {namespace}");
+                findings
+                    .push(Finding { code: "NameInOtherNamespace".into(), ..found(service, message, dial(service)) });
+            }
+        }
+        findings
+    }
+}
+
+/// The names that a resolver asks for, in order.
+fn candidates(name: &str, conf: &ResolvConf) -> Vec<String> {
+    if let Some(absolute) = name.strip_suffix('.') {
+        return vec![absolute.to_owned()];
+    }
+    let ndots = conf.options.iter().find_map(|option| option.strip_prefix("ndots:")?.parse().ok()).unwrap_or(NDOTS);
+    let searched = conf.searches.iter().map(|search| search.trim_end_matches('.')).filter(|search| !search.is_empty());
+    let mut names: Vec<String> = searched.map(|search| format!("{name}.{}", search.to_ascii_lowercase())).collect();
+    let at = if name.matches('.').count() >= ndots { 0 } else { names.len() };
+    names.insert(at, name.to_owned());
+    names
+}
+
+fn service_of(answer: &Answer) -> Option<ObjectKey> {
+    answer.causes.iter().rev().find_map(|cause| match cause {
+        Cause::Service(key) => Some((**key).clone()),
+        _ => None,
+    })
+}
+
+pub(super) fn service(cluster: &Cluster, namespace: &str, name: &str) -> Result<Arc<Service>, BadRequest> {
+    cluster.services.get(namespace, name).ok_or_else(|| {
+        let services = cluster.services.list_in(namespace);
+        let names: Vec<String> = services.iter().map(|service| service.name_any()).collect();
+        let meant = nearest(name, names.iter().map(String::as_str));
+        let meant = meant.map(|near| format!("; there is {near}")).unwrap_or_default();
+        BadRequest::NotFound(format!(
+            "there is no Service {namespace}/{name}{meant}: see `kubectl get services -n {namespace}`"
+        ))
+    })
+}
+
+/// The number of a Service's port by number, by name, or as the only one of its protocol.
+pub(super) fn port_of(service: &Service, port: Option<&Port>, protocol: Protocol) -> Result<u16, BadRequest> {
+    let name = match port {
+        Some(Port::Number(number)) => return Ok(*number),
+        Some(Port::Name(name)) => Some(name),
+        None => None,
+    };
+    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+    let alike: Vec<_> = ports.iter().filter(|port| protocol_of(port) == protocol.as_str()).collect();
+    let found = match name {
+        Some(name) => alike.iter().find(|port| port.name.as_deref() == Some(name)),
+        None if alike.len() == 1 => alike.first(),
+        None => None,
+    };
+    found.and_then(|port| u16::try_from(port.port).ok()).ok_or_else(|| {
+        let own = service.name_any();
+        let texts = ports.iter().map(|port| match port.name.as_deref().unwrap_or_default() {
+            "" => format!("{}/{}", port.port, protocol_of(port)),
+            name => format!("{name} ({}/{})", port.port, protocol_of(port)),
+        });
+        let there = texts.collect::<Vec<_>>().join(", ");
+        let there = if there.is_empty() { "no port".to_owned() } else { there };
+        BadRequest::Invalid(match name {
+            Some(name) => format!("Service {own} has no {} port named {name}: it has {there}", protocol.as_str()),
+            None => format!("say which port of {own} with protocol {}: it has {there}", protocol.as_str()),
+        })
+    })
+}
+
+/// The same for who dials the address behind a name: a headless Service's Pods are dialed at their own ports.
+pub(super) fn port_of_endpoint(
+    cluster: &Cluster,
+    service: &Service,
+    port: Option<&Port>,
+    protocol: Protocol,
+) -> Result<u16, BadRequest> {
+    let number = port_of(service, port, protocol)?;
+    if matches!(port, Some(Port::Number(_))) || !service.spec.as_ref().is_some_and(headless) {
+        return Ok(number);
+    }
+    let namespace = service.namespace().unwrap_or_default();
+    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+    let name =
+        ports.iter().find(|port| u16::try_from(port.port) == Ok(number) && protocol_of(port) == protocol.as_str());
+    let name = name.and_then(|port| port.name.clone()).unwrap_or_default();
+    let own = service.name_any();
+    let slices = cluster.slices.list_in(&namespace);
+    let slices = slices.iter().filter(|slice| slice.labels().get("kubernetes.io/service-name") == Some(&own));
+    let mut found = slices.flat_map(|slice| slice.ports.iter().flatten()).filter(|port| {
+        port.name.as_deref().unwrap_or_default() == name
+            && port.protocol.as_deref().unwrap_or("TCP") == protocol.as_str()
+    });
+    Ok(found.find_map(|port| u16::try_from(port.port?).ok()).unwrap_or(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolver_asks_in_the_order_of_its_configuration() {
+        let conf = |options: &[&str]| ResolvConf {
+            searches: vec!["a.svc.cluster.local".into(), "Cluster.Local.".into()],
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+            ..ResolvConf::default()
+        };
+        assert_eq!(candidates("web", &conf(&["ndots:5"])), ["web.a.svc.cluster.local", "web.cluster.local", "web"]);
+        assert_eq!(candidates("web.x", &conf(&[])), ["web.x", "web.x.a.svc.cluster.local", "web.x.cluster.local"]);
+        assert_eq!(candidates("web.x.", &conf(&["ndots:5"])), ["web.x"]);
+    }
+}
