@@ -80,12 +80,12 @@ try {
 
   await check('a request is explained step by step', async () => {
     await open('#/explain');
-    await page.getByLabel('From').fill('pod/default/client');
-    await page.getByLabel('To').fill('web:80');
+    await page.getByLabel('From', { exact: true }).fill('pod/default/client');
+    await page.getByLabel('To', { exact: true }).fill('web:80');
     await page.getByRole('button', { name: 'Explain', exact: true }).click();
     await page.locator('[data-reachable="true"]').waitFor();
     for (const step of ['dns', 'match', 'candidates', 'pick', 'rewrite', 'deliver', 'reply']) await page.locator(`[data-step="${step}"]`).first().waitFor();
-    await page.getByLabel('To').fill('wbe:80');
+    await page.getByLabel('To', { exact: true }).fill('web:81');
     await page.keyboard.press('Enter');
     await page.locator('[data-reachable="false"]').waitFor();
   });

@@ -22,12 +22,15 @@ export async function launch(executablePath) {
   });
 }
 
+/** Of the page that is visited. */
+let heard = [];
+
 /** A page that notes what nobody should have to see: errors, dialogs, requests to somewhere else. */
 export async function visit(browser, url, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1440, height: 960 }, colorScheme: 'light', ...options });
   context.setDefaultTimeout(LIMIT);
   const page = await context.newPage();
-  const complaints = [];
+  const complaints = (heard = []);
   page.on('console', (message) => message.type() === 'error' && complaints.push(message.text()));
   page.on('pageerror', (error) => complaints.push(String(error)));
   page.on('dialog', (dialog) => (complaints.push(`dialog: ${dialog.message()}`), dialog.dismiss()));
@@ -44,7 +47,7 @@ export async function check(what, action) {
     await action();
     console.log(`ok      ${what}`);
   } catch (error) {
-    console.log(`FAILED  ${what}`);
+    console.log(`FAILED  ${what}`, ...heard);
     throw error;
   }
 }
