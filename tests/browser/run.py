@@ -2,10 +2,11 @@
 """Runs the browser tests against a real cluster in a network namespace of its own.
 
   run.py --binary target/debug/vipyard [--demo target/debug/examples/dashboard_demo] [--chromium PATH] [--shots FOLDER]
+  run.py --scale target/release/examples/dashboard_demo [--chromium PATH]
 
 Starts a cluster, applies the examples and what tasks.yaml brings, and lets map.mjs look at the map while a Pod is
 deleted, and tasks.mjs do what people come for. With --demo, scale.mjs measures the map of a made-up cluster of 1,000
-Services. With --shots, pictures.mjs makes pictures of every page and nothing is tested. Exit status: 0 fine.
+Services; --scale does that alone. With --shots, pictures.mjs makes pictures of every page and nothing is tested. Exit status: 0 fine.
 """
 import argparse
 import pathlib
@@ -21,13 +22,18 @@ import cluster  # noqa: E402
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--binary", required=True, type=pathlib.Path)
+    parser.add_argument("--binary", type=pathlib.Path)
+    parser.add_argument("--scale", type=pathlib.Path)
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--demo", type=pathlib.Path)
     parser.add_argument("--shots", type=pathlib.Path)
     args = parser.parse_args()
+    if not (args.binary or args.scale):
+        parser.error("--binary or --scale is wanted")
     cluster.enter_namespace()
     browser = ["--chromium", args.chromium]
+    if args.scale:
+        return scale(args.scale, browser)
     with cluster.Cluster(args.binary) as running:
         kubectl = ["kubectl", "--kubeconfig", str(running.kubeconfig)]
         subprocess.run([*kubectl, "apply", "-f", ROOT / "examples", "-f", HERE / "tasks.yaml"], check=True)
