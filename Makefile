@@ -8,11 +8,12 @@ CLIENTS := kubernetes==37.0.2 helm-python-sdk==0.2.2
 SCHEMATHESIS := schemathesis==4.32.5
 REQUESTS ?= 100000
 PACKETS ?= 10000000
+QUESTIONS ?= 10000000
 EXAMPLES ?= 20
 CHROMIUM ?= $(or $(shell command -v chromium),/usr/bin/chromium)
 export PATH := $(CURDIR)/$(TOOLS)/bin:$(PATH)
 
-.PHONY: demo test bench lint rust-test netns-test crash-test kubectl-test client-test fuzz-api fuzz-short fuzz-router web-test browser-test web release debug tools apt-demo apt-test apt-bench screenshots clean help
+.PHONY: demo test bench lint rust-test netns-test crash-test kubectl-test client-test fuzz-api fuzz-short fuzz-router fuzz-dns web-test browser-test web release debug tools apt-demo apt-test apt-bench screenshots clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -28,8 +29,10 @@ bench: apt-bench web release ## Measure the figures that README names
 	$(CARGO) build --release --example dashboard_demo
 	@if [ -x "$(CHROMIUM)" ]; then $(PYTHON) tests/browser/run.py --scale target/release/examples/dashboard_demo --chromium "$(CHROMIUM)"; \
 	else echo "the map's figures ignored: no Chromium; install it with: apt-get install chromium"; fi
+	$(PYTHON) benches/dns.py --binary target/release/vipyard
 	$(CARGO) bench --bench api
 	$(CARGO) bench --bench dataplane -- --seconds 1 --rounds 9
+	$(CARGO) bench --bench dataplane -- --seconds 1 --rounds 9 --others 0 --only vipyard --flow-log 16384,0
 
 lint: ## rustfmt, clippy, and docs/rules.md
 	$(PYTHON) tests/rules.py --check
@@ -66,6 +69,9 @@ fuzz-short: debug
 
 fuzz-router: ## Generated packets to the router's pipeline (PACKETS=10000000)
 	VIPYARD_FUZZ_INPUTS=$(PACKETS) $(CARGO) test --lib router::tests::fuzz -- --nocapture
+
+fuzz-dns: ## Generated messages to cluster DNS (QUESTIONS=10000000)
+	VIPYARD_FUZZ_INPUTS=$(QUESTIONS) $(CARGO) test --lib dns::server::fuzz -- --nocapture
 
 web-test: web ## Type checks and unit tests of the page
 	npm --prefix web run check
@@ -119,16 +125,25 @@ define need
 	else echo "missing:$$missing; install as root: apt-get install $(1)"; exit 1; fi
 endef
 
+# $(call want,packages,commands): the same, for what tests can do without: those that cannot are ignored and say so.
+define want
+	@missing=""; for c in $(2); do command -v $$c >/dev/null || missing="$$missing $$c"; done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "missing:$$missing; installing $(1)"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null || true; fi
+endef
+
 apt-demo:
 	$(call need,build-essential curl nodejs npm,cc curl node npm)
 
 apt-test: apt-demo
 	$(call need,python3 python3-venv iproute2 iputils-ping,$(PYTHON) ip ping)
+	$(call want,bind9-dnsutils busybox musl-tools,dig busybox musl-gcc)
 	@if [ ! -x "$(CHROMIUM)" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "missing: chromium; installing it"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; fi
 
 apt-bench: apt-demo
 	$(call need,nftables iproute2 python3,nft ip $(PYTHON))
+	$(call want,dnsperf,dnsperf)
 
 clean: ## Remove what was built
 	$(CARGO) clean

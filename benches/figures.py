@@ -149,17 +149,21 @@ def run(binary: pathlib.Path, idle: bool) -> dict:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def apart():
+    """Goes on in a network namespace: no packet to a cluster address may leave through the machine's own interface."""
+    if INSIDE not in os.environ:
+        os.environ[INSIDE] = "1"
+        flags = "-n" if os.geteuid() == 0 else "-Urn"
+        os.execvp("unshare", ["unshare", flags, sys.executable, *sys.argv])
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", required=True, type=pathlib.Path)
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
-    if INSIDE not in os.environ:
-        # No packet to a cluster address may leave through the machine's own interface.
-        os.environ[INSIDE] = "1"
-        flags = "-n" if os.geteuid() == 0 else "-Urn"
-        os.execvp("unshare", ["unshare", flags, sys.executable, *sys.argv])
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    apart()
     runs = [run(args.binary, idle=False) for _ in range(args.runs)]
     figures = {
         "ready_ms": round(statistics.median(r["ready"] for r in runs)),

@@ -13,9 +13,11 @@ pub mod auth;
 pub mod barrier;
 pub mod causes;
 mod compression;
+mod count;
 mod custom;
 mod delete;
 mod discovery;
+pub mod dns;
 mod duplicates;
 mod events;
 pub mod insight;
@@ -65,6 +67,7 @@ use crate::store::{Scope, Store};
 use alloc::Allocators;
 use auth::Identity;
 use barrier::DataPlane;
+use dns::NameService;
 use insight::Insight;
 use kinds::{Context, Registry, Strategy};
 use logs::LogSource;
@@ -98,6 +101,8 @@ struct Inner {
     data_plane: std::sync::OnceLock<Arc<dyn DataPlane>>,
     /// Knows why packets go where they go, and what was counted.
     insight: std::sync::OnceLock<Arc<dyn Insight>>,
+    /// Looks names up as Pods do, once there is DNS.
+    names: std::sync::OnceLock<Arc<dyn NameService>>,
     /// One for each request from outside that is worked on.
     in_flight: tokio::sync::Semaphore,
     /// Ends watches when the server stops, so that connections close cleanly.
@@ -130,6 +135,7 @@ impl Api {
             logs: std::sync::OnceLock::new(),
             data_plane: std::sync::OnceLock::new(),
             insight: std::sync::OnceLock::new(),
+            names: std::sync::OnceLock::new(),
             in_flight: tokio::sync::Semaphore::new(limits::IN_FLIGHT),
             stopping,
             ready: std::sync::atomic::AtomicBool::new(false),
@@ -184,6 +190,11 @@ impl Api {
         let _ = self.inner.insight.set(insight);
     }
 
+    /// Says who answers `/vipyard/v1/dns`. Only the first call counts.
+    pub fn set_names(&self, names: Arc<dyn NameService>) {
+        let _ = self.inner.names.set(names);
+    }
+
     /// Makes /readyz answer 200.
     pub fn set_ready(&self) {
         self.inner.ready.store(true, std::sync::atomic::Ordering::Release);
@@ -227,11 +238,14 @@ impl Api {
             .route(insight::FLOW, get(insight::flow))
             .route(insight::FLOWS, get(insight::flows))
             .route(insight::METRICS, get(insight::metrics))
+            .route(dns::PATH, get(dns::look_up))
+            .route(dns::QUERIES_PATH, get(dns::queries))
             .fallback(|| async { discovery::page_not_found() })
             .layer(axum::middleware::from_fn_with_state(self.clone(), auth::require))
             .route("/healthz", get(|| async { "ok" }))
             .route("/livez", get(|| async { "ok" }))
             .route("/readyz", get(readyz))
+            .layer(axum::middleware::from_fn_with_state(self.clone(), count::count))
             .with_state(self.clone())
     }
 }

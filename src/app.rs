@@ -3,6 +3,7 @@
 mod adapters;
 pub(crate) mod barrier;
 mod control_plane;
+mod dns;
 mod insight;
 mod metrics;
 mod ranges;
@@ -27,10 +28,10 @@ use crate::api::insight::Insight;
 use crate::api::pki::{self, Authority};
 use crate::api::{Api, serve};
 use crate::cluster::Cluster;
-use crate::config::{CLUSTER_API_PORT, Config, DNS_PORT, HostAccess, PKI_FOLDER};
+use crate::config::{CLUSTER_API_PORT, Config, HostAccess, PKI_FOLDER};
 use crate::controllers::{self, Controllers, ControllersConfig};
 use crate::dashboard::{self, DashboardConfig};
-use crate::dns::{Dns, ForwardConfig, ServerConfig, Zone};
+use crate::dns::Zone;
 use crate::edge::{self, EdgeConfig};
 use crate::events::Recorder;
 use crate::explain::Explainer;
@@ -40,15 +41,16 @@ use crate::router::{Router, RouterConfig};
 use crate::store::{DirLock, Store};
 use crate::{netlink, node, plan};
 
+pub use dns::ADDRESS_FILE as DNS_ADDRESS_FILE;
 pub use ranges::{RangeClash, check as check_ranges};
-
-const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Where a cluster can be reached.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
     pub api: SocketAddr,
     pub ui: SocketAddr,
+    /// Where the host asks cluster DNS.
+    pub dns: SocketAddr,
 }
 
 /// A cluster that runs.
@@ -103,11 +105,12 @@ pub async fn build(config: Config) -> Result<Running> {
         Some(address) => Some(bind(address, "--metrics-listen").await?),
         None => None,
     };
+    let dns_door = dns::open(config.dns.listen)?;
     let in_memory = config.store.path.is_none();
     // A store with a database takes the lock itself.
     let lock = in_memory.then_some(lock);
     let store = Store::open(&config.store).await?;
-    let addresses = Addresses { api: api_listener.local_addr()?, ui: ui_listener.local_addr()? };
+    let addresses = Addresses { api: api_listener.local_addr()?, ui: ui_listener.local_addr()?, dns: dns_door.address };
     info!(?config, ?addresses, "starting");
 
     let stopping = CancellationToken::new();
@@ -177,7 +180,12 @@ pub async fn build(config: Config) -> Result<Running> {
             drop(router_ready);
         }
     });
-    let dns = start_dns(&config, &cluster, &control_plane, dns_ready, &stopping, &mut tasks)?;
+    let names = dns::start(&config, &cluster, &control_plane, dns_door, dns_ready, &stopping, &mut tasks)?;
+    api.set_names(Arc::clone(&names) as Arc<dyn crate::api::dns::NameService>);
+    let dns_file = config.data_dir.join(dns::ADDRESS_FILE);
+    pki::write_private(&dns_file, &format!("{}\n", addresses.dns))
+        .with_context(|| format!("cannot write {}", dns_file.display()))?;
+    files.push(dns_file);
     let barrier = Arc::new(Barrier::new(api.store().clone(), cluster.clone()));
     let agents = Agents::start(AgentsConfig {
         nodes: config.nodes,
@@ -196,14 +204,14 @@ pub async fn build(config: Config) -> Result<Running> {
         explainer: Explainer {
             cluster: cluster.clone(),
             router: Arc::clone(&router),
-            index: dns.index,
+            index: Arc::clone(&names.dns.index),
             zone: Zone::new(&config.network),
             client: client("system:apiserver"),
         },
         sources: metrics::Sources {
             router: Arc::clone(&router),
             store: api.store().clone(),
-            dns: dns.metrics,
+            dns: Arc::clone(&names.dns),
             cluster: cluster.clone(),
         },
     });
@@ -316,42 +324,6 @@ fn spawn_http(
             warn!(%error, "{ended}");
         }
     });
-}
-
-/// What others read of cluster DNS.
-struct Answering {
-    index: Arc<crate::dns::Index>,
-    metrics: Arc<crate::dns::Metrics>,
-}
-
-fn start_dns(
-    config: &Config,
-    cluster: &Cluster,
-    control_plane: &control_plane::ControlPlane,
-    ready: crate::lifecycle::Waiting,
-    stopping: &CancellationToken,
-    tasks: &mut JoinSet<()>,
-) -> Result<Answering> {
-    let zone = Zone::new(&config.network);
-    let upstreams = ForwardConfig::new(&[], Path::new(HOST_RESOLV_CONF), &zone);
-    let dns = Dns::new(zone, upstreams);
-    let (udp, tcp) = (control_plane.sockets(DNS_PORT)?, control_plane.listeners(DNS_PORT)?);
-    let server = dns.server(ServerConfig::default(), udp, tcp);
-    let mut progress = dns.complete();
-    let answering = Answering { index: Arc::clone(&dns.index), metrics: Arc::clone(&dns.metrics) };
-    tasks.spawn(dns.follow(cluster));
-    let stop = stopping.clone();
-    tasks.spawn(async move {
-        if let Err(e) = server.serve(async move { stop.cancelled().await }).await {
-            warn!(error = %e, "cluster DNS ended");
-        }
-    });
-    tasks.spawn(async move {
-        if progress.wait_for(|complete| *complete).await.is_ok() {
-            drop(ready);
-        }
-    });
-    Ok(answering)
 }
 
 /// Every address that clients dial the API by.

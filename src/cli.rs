@@ -3,6 +3,7 @@
 mod backup;
 mod client;
 mod demo;
+mod dns;
 mod doctor;
 mod down;
 mod explain;
@@ -47,6 +48,8 @@ enum Command {
     Explain(Box<explain::Args>),
     /// Print what flows through the router, and what it refuses
     Flows(flows::Args),
+    /// Look a name up as a Pod does, and show each step and the objects behind the answer
+    Dns(dns::Args),
     /// Return when what was written is in the packets
     Wait(wait::Args),
     /// Copy a cluster into one file, also while it runs
@@ -125,6 +128,7 @@ pub fn main() -> ExitCode {
             Err(failure) => Err(failure),
         },
         Command::Flows(args) => flows::run(&args),
+        Command::Dns(args) => dns::run(args),
         Command::Wait(args) => wait::run(args),
         Command::Backup(args) => backup::run(args),
         Command::Restore(args) => restore::run(args),

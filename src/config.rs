@@ -13,6 +13,8 @@ pub const DATABASE_FILE: &str = "vipyard.db";
 pub const PKI_FOLDER: &str = "pki";
 pub const API_LISTEN: &str = "127.0.0.1:6443";
 pub const UI_LISTEN: &str = "127.0.0.1:8080";
+/// A port that the kernel chooses.
+pub const DNS_LISTEN: &str = "127.0.0.1:0";
 pub const NODES: u16 = 3;
 /// The most nodes that the node and Pod ranges have room for.
 pub const MAX_NODES: u16 = 200;
@@ -39,6 +41,7 @@ pub struct Config {
     pub nodes: u16,
     pub network: Network,
     pub host_access: HostAccess,
+    pub dns: DnsConfig,
     pub data_dir: PathBuf,
     /// Where `/metrics` is served without asking who asks; nowhere when it is not said.
     pub metrics_listen: Option<SocketAddr>,
@@ -46,6 +49,19 @@ pub struct Config {
     pub flow_log: usize,
     /// A second place for the kubeconfig, beside `DATA_DIR/kubeconfig`.
     pub kubeconfig: Option<PathBuf>,
+}
+
+/// Where names are answered and asked.
+#[derive(Clone, Debug)]
+pub struct DnsConfig {
+    /// Where the host asks cluster DNS, UDP and TCP.
+    pub listen: SocketAddr,
+    /// Resolvers for names outside the cluster; without any, the host's own.
+    pub upstreams: Vec<SocketAddr>,
+    /// Domains with resolvers of their own.
+    pub stubs: Vec<(String, SocketAddr)>,
+    /// A file that takes a line for each question.
+    pub log: Option<PathBuf>,
 }
 
 /// Whether the host itself is connected to the cluster, by a TUN device in the namespace that vipyard is started in.

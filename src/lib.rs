@@ -13,15 +13,16 @@
 //!                    ├── plan ───── router ─ sys     objects in, immutable plan out; packets
 //!                    ├── node ───── images ─ sys     Pods: namespaces, devices, processes, probes, logs
 //!                    ├── edge ───── router, node     the host's own access, Pods' way out, health checks
-//!                    ├── dns                         answers from the cache, forwarding
+//!                    ├── dns ────── sys              answers from the cache, forwarding
+//!                    ├── explain ── router, dns      why a Service or a packet fares as it does, the flow log in words
 //!                    └── dashboard                   the page and its streams
 //! ```
 //!
 //! Parts meet only in [`app`]. The Kubernetes API is the one interface between them: controllers, node agents, DNS, the
-//! plan and the dashboard read the shared informer cache of [`cluster`] and write with a `kube::Client` that is wired
-//! straight to the axum router, without a socket. `router` knows only [`plan`]'s types; `plan` and the router's wire,
-//! flow, nat, balance and pipeline modules are pure (time is an argument, no I/O); [`sys`] has all unsafe code and
-//! imports nothing of ours.
+//! plan, explanations and the dashboard read the shared informer cache of [`cluster`] and write with a `kube::Client` that
+//! is wired straight to the axum router, without a socket. `router` knows only [`plan`]'s types; `plan` and the router's
+//! wire, flow, nat, balance and pipeline modules are pure (time is an argument, no I/O); [`sys`] has all unsafe code and
+//! imports nothing of ours. Every part may count in [`metrics`].
 //!
 //! # Threads
 //!
@@ -39,10 +40,12 @@
 //! |---|---|
 //! | `--api-listen`, 127.0.0.1:6443 | API over TLS, client certificates from the cluster's own CA or ServiceAccounts' tokens |
 //! | `--ui-listen`, 127.0.0.1:8080 | dashboard and its way to the API, plain HTTP with a token that becomes a cookie |
+//! | `--metrics-listen`, nowhere | `/metrics` in plain HTTP, for everybody who reaches it |
 //! | 127.0.0.1, node ports and load-balancer ports | relay to Services, where the host has no device into the cluster |
 //! | port 1 of 10.245.0.3 and its IPv6 twin, TCP and UDP | flows of Pods into the world, in a namespace of their own |
 //! | 10.245.0.1:6443 and its IPv6 twin | API, in the control plane's namespace, behind `default/kubernetes` |
 //! | 10.245.0.1:53, UDP and TCP, and its IPv6 twin | DNS, in the control plane's namespace, behind `kube-system/kube-dns` |
+//! | `--dns-listen`, 127.0.0.1 and a free port | DNS for the host, UDP and TCP |
 //! | 10256 of each node, 10249 on its loopback | health and mode of the proxy, in the node's namespace |
 //! | each `healthCheckNodePort` of each node | whether the node has endpoints of that Service, in the node's namespace |
 //!
@@ -65,6 +68,9 @@
 //! What is for nobody in the cluster is held back until the [`edge`] has dialed it with a socket of the host's, and then
 //! goes to a listener behind the router, the gate, from where the edge carries the bytes on. The host itself is a port
 //! of the router as well where it may have a device; it is a client outside of the cluster.
+//!
+//! The decision is generic over who looks on: nobody, which costs nothing, or [`explain`], which sends packets through a
+//! copy of the pipeline. Beginnings, ends and refusals go to the flow log, a bounded queue without locks.
 //!
 //! # Leaving nothing behind
 //!

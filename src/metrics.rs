@@ -204,18 +204,27 @@ impl Exposition {
         self.family(name, Type::Gauge).sample(&[], value);
     }
 
+    #[allow(clippy::cast_precision_loss)]
     pub fn histogram(&mut self, labels: &[(&str, &str)], histogram: &Histogram) -> &mut Self {
         let mut sum = 0;
+        let mut buckets: Vec<(f64, u64)> = Vec::with_capacity(histogram.bounds.len() + 1);
         for (bound, count) in histogram.bounds.iter().zip(&histogram.buckets) {
             sum += count.load(Relaxed);
-            self.line("_bucket", labels, Some(&bound.to_string()), sum);
+            buckets.push((*bound, sum));
         }
-        let count = histogram.count.load(Relaxed).max(sum);
-        self.line("_bucket", labels, Some("+Inf"), count);
-        #[allow(clippy::cast_precision_loss)]
-        self.line("_sum", labels, None, histogram.sum.load(Relaxed) as f64 / 1e6);
-        self.line("_count", labels, None, count);
+        buckets.push((f64::INFINITY, histogram.count.load(Relaxed).max(sum)));
+        self.buckets(labels, &buckets, histogram.sum.load(Relaxed) as f64 / 1e6);
         self
+    }
+
+    /// A histogram of upper bounds, the last of them infinite, each with the number of observations up to it.
+    pub fn buckets(&mut self, labels: &[(&str, &str)], buckets: &[(f64, u64)], sum: f64) {
+        for (bound, count) in buckets {
+            let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
+            self.line("_bucket", labels, Some(&bound), count);
+        }
+        self.line("_sum", labels, None, sum);
+        self.line("_count", labels, None, buckets.last().map_or(0, |(_, count)| *count));
     }
 
     fn line(&mut self, suffix: &str, labels: &[(&str, &str)], bound: Option<&str>, value: impl Display) {

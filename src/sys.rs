@@ -1,6 +1,7 @@
 //! All unsafe code: system calls that no safe crate wraps. Imports nothing of ours.
 #![allow(unsafe_code)]
 
+pub mod datagrams;
 pub mod netns;
 pub mod process;
 pub mod tun;

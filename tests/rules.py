@@ -36,11 +36,14 @@ SECTIONS = {
     "B": "Bands of addresses and ports",
     "W": "What a change of type wipes",
     "SV": "Validation of Services",
+    "D": "Cluster DNS",
+    "NM": "resolv.conf of Pods",
 }
 # Where tests of a section are: elsewhere the letters mean something else, such as v1.
 DATA_PLANE = ("tests/netns/", "tests/node/", "src/plan/", "src/router/")
 CONTROL_PLANE = ("tests/it/", "tests/netns/", "src/api/", "src/controllers/")
-CONTROL = {"ES", "B", "W", "SV"}
+NAMES = ("tests/netns/", "tests/node/", "src/dns/", "src/node/resolv.rs")
+PLACES = {"ES": CONTROL_PLANE, "B": CONTROL_PLANE, "W": CONTROL_PLANE, "SV": CONTROL_PLANE, "D": NAMES, "NM": NAMES}
 # Programs that are their own harness: a scenario is a test when the program's list has it.
 HARNESSES = ("tests/netns/", "tests/node/")
 
@@ -71,7 +74,7 @@ def section(code):
 
 
 def places(code):
-    return CONTROL_PLANE if section(code) in CONTROL else DATA_PLANE
+    return PLACES.get(section(code), DATA_PLANE)
 
 
 def functions(text):

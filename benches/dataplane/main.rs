@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use load::Figures;
+use vipyard::config::FLOW_LOG;
 use vipyard::router::RouterConfig;
 use world::{Kernel, Loopback, Ours, Path};
 
@@ -33,6 +34,8 @@ struct Options {
     threads: usize,
     /// How long the router's threads stay awake, in microseconds.
     linger: u64,
+    /// Records that the flow log keeps, one router each: `--flow-log 16384,0 --only vipyard` shows what the log costs.
+    flow_log: Vec<usize>,
 }
 
 fn main() -> ExitCode {
@@ -63,8 +66,10 @@ fn enter() -> Result<ExitCode> {
 fn run() -> Result<ExitCode> {
     let options = options()?;
     world::prepare()?;
-    let mut paths: Vec<Box<dyn Path>> =
-        vec![Box::new(Ours::new(options.threads, Duration::from_micros(options.linger))?)];
+    let mut paths: Vec<Box<dyn Path>> = Vec::new();
+    for (index, flow_log) in options.flow_log.iter().enumerate() {
+        paths.push(Box::new(Ours::new(index, options.threads, Duration::from_micros(options.linger), *flow_log)?));
+    }
     match Kernel::new(1500) {
         Ok(kernel) => paths.push(Box::new(kernel)),
         Err(e) => println!("kernel path left out: {e:#}"),
@@ -107,6 +112,7 @@ fn options() -> Result<Options> {
         others: vec![0, 9999],
         threads: RouterConfig::THREADS,
         linger: 50,
+        flow_log: vec![FLOW_LOG],
     };
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     while let Some(arg) = args.next() {
@@ -117,10 +123,13 @@ fn options() -> Result<Options> {
             "--others" => options.others = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
             "--threads" => options.threads = value.parse()?,
             "--linger" => options.linger = value.parse()?,
+            "--flow-log" => options.flow_log = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
             "--only" => options.only = Some(value),
             "--load" => options.load = value,
             _ => {
-                bail!("unknown option {arg}; known: --seconds, --rounds, --only, --load, --others, --threads, --linger")
+                bail!(
+                    "unknown option {arg}; known: --seconds, --rounds, --only, --load, --others, --threads, --linger, --flow-log"
+                )
             }
         }
     }

@@ -82,15 +82,19 @@ fn namespace(name: &str) -> Result<()> {
 
 pub struct Ours {
     name: String,
+    client: String,
+    server: String,
     router: Arc<Router>,
     compiler: Mutex<Compiler>,
 }
 
 impl Ours {
-    pub fn new(threads: usize, linger: Duration) -> Result<Self> {
+    /// `index` sets the namespaces of several apart.
+    pub fn new(index: usize, threads: usize, linger: Duration, flow_log: usize) -> Result<Self> {
         let network = Network::default();
-        let router = Router::start(RouterConfig { threads, linger, ..RouterConfig::new(network.clone()) })?;
-        for (namespace_name, addr) in [("oc", [10, 244, 1, 2]), ("os", [10, 244, 1, 3])] {
+        let router = Router::start(RouterConfig { threads, linger, flow_log, ..RouterConfig::new(network.clone()) })?;
+        let [client, server] = ["oc", "os"].map(|name| format!("{name}{index}"));
+        for (namespace_name, addr) in [(&client, [10, 244, 1, 2]), (&server, [10, 244, 1, 3])] {
             namespace(namespace_name)?;
             let tun = inside(namespace_name, || Tun::open("eth0"))?.join().expect("no panic")??;
             let addr = IpAddr::from(addr);
@@ -98,7 +102,7 @@ impl Ours {
             run(&format!("ip -n {namespace_name} link set eth0 mtu {} up", network.mtu))?;
             run(&format!("ip -n {namespace_name} route add default dev eth0"))?;
             router.attach(PortSpec {
-                name: namespace_name.to_owned(),
+                name: namespace_name.clone(),
                 uid: String::new(),
                 kind: PortKind::Pod,
                 node: "n1".to_owned(),
@@ -134,7 +138,9 @@ impl Ours {
             }
         }
         router.apply(compiler.plan());
-        Ok(Self { name: format!("vipyard (mtu {})", network.mtu), router, compiler: Mutex::new(compiler) })
+        let log = if flow_log == 0 { ", no log" } else { "" };
+        let name = format!("vipyard (mtu {}{log})", network.mtu);
+        Ok(Self { name, client, server, router, compiler: Mutex::new(compiler) })
     }
 }
 
@@ -144,11 +150,11 @@ impl Path for Ours {
     }
 
     fn client(&self) -> &str {
-        "oc"
+        &self.client
     }
 
     fn server(&self) -> &str {
-        "os"
+        &self.server
     }
 
     fn address(&self, port: u16) -> SocketAddr {
@@ -168,8 +174,9 @@ impl Path for Ours {
     fn note(&self) -> Option<String> {
         let stats = self.router.stats();
         let drops: Vec<String> = stats.drops().map(|(reason, count)| format!("{reason} {count}")).collect();
+        let records = self.router.flow_log().map_or(0, |log| log.written());
         Some(format!(
-            "{} packets, {} flows left, {:?}, dropped: {}",
+            "{} packets, {records} records of the flow log, {} flows left, {:?}, dropped: {}",
             stats.received_packets,
             stats.flows,
             stats.flow_changes,

@@ -13,6 +13,7 @@ use http::{HeaderValue, Method, Uri, header};
 use tokio::time::timeout;
 
 use super::Api;
+use super::dns;
 use super::request::Params;
 use super::status::ApiError;
 
@@ -51,10 +52,11 @@ fn too_many_requests() -> Response {
     response
 }
 
-fn is_long_running(method: &Method, uri: &Uri) -> bool {
+pub(super) fn is_long_running(method: &Method, uri: &Uri) -> bool {
     let query = uri.query().unwrap_or_default();
     let watch = *method == Method::GET && query.contains("watch") && Params::parse(query).flag("watch");
     let follows = uri.path() == super::insight::FLOWS && Params::parse(query).flag("follow");
+    let follows = follows || uri.path() == dns::QUERIES_PATH;
     watch || follows || subresource(uri.path()).is_some_and(|name| LONG_RUNNING.contains(&name))
 }
 
@@ -165,6 +167,7 @@ mod tests {
             "/api/v1/namespaces/a/services/s/proxy/x/y",
             "/api/v1/nodes/n1/proxy/",
             "/apis/example.com/v1/namespaces/a/gadgets/g/exec",
+            "/vipyard/v1/dns/queries?follow=1",
         ] {
             assert!(long(Method::GET, uri), "{uri}");
         }
@@ -174,6 +177,7 @@ mod tests {
             "/api/v1/namespaces/a/pods/log",
             "/api/v1/namespaces/proxy/status",
             "/api/v1/nodes/proxy",
+            "/vipyard/v1/dns?name=web",
             "/version",
         ] {
             assert!(!long(Method::GET, uri), "{uri}");

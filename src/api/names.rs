@@ -192,12 +192,25 @@ impl NameRule {
     }
 }
 
-/// `generateName` plus five characters from the alphabet that avoids vowels and look-alikes.
-pub fn generate(base: &str) -> String {
+/// How often a name is made before a taken one is used and refused (KEP-4420).
+const GENERATED: usize = 8;
+
+/// `generateName` plus five characters from the alphabet that avoids vowels and look-alikes, a free one if possible.
+pub fn generate(base: &str, is_free: impl Fn(&str) -> bool) -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut rng = rand::rng();
     let base: String = base.chars().take(58).collect();
-    base.chars().chain((0..5).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))).collect()
+    let mut generated = || -> String {
+        base.chars().chain((0..5).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))).collect()
+    };
+    let mut name = generated();
+    for _ in 1..GENERATED {
+        if is_free(&name) {
+            break;
+        }
+        name = generated();
+    }
+    name
 }
 
 #[cfg(test)]
@@ -230,8 +243,14 @@ mod tests {
 
     #[test]
     fn generated_names_keep_their_base_and_stay_labels() {
-        let name = generate("web-");
+        let name = generate("web-", |_| true);
         assert!(name.starts_with("web-") && name.len() == 9 && label_errors(&name).is_empty());
-        assert_eq!(generate(&"x".repeat(80)).len(), 63);
+        let tried = std::cell::RefCell::new(Vec::new());
+        let name = generate("web-", |name| {
+            tried.borrow_mut().push(name.to_owned());
+            tried.borrow().len() == 3
+        });
+        assert_eq!((tried.borrow().len(), tried.borrow().last()), (3, Some(&name)));
+        assert_eq!(generate(&"x".repeat(80), |_| true).len(), 63);
     }
 }

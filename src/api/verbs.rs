@@ -73,7 +73,8 @@ impl Api {
         if meta_str(&object, "name").is_empty() {
             let base = meta_str(&object, "generateName").to_owned();
             if !base.is_empty() {
-                meta_mut(&mut object).insert("name".into(), names::generate(&base).into());
+                let name = names::generate(&base, |name| self.store().get(&target.key_of(name)).is_none());
+                meta_mut(&mut object).insert("name".into(), name.into());
             }
         }
         let mut causes = Causes::default();

@@ -36,6 +36,11 @@ pub(super) fn attach(network: &Network, ports: &dyn Ports) -> Result<ControlPlan
 }
 
 impl ControlPlane {
+    /// A second handle on the namespace.
+    pub(super) fn namespace(&self) -> Result<NetNs> {
+        self.namespace.try_clone().context("out of file descriptors: see `ulimit -n`")
+    }
+
     /// TCP listeners on both addresses, non-blocking.
     pub(super) fn listeners(&self, port: u16) -> Result<Vec<TcpListener>> {
         self.each(port, |address| {

@@ -9,9 +9,10 @@ use k8s_openapi::api::core::v1::{Event, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 
-use self::ways::{Facts, Way, Ways};
+use self::ways::{Dns, Facts, Way, Ways};
 use super::client::{Client, runtime};
 use super::{DataDir, Failure, Output};
+use crate::app::DNS_ADDRESS_FILE;
 use crate::edge::{HOST_ACCESS_FILE, HostReach};
 
 #[derive(clap::Args)]
@@ -37,7 +38,9 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let client = args.data_dir.client()?;
     let reach = std::fs::read_to_string(dir.join(HOST_ACCESS_FILE)).unwrap_or_default();
     let facts = runtime()?.block_on(facts(&client, &args.namespace, name, HostReach::parse(&reach)))?;
-    let ways = ways::of(&facts);
+    let mut ways = ways::of(&facts);
+    let dns = std::fs::read_to_string(dir.join(DNS_ADDRESS_FILE)).unwrap_or_default();
+    ways.dns = dns.trim().parse().ok().map(|server| Dns::new(server, &args.namespace, name));
     match args.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&ways)?),
         Output::Text => print!("{}", text(&ways)),
@@ -81,6 +84,9 @@ fn text(ways: &Ways) -> String {
         if ways.is_empty() {
             text += "  no way\n";
         }
+    }
+    if let Some(Dns { server, name }) = &ways.dns {
+        text += &format!("\nby name, from this host\n  dig @{} -p {} {name}\n", server.ip(), server.port());
     }
     if !ways.notes.is_empty() {
         text += "\n";

@@ -1,6 +1,7 @@
 //! `vipyard up`: starts a cluster and keeps it until a signal.
 
 mod detach;
+mod dns;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
@@ -13,7 +14,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{DataDir, Failure};
 use crate::app::{self, Running};
-use crate::config::{self, Config, HostAccess, Network, StoreConfig};
+use crate::config::{self, Config, DnsConfig, HostAccess, Network, StoreConfig};
 use crate::lifecycle::Signals;
 use crate::{sys, telemetry};
 
@@ -65,6 +66,18 @@ pub(super) struct Args {
     /// Load-balancer addresses
     #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',')]
     lb_cidr: Vec<IpNet>,
+    /// Where this host asks cluster DNS, UDP and TCP; port 0 lets the kernel choose
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = config::DNS_LISTEN)]
+    dns_listen: SocketAddr,
+    /// A resolver for names outside the cluster, in place of those of the host; give several, best first
+    #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = dns::resolver)]
+    dns_upstream: Vec<SocketAddr>,
+    /// A resolver for a domain and all below it; the longest domain that fits is taken, several for one are asked in turn
+    #[arg(long, value_name = "DOMAIN=ADDRESS[:PORT]", value_parser = dns::stub)]
+    dns_stub: Vec<(String, SocketAddr)>,
+    /// Append each question to cluster DNS and its answer to this file, as a line of JSON
+    #[arg(long, value_name = "FILE")]
+    dns_log: Option<PathBuf>,
     /// Let this host dial Pods, Services and nodes, by a TUN device and routes in the network namespace of the start
     #[arg(long, value_enum, default_value_t)]
     host_access: HostAccess,
@@ -95,6 +108,10 @@ impl Args {
             pod_cidr: Vec::new(),
             node_cidr: Vec::new(),
             lb_cidr: Vec::new(),
+            dns_listen: any,
+            dns_upstream: Vec::new(),
+            dns_stub: Vec::new(),
+            dns_log: None,
             host_access: HostAccess::No,
         }
     }
@@ -115,6 +132,13 @@ impl Args {
         override_range("--pod-cidr", &self.pod_cidr, &mut network.pod_v4, &mut network.pod_v6, (8, 16), (32, 56))?;
         override_range("--node-cidr", &self.node_cidr, &mut network.node_v4, &mut network.node_v6, (8, 24), (32, 64))?;
         override_range("--lb-cidr", &self.lb_cidr, &mut network.lb_v4, &mut network.lb_v6, (12, 30), (64, 126))?;
+        let dns = DnsConfig {
+            listen: self.dns_listen,
+            upstreams: self.dns_upstream.clone(),
+            stubs: self.dns_stub.clone(),
+            log: self.dns_log.as_ref().map(std::path::absolute).transpose().context("bad --dns-log")?,
+        };
+        dns::check(&dns, &network).map_err(Failure::Usage)?;
         Ok(Config {
             store,
             api_listen: self.api_listen,
@@ -124,6 +148,7 @@ impl Args {
             nodes: self.nodes,
             network,
             host_access: self.host_access,
+            dns,
             data_dir,
             kubeconfig: self.kubeconfig.clone(),
         })
@@ -234,6 +259,7 @@ fn print_ready(running: &Running, started: Instant) {
     println!("  API         https://{}", running.addresses.api);
     println!("  kubeconfig  {}", running.kubeconfig.display());
     println!("  dashboard   {}", running.dashboard_url);
+    println!("  DNS         {}", running.addresses.dns);
     println!("try:  export KUBECONFIG={}", running.kubeconfig.display());
     println!("      kubectl apply -f examples/web.yaml && kubectl get pods,svc -o wide");
     println!("      vipyard reach svc/web");

@@ -40,7 +40,8 @@ async fn wait(args: &Args) -> anyhow::Result<()> {
     let end = Instant::now() + Duration::from_secs(args.timeout);
     let revision = args.revision.map(|revision| format!("&resourceVersion={revision}")).unwrap_or_default();
     loop {
-        let left = end.saturating_duration_since(Instant::now()).min(LONGEST).as_secs();
+        // Rounded up: with none the server would not even look.
+        let left = end.saturating_duration_since(Instant::now()).min(LONGEST).as_secs_f64().ceil().max(1.0);
         match client.get(&format!("/vipyard/v1/barrier?timeoutSeconds={left}{revision}")).await? {
             (StatusCode::OK, _) => return Ok(()),
             // The server's longest wait is over before ours.

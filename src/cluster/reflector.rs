@@ -4,6 +4,7 @@
 //! come when the last change of a kind was a deletion, or when there was none.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use kube::api::{WatchEvent, WatchParams};
@@ -12,12 +13,16 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::DefaultBackoff;
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::{ObjectKey, Writer};
 
 /// The bookmark that ends the initial events carries it (KEP-3157).
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+/// A watch that ends sooner is not followed by the next one at once.
+const SHORT: Duration = Duration::from_secs(1);
 
 /// Why a watch ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -49,16 +54,20 @@ where
         let mut backoff = DefaultBackoff::default();
         let mut version = None;
         loop {
-            let lost = match self.follow(&api, &mut version).await {
-                Ok(()) => {
+            let began = Instant::now();
+            match self.follow(&api, &mut version).await {
+                Ok(()) if began.elapsed() >= SHORT => {
                     backoff.reset();
                     continue;
                 }
-                Err(lost) => lost,
-            };
-            warn!(kind = std::any::type_name::<K>(), error = %lost, "watch lost, trying again");
-            if lost.is_expired() {
-                version = None;
+                // An API that is about to stop ends every watch at once.
+                Ok(()) => {}
+                Err(lost) => {
+                    warn!(kind = std::any::type_name::<K>(), error = %lost, "watch lost, trying again");
+                    if lost.is_expired() {
+                        version = None;
+                    }
+                }
             }
             tokio::time::sleep(backoff.next().unwrap_or_default()).await;
         }

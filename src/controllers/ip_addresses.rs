@@ -11,10 +11,13 @@ use k8s_openapi::api::networking::v1::{IPAddress, IPAddressSpec, ParentReference
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, PostParams};
 use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{Config, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::queue::Queue;
 use super::runner::{Action, Error, Reconcile, is_already_exists, is_not_found, run};
@@ -28,17 +31,24 @@ pub(super) struct IpAddressController {
     services: Informer<Service>,
     /// The Service behind each address.
     owners: Mutex<HashMap<IpAddr, ObjectKey>>,
+    /// Cancelled once every Service that was there at the start is in `owners`.
+    complete: CancellationToken,
 }
 
 impl IpAddressController {
     pub(super) fn start(client: &Client, cluster: &Cluster, tasks: &mut JoinSet<()>) {
         let queue = Arc::new(Queue::new());
         let services = cluster.services.clone();
-        let controller = Arc::new(Self { client: client.clone(), services, owners: Mutex::default() });
+        let controller = Arc::new(Self {
+            client: client.clone(),
+            services,
+            owners: Mutex::default(),
+            complete: CancellationToken::new(),
+        });
         tasks.spawn(follow_services(Arc::clone(&controller), Arc::clone(&queue)));
         tasks.spawn(follow_addresses(Arc::clone(&controller), Arc::clone(&queue)));
         tasks.spawn(async move {
-            controller.services.wait_synced().await;
+            controller.complete.cancelled().await;
             run("ip-addresses", controller, queue, WORKERS).await;
         });
     }
@@ -77,9 +87,9 @@ impl Reconcile for IpAddressController {
     type Key = IpAddr;
 
     async fn reconcile(&self, address: &IpAddr) -> Result<Action, Error> {
-        let owner = self.owners.lock().get(address).cloned();
         let name = address.to_string();
         let found = self.api().get_opt(&name).await.map_err(Error::api(format!("read IPAddress {name}")))?;
+        let owner = self.owners.lock().get(address).cloned();
         let right = match (&found, &owner) {
             (Some(found), Some(owner)) => found.spec.parent_ref == wanted(*address, owner).spec.parent_ref,
             (Some(found), None) => !is_ours(found),
@@ -116,6 +126,7 @@ async fn follow_services(controller: Arc<IpAddressController>, queue: Arc<Queue<
             Change::Deleted(old) => (Some(old), None),
             Change::Synced => {
                 starting = false;
+                controller.complete.cancel();
                 continue;
             }
             Change::Marked(_) => continue,
@@ -131,6 +142,8 @@ async fn follow_services(controller: Arc<IpAddressController>, queue: Arc<Queue<
             // Another Service may have got it already.
             if old.as_deref().map(key).as_ref() == owners.get(&address) {
                 owners.remove(&address);
+                // Its object may have been brought back between the two ends.
+                queue.add(address);
             }
         }
         for address in after {
@@ -144,14 +157,18 @@ async fn follow_services(controller: Arc<IpAddressController>, queue: Arc<Queue<
 
 /// Looks at every object once, and again at those that somebody deletes.
 async fn follow_addresses(controller: Arc<IpAddressController>, queue: Arc<Queue<IpAddr>>) {
-    controller.services.wait_synced().await;
+    controller.complete.cancelled().await;
     let api = Api::<PartialObjectMeta<IPAddress>>::all(controller.client.clone());
-    let mut events = std::pin::pin!(watcher(api, Config::default()));
+    let mut events = std::pin::pin!(watcher(api, Config::default()).default_backoff());
     while let Some(event) = events.next().await {
-        if let Ok(Event::InitApply(object) | Event::Delete(object)) = event
-            && let Ok(address) = object.name_any().parse()
-        {
-            queue.add(address);
+        match event {
+            Ok(Event::InitApply(object) | Event::Delete(object)) => {
+                if let Ok(address) = object.name_any().parse() {
+                    queue.add(address);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => warn!(%error, "watch of IPAddresses failed, starting over"),
         }
     }
 }

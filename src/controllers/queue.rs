@@ -72,6 +72,11 @@ impl<K: Clone + Ord + Hash> Queue<K> {
         self.changed.notify_one();
     }
 
+    /// How many keys wait for their turn now.
+    pub(super) fn depth(&self) -> usize {
+        self.state.lock().ready.len()
+    }
+
     /// Makes `key` wait for its turn after `delay`, unless an earlier turn is waiting.
     pub(super) fn add_after(&self, key: K, delay: Duration) {
         self.state.lock().postpone(key, Instant::now() + delay);

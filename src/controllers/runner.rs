@@ -8,7 +8,8 @@ use std::fmt::Display;
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -16,6 +17,7 @@ use kube::core::Status;
 use tracing::{debug, warn};
 
 use super::queue::Queue;
+use crate::metrics;
 
 /// What a successful reconcile asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +56,7 @@ impl Error {
 
     /// True if somebody else wrote first: normal, and gone with the next try.
     pub(super) fn is_conflict(&self) -> bool {
-        matches!(self, Self::Api { source, .. } if is_conflict(source))
+        matches!(self, Self::Api { source, .. } if is_conflict(source) || is_already_exists(source))
     }
 }
 
@@ -110,15 +112,21 @@ pub(super) async fn run<R: Reconcile>(
     queue: Arc<Queue<R::Key>>,
     workers: usize,
 ) {
+    let counted = metrics::CONTROLLERS.get(name, metrics::Controller::new);
     let mut in_flight = FuturesUnordered::new();
     loop {
+        counted.depth.store(queue.depth() as u64, Relaxed);
         tokio::select! {
-            Some((key, result)) = in_flight.next(), if !in_flight.is_empty() => finish(name, &queue, &key, result),
+            Some((key, result, took)) = in_flight.next(), if !in_flight.is_empty() => {
+                counted.took.observe(took);
+                finish(name, &queue, &key, result, &counted);
+            }
             key = queue.next(), if in_flight.len() < workers => {
                 let reconciler = &reconciler;
                 in_flight.push(async move {
+                    let begin = Instant::now();
                     let result = reconciler.reconcile(&key).await;
-                    (key, result)
+                    (key, result, begin.elapsed())
                 });
             }
         }
@@ -130,6 +138,7 @@ fn finish<K: Clone + Ord + Hash + Display>(
     queue: &Queue<K>,
     key: &K,
     result: Result<Action, Error>,
+    counted: &metrics::Controller,
 ) {
     match result {
         Ok(Action::Done) => queue.done(key, None),
@@ -140,6 +149,7 @@ fn finish<K: Clone + Ord + Hash + Display>(
             debug!(controller, %key, %error, ?retry_in, "reconcile lost a race");
         }
         Err(error) => {
+            counted.errors.fetch_add(1, Relaxed);
             let retry_in = queue.failed(key);
             warn!(controller, %key, %error, ?retry_in, "reconcile failed");
         }

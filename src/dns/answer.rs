@@ -26,9 +26,10 @@ use std::sync::Arc;
 use rand::Rng;
 use rand::seq::SliceRandom;
 
-use super::records::{Endpoint, Owner as AddressOwner, Port, Records, ServiceEntry, ServiceKind, SliceEntry, undashed};
+use super::records::{
+    Endpoint, Object, Owner as AddressOwner, Port, Records, ServiceEntry, ServiceKind, SliceEntry, undashed,
+};
 use super::zone::{Place, Reverse, Zone};
-use crate::cluster::ObjectKey;
 
 /// The version of the specification, as `dns-version` tells it.
 pub const SCHEMA_VERSION: &str = "1.1.0";
@@ -80,10 +81,10 @@ pub struct Answer {
 pub enum Cause {
     /// The domain's own records.
     Domain,
-    Service(Arc<ObjectKey>),
+    Service(Arc<Object>),
     /// Endpoints, by the slice that holds them.
-    Slice(Arc<ObjectKey>),
-    Pod(Arc<ObjectKey>),
+    Slice(Arc<Object>),
+    Pod(Arc<Object>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -340,7 +341,7 @@ impl<'a> Search<'a> {
         let Some((label, namespace)) = rest.split_once('.') else { return self.namespace(rest) };
         let Some(address) = undashed(label) else { return Found::Missing };
         let pods = self.records.pods.get(&address).into_iter().flatten();
-        let Some(pod) = pods.into_iter().find(|pod| pod.namespace == namespace) else { return Found::Missing };
+        let Some(pod) = pods.into_iter().find(|pod| pod.key.namespace == namespace) else { return Found::Missing };
         self.cause(Cause::Pod(Arc::clone(pod)));
         self.addresses([address]);
         Found::Exists
@@ -368,7 +369,7 @@ impl<'a> Search<'a> {
     /// Rule D4: the name of a VIP, or the names of an endpoint. Names below headless Services win over those below
     /// other Services, because they are the ones by which the endpoints know each other.
     fn names_of(&mut self, address: IpAddr) -> Vec<Arc<str>> {
-        let mut best: Vec<(Arc<str>, Arc<ObjectKey>)> = Vec::new();
+        let mut best: Vec<(Arc<str>, Arc<Object>)> = Vec::new();
         let mut best_rank = 0;
         for owner in self.records.reverse.get(&address).into_iter().flatten() {
             let (AddressOwner::Vip { service: key } | AddressOwner::Endpoint { service: key, .. }) = owner;

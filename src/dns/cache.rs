@@ -5,6 +5,7 @@
 //! it makes no difference worth a list to keep).
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ pub struct Key {
 /// What an upstream said.
 #[derive(Clone, Debug)]
 pub struct Said {
+    /// The upstream that said it.
+    pub by: SocketAddr,
     pub code: ResponseCode,
     /// The upstream has checked the signatures.
     pub authentic: bool,
@@ -131,7 +134,7 @@ mod tests {
     }
 
     fn said(code: ResponseCode, answers: Vec<Record>, authority: Vec<Record>) -> Said {
-        Said { code, authentic: false, answers, authority }
+        Said { by: "192.0.2.53:53".parse().unwrap(), code, authentic: false, answers, authority }
     }
 
     fn soa(ttl: u32, minimum: u32) -> Record {

@@ -3,43 +3,54 @@
 //! This is a forwarder, not a resolver: it passes one question on and hands back what was said, code and unknown record
 //! types included. hickory-resolver turns answers into look-up results of its own (it follows aliases, retries and
 //! caches by its own lights), so the exchange is made here from hickory-proto's messages over plain sockets, which
-//! belong to the namespace of the process: a resolver at 127.0.0.53 is reached as from the host.
+//! belong to the namespace of the process: a resolver at 127.0.0.53 is reached as from the host. Those that are Services or
+//! Pods of the cluster are asked from inside of it.
 //!
 //! * Several upstreams: in order, the next one as soon as one refuses or fails, or has been silent for a moment; the
 //!   first good word wins. A cut reply is asked for again over TCP.
 //! * A question never takes longer than [`Timing::deadline`], and an upstream known to be silent costs no time
 //!   ([`super::health`]): offline, the answer is a prompt failure with its reason.
 //! * A bounded cache ([`super::cache`]), and a bounded number of questions on their way.
-//! * Nothing of the cluster's gets here: the server asks [`super::zone::Zone`] first, and upstream addresses that lie in
-//!   the cluster are left out, since questions would come back.
+//! * Equal questions at one time are one question to the upstreams.
+//! * Nothing of the cluster's gets here: the server asks [`super::zone::Zone`] first. No question may come back: upstream
+//!   addresses that are this server's own are left out, and a question with a name of chance that is sent along with an
+//!   upstream's first one finds those that lead back here in the end ([`Forwarder::is_own_probe`]).
+//! * Replies are believed from the address that was asked, to a port of chance, with the number and the question that was
+//!   sent.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use futures::StreamExt;
+use futures::future::{BoxFuture, Shared, WeakShared};
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::Name;
+use hickory_proto::rr::{Name, RecordType};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep_until, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::cache::{CAPACITY, Cache, Key, Said};
 use super::health::Health;
-use super::metrics::{Metrics, count};
+use super::metrics::{Metrics, UpstreamState, count};
 use super::wire::UDP_PAYLOAD;
 use super::zone::{Zone, below};
+use crate::sys::netns::NetNs;
 
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Questions on their way at once; more fail at once. Each holds a socket.
 const IN_FLIGHT: usize = 256;
+/// Clients that wait for them; more are refused at once.
+const WAITING: usize = 4096;
 
 /// Where to send what.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +63,16 @@ pub struct ForwardConfig {
     /// Where the upstreams were read from. Read again when a question finds nobody to answer it: a laptop that was
     /// offline at the start, or has gone to another network.
     pub host: Option<HostResolvers>,
+    /// How resolvers inside the cluster are reached: all others are from where this process was started.
+    pub within: Option<Within>,
+}
+
+/// The way to resolvers that are Services or Pods.
+#[derive(Clone, Debug)]
+pub struct Within {
+    pub zone: Zone,
+    /// A namespace that is connected to the cluster.
+    pub namespace: Arc<NetNs>,
 }
 
 /// The host's own list of resolvers.
@@ -59,6 +80,7 @@ pub struct ForwardConfig {
 pub struct HostResolvers {
     path: PathBuf,
     zone: Zone,
+    own: Vec<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -76,37 +98,61 @@ impl Default for Timing {
 }
 
 impl ForwardConfig {
-    /// The resolvers given (`--dns-upstream`), or else those of the host's `resolv.conf`, less those inside the
-    /// cluster. A missing or unreadable file means that there are none.
-    pub fn new(given: &[SocketAddr], resolv_conf: &Path, zone: &Zone) -> Self {
-        if given.is_empty() {
-            let host = HostResolvers { path: resolv_conf.to_owned(), zone: zone.clone() };
-            let upstreams = host.read();
-            return Self { upstreams, host: Some(host), ..Self::default() };
+    /// The resolvers given (`--dns-upstream`), or else those of the host's `resolv.conf`, and those of stub domains
+    /// (`--dns-stub`), less those that are this very server, which listens at `own` on the host. A missing or unreadable
+    /// file means that there are none; what it names inside the cluster's ranges is left out.
+    pub fn new(
+        given: &[SocketAddr],
+        stubs: &[(String, SocketAddr)],
+        resolv_conf: &Path,
+        zone: &Zone,
+        own: &[SocketAddr],
+    ) -> Self {
+        let host = HostResolvers { path: resolv_conf.to_owned(), zone: zone.clone(), own: own.to_vec() };
+        let mut by_domain: Vec<(String, Vec<SocketAddr>)> = Vec::new();
+        for (domain, address) in stubs {
+            match by_domain.iter_mut().find(|(known, _)| known == domain) {
+                Some((_, addresses)) => addresses.push(*address),
+                None => by_domain.push((domain.clone(), vec![*address])),
+            }
         }
-        Self { upstreams: outside(given.to_vec(), zone), ..Self::default() }
+        let others = |addresses| less(addresses, |address| host.is_own(address));
+        let stubs = by_domain.into_iter().map(|(domain, addresses)| (domain, others(addresses))).collect();
+        let upstreams = if given.is_empty() { host.read() } else { others(given.to_vec()) };
+        Self { upstreams, stubs, host: given.is_empty().then_some(host), ..Self::default() }
     }
 }
 
 impl HostResolvers {
     fn read(&self) -> Vec<SocketAddr> {
         match std::fs::read(&self.path) {
-            Ok(text) => outside(nameservers(&text), &self.zone),
+            Ok(text) => less(nameservers(&text), |address| self.is_own(address) || self.zone.contains(address.ip())),
             Err(e) => {
                 warn!(path = %self.path.display(), error = %e, "no resolvers for names outside the cluster");
                 Vec::new()
             }
         }
     }
+
+    /// Whether a question sent there would come back.
+    fn is_own(&self, address: &SocketAddr) -> bool {
+        self.zone.is_own(address.ip()) || self.own.iter().any(|own| same(*own, *address))
+    }
 }
 
-/// The resolvers that are not the cluster's own.
-fn outside(found: Vec<SocketAddr>, zone: &Zone) -> Vec<SocketAddr> {
-    let (inside, outside): (Vec<_>, Vec<_>) = found.into_iter().partition(|address| zone.contains(address.ip()));
-    if !inside.is_empty() {
-        warn!(?inside, "resolvers inside the cluster's own ranges are left out; give others with --dns-upstream");
+/// The resolvers without those that are `unfit`.
+fn less(found: Vec<SocketAddr>, unfit: impl Fn(&SocketAddr) -> bool) -> Vec<SocketAddr> {
+    let (unfit, rest): (Vec<_>, Vec<_>) = found.into_iter().partition(unfit);
+    if !unfit.is_empty() {
+        warn!(?unfit, "resolvers that are this very DNS, or inside the cluster's own ranges, are left out");
     }
-    outside
+    rest
+}
+
+/// Whether a question sent to `address` comes to a socket bound to `own`.
+fn same(own: SocketAddr, address: SocketAddr) -> bool {
+    let here = own.ip() == address.ip() || own.ip().is_unspecified() && address.ip().is_loopback();
+    here && own.port() == address.port()
 }
 
 /// The resolvers of a `resolv.conf`.
@@ -140,11 +186,21 @@ pub enum ForwardError {
     Silent(String),
     #[error("too many questions about names outside the cluster at once")]
     Busy,
+    #[error("the question has come back: a resolver that this DNS asks, asks this DNS")]
+    Loop,
 }
 
 struct Upstream {
     address: SocketAddr,
+    /// Where its sockets are made, if not here.
+    namespace: Option<Arc<NetNs>>,
     health: Mutex<Health>,
+    /// Whether the question that finds loops has been sent.
+    probed: AtomicBool,
+    /// It leads back here: left alone from then on.
+    looping: AtomicBool,
+    questions: AtomicU64,
+    failures: AtomicU64,
 }
 
 type Upstreams = Vec<Arc<Upstream>>;
@@ -165,33 +221,70 @@ pub struct Forwarder {
     timing: Timing,
     cache: Mutex<Cache>,
     slots: Semaphore,
+    waiting: Semaphore,
+    /// Questions on their way.
+    asked: Mutex<HashMap<Key, WeakShared<Exchange>>>,
+    /// The domain of the questions that find loops: nobody else can know it.
+    probe: String,
     metrics: Arc<Metrics>,
 }
+
+type Exchange = BoxFuture<'static, Result<Said, ForwardError>>;
 
 impl Forwarder {
     pub fn new(config: ForwardConfig, metrics: Arc<Metrics>) -> Self {
         let stub = |(domain, addresses): &(String, Vec<SocketAddr>)| Stub {
             domain: domain.trim_matches('.').to_ascii_lowercase(),
-            upstreams: addresses.iter().map(|address| Upstream::new(*address)).collect(),
+            upstreams: addresses.iter().map(|address| Upstream::new(*address, config.within.as_ref())).collect(),
         };
         let mut stubs: Vec<Stub> = config.stubs.iter().map(stub).collect();
         stubs.sort_by_key(|stub| std::cmp::Reverse(stub.domain.len()));
         Self {
-            general: ArcSwap::from_pointee(config.upstreams.iter().map(|address| Upstream::new(*address)).collect()),
+            general: ArcSwap::from_pointee(
+                config.upstreams.iter().map(|address| Upstream::new(*address, config.within.as_ref())).collect(),
+            ),
             stubs,
             host: config.host,
             timing: config.timing,
             cache: Mutex::new(Cache::new(CAPACITY)),
             slots: Semaphore::new(IN_FLIGHT),
+            waiting: Semaphore::new(WAITING),
+            asked: Mutex::default(),
+            probe: format!("{:016x}.{:016x}", rand::random::<u64>(), rand::random::<u64>()),
             metrics,
         }
     }
 
-    /// The upstreams, with whether each counts as down.
-    pub fn upstreams(&self) -> Vec<(SocketAddr, bool)> {
+    /// What is known of each upstream.
+    pub fn upstreams(&self) -> Vec<UpstreamState> {
+        let (mut states, general) = (Vec::<UpstreamState>::new(), self.general.load());
+        for upstream in self.stubs.iter().flat_map(|stub| &stub.upstreams).chain(general.iter()) {
+            let state = upstream.state();
+            // One may serve several domains.
+            match states.iter_mut().find(|known| known.address == state.address) {
+                Some(known) => {
+                    known.up |= state.up;
+                    known.questions += state.questions;
+                    known.failures += state.failures;
+                }
+                None => states.push(state),
+            }
+        }
+        states
+    }
+
+    /// Whether this is a question of this forwarder's own, which has come back from an upstream by whatever way: then
+    /// that upstream is not asked again.
+    pub fn is_own_probe(&self, name: &str) -> bool {
+        let Some(rest) = below(name, &self.probe) else { return false };
         let general = self.general.load();
         let all = self.stubs.iter().flat_map(|stub| &stub.upstreams).chain(general.iter());
-        all.map(|upstream| (upstream.address, upstream.health.lock().is_down())).collect()
+        for upstream in all.filter(|upstream| upstream.label() == rest) {
+            if !upstream.looping.swap(true, Relaxed) {
+                warn!(upstream = %upstream.address, "this resolver asks the cluster's DNS what it is asked by it, and is left out: give others with --dns-upstream");
+            }
+        }
+        true
     }
 
     /// Takes up a change of the host's resolvers; those that stay keep what is known of their health.
@@ -206,7 +299,7 @@ impl Forwarder {
                 .iter()
                 .find(|upstream| upstream.address == *address)
                 .cloned()
-                .unwrap_or_else(|| Upstream::new(*address))
+                .unwrap_or_else(|| Upstream::new(*address, None))
         };
         self.general.store(Arc::new(found.iter().map(keep).collect()));
     }
@@ -219,7 +312,30 @@ impl Forwarder {
     }
 
     /// Asks the upstreams, and keeps what they say. `name` is that of the key.
-    pub async fn ask(&self, key: Key, name: Name) -> Result<Said, ForwardError> {
+    pub async fn ask(self: &Arc<Self>, key: Key, name: Name) -> Result<Said, ForwardError> {
+        let _waiting = self.waiting.try_acquire().map_err(|_| ForwardError::Busy)?;
+        let exchange = self.exchange(&key, name);
+        let said = exchange.await;
+        // Whoever comes now asks anew, or finds the answer in the cache.
+        self.asked.lock().remove(&key);
+        said
+    }
+
+    /// The exchange that answers this question: the one that is on its way, or a new one.
+    fn exchange(self: &Arc<Self>, key: &Key, name: Name) -> Shared<Exchange> {
+        let mut asked = self.asked.lock();
+        if let Some(exchange) = asked.get(key).and_then(WeakShared::upgrade) {
+            return exchange;
+        }
+        let (this, own) = (Arc::clone(self), key.clone());
+        let exchange = async move { this.ask_and_keep(own, name).await }.boxed().shared();
+        if let Some(weak) = exchange.downgrade() {
+            asked.insert(key.clone(), weak);
+        }
+        exchange
+    }
+
+    async fn ask_and_keep(&self, key: Key, name: Name) -> Result<Said, ForwardError> {
         let said = self.ask_upstreams(&key, name).await;
         match &said {
             Ok(said) => self.cache.lock().put(key, said.clone(), Instant::now()),
@@ -243,7 +359,11 @@ impl Forwarder {
         }
         let _slot = self.slots.try_acquire().map_err(|_| ForwardError::Busy)?;
         let now = Instant::now();
-        let usable: Vec<_> = upstreams.iter().filter(|upstream| upstream.health.lock().try_ask(now)).collect();
+        let sound: Vec<_> = upstreams.iter().filter(|upstream| !upstream.looping.load(Relaxed)).collect();
+        if sound.is_empty() {
+            return Err(ForwardError::Loop);
+        }
+        let usable: Vec<_> = sound.into_iter().filter(|upstream| upstream.health.lock().try_ask(now)).collect();
         if usable.is_empty() {
             let down: Vec<_> = upstreams.iter().map(|upstream| upstream.address.to_string()).collect();
             return Err(ForwardError::Silent(format!("{} did not a moment ago", down.join(", "))));
@@ -260,6 +380,9 @@ impl Forwarder {
         let mut failures = Vec::new();
         loop {
             if let Some(upstream) = waiting.next() {
+                if !upstream.probed.swap(true, Relaxed) {
+                    upstream.probe(&self.probe).await;
+                }
                 running.push(upstream.exchange(asked, self.timing.patience, end));
             }
             let head_start = Instant::now() + self.timing.patience;
@@ -303,7 +426,7 @@ impl Asked<'_> {
 }
 
 /// The reply to a message, if that is what the bytes are.
-fn reply_to(message: &Message, bytes: &[u8]) -> Option<Message> {
+pub(super) fn reply_to(message: &Message, bytes: &[u8]) -> Option<Message> {
     let reply = Message::from_vec(bytes).ok()?;
     let fits = reply.metadata.message_type == MessageType::Response
         && reply.metadata.id == message.metadata.id
@@ -325,18 +448,82 @@ impl Drop for Wait<'_> {
     fn drop(&mut self) {
         let now = Instant::now();
         if !self.over && now >= self.start + self.patience {
+            count(&self.upstream.failures);
             self.upstream.health.lock().silent(self.start, now);
         }
     }
 }
 
 impl Upstream {
-    fn new(address: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { address, health: Mutex::default() })
+    fn new(address: SocketAddr, within: Option<&Within>) -> Arc<Self> {
+        let within = within.filter(|within| within.zone.contains(address.ip()));
+        Arc::new(Self {
+            address,
+            namespace: within.map(|within| Arc::clone(&within.namespace)),
+            health: Mutex::default(),
+            probed: AtomicBool::default(),
+            looping: AtomicBool::default(),
+            questions: AtomicU64::default(),
+            failures: AtomicU64::default(),
+        })
+    }
+
+    fn state(&self) -> UpstreamState {
+        UpstreamState {
+            address: self.address,
+            up: !self.health.lock().is_down() && !self.looping.load(Relaxed),
+            questions: self.questions.load(Relaxed),
+            failures: self.failures.load(Relaxed),
+        }
+    }
+
+    /// Opens a socket where the resolver is reached.
+    fn open<T: Send>(&self, open: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        match &self.namespace {
+            Some(namespace) => namespace.run(open)?,
+            None => open(),
+        }
+    }
+
+    /// A socket of its own for each question: its port is as hard to guess as the message's number.
+    async fn udp(&self) -> io::Result<UdpSocket> {
+        let any = match self.address.ip() {
+            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        };
+        let socket = self.open(|| std::net::UdpSocket::bind((any, 0)))?;
+        socket.set_nonblocking(true)?;
+        let socket = UdpSocket::from_std(socket)?;
+        socket.connect(self.address).await?;
+        Ok(socket)
+    }
+
+    async fn tcp(&self) -> io::Result<TcpStream> {
+        let v4 = self.address.is_ipv4();
+        let socket = self.open(|| if v4 { TcpSocket::new_v4() } else { TcpSocket::new_v6() })?;
+        socket.connect(self.address).await
+    }
+
+    /// The address as a label.
+    fn label(&self) -> String {
+        format!("at-{}", self.address.to_string().replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
+    }
+
+    /// Sends the question that finds a loop. Nobody waits for the reply; a failure is of no interest, since questions that
+    /// matter follow.
+    async fn probe(&self, domain: &str) {
+        let Ok(name) = Name::from_ascii(format!("{}.{domain}.", self.label())) else { return };
+        let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = true;
+        message.add_query(Query::query(name, RecordType::HINFO));
+        if let (Ok(bytes), Ok(socket)) = (message.to_vec(), self.udp().await) {
+            let _ = socket.send(&bytes).await;
+        }
     }
 
     /// Asks until `end`. The error says what happened, with the address.
     async fn exchange(&self, asked: &Asked<'_>, patience: Duration, end: Instant) -> Result<Said, String> {
+        count(&self.questions);
         let mut wait = Wait { upstream: self, start: Instant::now(), patience, over: false };
         let mut result = self.over_udp(&asked.message(true), patience, end).await;
         if let Ok(reply) = &result
@@ -351,25 +538,25 @@ impl Upstream {
             Ok(reply) => {
                 self.health.lock().answered(Instant::now());
                 Ok(Said {
+                    by: self.address,
                     code: reply.metadata.response_code,
                     authentic: reply.metadata.authentic_data,
                     answers: reply.answers,
                     authority: reply.authorities,
                 })
             }
-            Err(e) => Err(format!("{}: {e}", self.address)),
+            Err(e) => {
+                if wait.over {
+                    count(&self.failures);
+                }
+                Err(format!("{}: {e}", self.address))
+            }
         }
     }
 
     async fn over_udp(&self, message: &Message, patience: Duration, end: Instant) -> io::Result<Message> {
         let bytes = message.to_vec().map_err(io::Error::other)?;
-        let any = match self.address.ip() {
-            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
-        };
-        // A socket for each question: its port is as hard to guess as the message's number.
-        let socket = UdpSocket::bind((any, 0)).await?;
-        socket.connect(self.address).await?;
+        let socket = self.udp().await?;
         let mut buffer = vec![0; usize::from(UDP_PAYLOAD)];
         loop {
             socket.send(&bytes).await?;
@@ -390,7 +577,7 @@ impl Upstream {
     }
 
     async fn over_tcp(&self, message: &Message, bytes: &[u8]) -> io::Result<Message> {
-        let mut stream = TcpStream::connect(self.address).await?;
+        let mut stream = self.tcp().await?;
         let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
         stream.write_all(&[&length.to_be_bytes(), bytes].concat()).await?;
         let mut reply = vec![0; stream.read_u16().await?.into()];

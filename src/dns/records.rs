@@ -13,8 +13,9 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 use rustc_hash::FxBuildHasher;
+use uuid::Uuid;
 
 use crate::cluster::ObjectKey;
 
@@ -44,8 +45,31 @@ impl Index {
         self.current.load()
     }
 
-    pub fn publish(&self, records: Records) {
+    /// Only the one writer calls this.
+    pub fn publish(&self, mut records: Records) {
+        records.generation = self.current.load().generation + 1;
         self.current.store(Arc::new(records));
+    }
+}
+
+/// An object as it was when the records were made of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    pub key: ObjectKey,
+    /// Nil for an object without one.
+    pub uid: Uuid,
+    /// Its resourceVersion.
+    pub revision: u64,
+}
+
+impl Object {
+    pub(super) fn of<K: Resource>(object: &K) -> Self {
+        let meta = object.meta();
+        Self {
+            key: ObjectKey::of(object),
+            uid: meta.uid.as_deref().and_then(|uid| uid.parse().ok()).unwrap_or_default(),
+            revision: meta.resource_version.as_deref().and_then(|revision| revision.parse().ok()).unwrap_or_default(),
+        }
     }
 }
 
@@ -54,6 +78,8 @@ impl Index {
 pub struct Records {
     /// False until everything that existed at the start is known: before that "no such name" would be a lie.
     pub complete: bool,
+    /// Counts what has been published: equal numbers mean equal answers.
+    pub(super) generation: u64,
     /// Grows with each change; the SOA's serial. It is the newest resourceVersion seen, cut to 32 bits.
     pub serial: u32,
     pub(super) services: Map<Arc<str>, Arc<ServiceEntry>>,
@@ -62,14 +88,14 @@ pub struct Records {
     /// The Service under which each slice was filed, by namespace and name of the slice.
     filed: Map<ObjectKey, Arc<str>>,
     pub(super) namespaces: Map<Arc<str>, ()>,
-    pub(super) pods: Map<IpAddr, Vec<Arc<ObjectKey>>>,
+    pub(super) pods: Map<IpAddr, Vec<Arc<Object>>>,
     pub(super) reverse: Map<IpAddr, Vec<Owner>>,
 }
 
 /// A Service as DNS sees it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ServiceEntry {
-    pub object: Arc<ObjectKey>,
+    pub object: Arc<Object>,
     pub kind: ServiceKind,
     pub ports: Box<[Port]>,
 }
@@ -96,7 +122,7 @@ pub(super) struct Port {
 /// The ready endpoints of a slice, ordered by host name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SliceEntry {
-    pub object: Arc<ObjectKey>,
+    pub object: Arc<Object>,
     pub endpoints: Vec<Endpoint>,
     pub ports: Vec<Port>,
 }
@@ -151,11 +177,12 @@ impl Records {
         if self.filed.get(&object).is_some_and(|known| *known != service) {
             self.remove_slice(&object);
         }
-        let entry = SliceEntry::of(slice, object.clone());
-        let known = self.slices.get(&service).and_then(|all| all.iter().find(|known| *known.object == object).cloned());
+        let entry = SliceEntry::of(slice);
+        let known =
+            self.slices.get(&service).and_then(|all| all.iter().find(|known| known.object.key == object).cloned());
         self.swap_endpoints(&service, known.as_ref().map_or(&[], |known| &known.endpoints), &entry.endpoints);
         let all = self.slices.entry(Arc::clone(&service)).or_default();
-        match all.iter_mut().find(|known| *known.object == object) {
+        match all.iter_mut().find(|known| known.object.key == object) {
             Some(place) => *place = Arc::new(entry),
             None => all.push(Arc::new(entry)),
         }
@@ -165,7 +192,7 @@ impl Records {
     pub fn remove_slice(&mut self, object: &ObjectKey) {
         let Some(service) = self.filed.remove(object) else { return };
         let Some(all) = self.slices.get_mut(&service) else { return };
-        let Some(at) = all.iter().position(|known| *known.object == *object) else { return };
+        let Some(at) = all.iter().position(|known| known.object.key == *object) else { return };
         let gone = all.remove(at);
         if all.is_empty() {
             self.slices.remove(&service);
@@ -222,10 +249,10 @@ impl Records {
     /// Replaces what is known of a Pod; `None` where it did not or does not exist.
     pub fn change_pod(&mut self, old: Option<&Pod>, new: Option<&Pod>) {
         let (before, after) = (pod_addresses(old), pod_addresses(new));
-        let Some(object) = new.or(old).map(ObjectKey::of).filter(|_| before != after) else { return };
+        let Some(object) = new.or(old).map(Object::of) else { return };
         for address in before {
             if let Some(pods) = self.pods.get_mut(&address) {
-                pods.retain(|known| **known != object);
+                pods.retain(|known| known.key != object.key);
                 if pods.is_empty() {
                     self.pods.remove(&address);
                 }
@@ -273,7 +300,7 @@ impl ServiceEntry {
         let ports = spec.and_then(|spec| spec.ports.as_ref()).into_iter().flatten();
         let ports =
             ports.filter_map(|port| Port::of(port.name.as_deref(), port.protocol.as_deref(), port.port)).collect();
-        Self { object: Arc::new(ObjectKey::of(service)), kind, ports }
+        Self { object: Arc::new(Object::of(service)), kind, ports }
     }
 
     pub fn vips(&self) -> impl Iterator<Item = IpAddr> + use<> {
@@ -286,7 +313,7 @@ impl ServiceEntry {
 }
 
 impl SliceEntry {
-    fn of(slice: &EndpointSlice, object: ObjectKey) -> Self {
+    fn of(slice: &EndpointSlice) -> Self {
         let mut endpoints: Vec<Endpoint> = slice
             .endpoints
             .iter()
@@ -308,7 +335,7 @@ impl SliceEntry {
         let ports = slice.ports.iter().flatten();
         let ports =
             ports.filter_map(|port| Port::of(port.name.as_deref(), port.protocol.as_deref(), port.port?)).collect();
-        Self { object: Arc::new(object), endpoints, ports }
+        Self { object: Arc::new(Object::of(slice)), endpoints, ports }
     }
 
     /// The endpoints with this host name.

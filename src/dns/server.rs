@@ -12,20 +12,25 @@
 //! * A truncated reply loses its OPT record, which RFC 6891 requires.
 //! * Stopping it drops the questions that are on their way to an upstream; here they are finished.
 //!
-//! One task reads each UDP socket and answers what is about the cluster on the spot; questions that need an upstream go
-//! on in tasks of their own, bounded by the forwarder. TCP connections have a task each, bounded in number and idle time,
-//! and get their replies in the order of their questions.
+//! One task reads each UDP socket, many datagrams with one system call, and answers what is about the cluster on the spot,
+//! mostly with a reply that is ready ([`super::prepared`]); the replies go out together. Questions that need an upstream go on
+//! in tasks of their own, bounded by the forwarder. TCP connections have a task each, bounded in number and idle time; what
+//! waits for an upstream does not hold up the questions behind it (RFC 7766, section 6.2.1.1).
 
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::Name;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Semaphore;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::tcp::WriteHalf;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -33,17 +38,21 @@ use tracing::{debug, trace, warn};
 
 use super::answer::Cause;
 use super::cache::{Key, Said};
-use super::events::{Events, Seen, Source};
+use super::events::{Events, Facts, Seen, Source};
 use super::forward::{ForwardError, Forwarder};
 use super::metrics::{Metrics, count};
+use super::prepared::{self, Prepared};
 use super::records::Index;
 use super::wire::{self, Rejection, Reply, Request, Transport};
 use super::zone::Zone;
+use crate::sys::datagrams::{self, Inbox};
 
 /// Questions larger than this are no questions.
-const DATAGRAM: usize = 4096;
-/// Datagrams read in a row before the other tasks of the thread have their turn.
-const BURST: usize = 64;
+const DATAGRAM: usize = 2048;
+/// Datagrams read with one system call.
+const BURST: usize = 32;
+/// Questions of one TCP connection that wait for an upstream at once; those behind them wait to be read.
+const PIPELINE: usize = 64;
 /// Codes of RFC 8914.
 const NOT_READY: u16 = 14;
 const NO_REACHABLE_AUTHORITY: u16 = 22;
@@ -69,6 +78,7 @@ pub struct Responder {
     index: Arc<Index>,
     forwarder: Arc<Forwarder>,
     metrics: Arc<Metrics>,
+    prepared: Prepared,
     events: Events,
 }
 
@@ -77,7 +87,9 @@ enum Step {
     /// No reply.
     Ignore,
     /// The reply, in the buffer that was given.
-    Reply,
+    Reply(Arc<Facts>),
+    /// The same, to a message without a question that can be read.
+    Reject(ResponseCode),
     /// An upstream has to be asked first.
     Ask(Box<Pending>),
 }
@@ -85,46 +97,53 @@ enum Step {
 struct Pending {
     request: Request,
     question: Query,
-    seen: Seen,
     key: Key,
     /// The name of the key.
     name: Name,
     /// The aliases inside the cluster that led to the name outside, and what they rest on.
     aliases: Option<(Reply, Vec<Cause>)>,
+    transport: Transport,
 }
 
 impl Responder {
     pub fn new(zone: Arc<Zone>, index: Arc<Index>, forwarder: Arc<Forwarder>, metrics: Arc<Metrics>) -> Self {
-        Self { zone, index, forwarder, metrics, events: Events::default() }
+        Self { zone, index, forwarder, metrics, prepared: Prepared::default(), events: Events::default() }
     }
 
-    /// Every question from now on, for those who look on.
+    /// The newest questions, for those who look on.
     pub fn events(&self) -> &Events {
         &self.events
     }
 
-    /// The reply to a message, asking upstreams where needed; `None` where silence is the answer.
-    pub async fn respond(&self, message: &[u8], client: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
+    /// The reply to a question that no client has sent, and what it rests on. Nobody is told of it.
+    pub(super) async fn look_up(&self, message: &[u8]) -> Option<(Vec<u8>, Arc<Facts>)> {
         let mut out = Vec::new();
-        match self.step(message, client, transport, &mut out) {
-            Step::Ignore => return None,
-            Step::Reply => {}
+        let facts = match self.step(message, Transport::Tcp, &mut out) {
+            Step::Ignore | Step::Reject(_) => return None,
+            Step::Reply(facts) => facts,
             Step::Ask(pending) => self.finish(*pending, &mut out).await,
-        }
-        Some(out)
+        };
+        Some((out, facts))
     }
 
-    fn step(&self, message: &[u8], client: SocketAddr, transport: Transport, out: &mut Vec<u8>) -> Step {
-        let seen = Seen { client, transport, since: Instant::now() };
+    fn step(&self, message: &[u8], transport: Transport, out: &mut Vec<u8>) -> Step {
+        let records = self.index.load();
+        let plain = prepared::Question::of(message).filter(|_| transport == Transport::Udp);
+        if let Some(facts) =
+            plain.as_ref().and_then(|plain| self.prepared.reply(plain, message, records.generation, out))
+        {
+            return Step::Reply(facts);
+        }
         let (request, question) = match wire::parse(message) {
             Ok(parsed) => parsed,
-            Err(Rejection::Silent) => {
-                count(&self.metrics.ignored);
-                return Step::Ignore;
-            }
+            Err(Rejection::Silent) => return Step::Ignore,
             Err(Rejection::Reply(request, code)) => {
-                self.send(&request, &Reply::of_code(code), transport, out);
-                return Step::Reply;
+                self.encode(&request, &Reply::of_code(code), transport, out);
+                let facts = |question| Facts { code, ..Facts::of(question, Source::Nobody, Vec::new()) };
+                return match &request.question {
+                    Some(question) => Step::Reply(Arc::new(facts(question))),
+                    None => Step::Reject(code),
+                };
             }
         };
         let mut key = Key {
@@ -133,7 +152,6 @@ impl Responder {
             dnssec_ok: request.edns.is_some_and(|edns| edns.dnssec_ok),
             checking_disabled: request.metadata.checking_disabled,
         };
-        let records = self.index.load();
         let found = records.answer(&self.zone, &key.name, wire::kind(question.query_type()), &mut rand::rng());
         let (mut name, mut aliases) = (None, None);
         if let Some(answer) = found {
@@ -145,42 +163,54 @@ impl Responder {
                 Reply::failure(NOT_READY, "the cluster's objects are still being read")
             };
             let Some(outside) = answer.outside.filter(|_| reply.code == ResponseCode::NoError) else {
-                self.send(&request, &reply, transport, out);
-                self.events.emit(&seen, (&key.name, key.record_type), &reply, Source::Cluster, &answer.causes);
-                return Step::Reply;
+                let (code, truncated) = self.encode(&request, &reply, transport, out);
+                let facts = Arc::new(Facts::of(&question, Source::Cluster, answer.causes).with(&reply, code));
+                if let Some(plain) = plain.filter(|_| !truncated && records.complete && code == reply.code) {
+                    self.prepared.keep(&plain, records.generation, &reply, out, &facts);
+                }
+                return Step::Reply(facts);
             };
             // The alias' target has just been written into a record, so it is a name.
             name = wire::to_name(&outside).ok();
             key.name = outside.as_ref().to_owned();
             aliases = Some((reply, answer.causes));
         }
-        let cached = self.forwarder.cached(&key);
         let name = name.unwrap_or_else(|| question.name().to_lowercase());
-        let pending = Pending { request, question, seen, key, name, aliases };
-        match cached {
+        let pending = Pending { request, question, key, name, aliases, transport };
+        if self.forwarder.is_own_probe(&pending.key.name) {
+            return Step::Reply(self.complete(pending, Err(ForwardError::Loop), out));
+        }
+        match self.forwarder.cached(&pending.key) {
             Some(said) => {
-                self.complete(pending, Ok(said), Source::Cache, out);
-                Step::Reply
+                let by = said.by;
+                Step::Reply(self.complete(pending, Ok((said, Source::Cache(by))), out))
             }
             None => Step::Ask(Box::new(pending)),
         }
     }
 
-    async fn finish(&self, pending: Pending, out: &mut Vec<u8>) {
+    async fn finish(&self, pending: Pending, out: &mut Vec<u8>) -> Arc<Facts> {
         let said = self.forwarder.ask(pending.key.clone(), pending.name.clone()).await;
-        self.complete(pending, said, Source::Upstream, out);
+        let said = said.map(|said| {
+            let by = said.by;
+            (said, Source::Upstream(by))
+        });
+        self.complete(pending, said, out)
     }
 
     /// Replies with what an upstream said.
-    fn complete(&self, pending: Pending, said: Result<Said, ForwardError>, source: Source, out: &mut Vec<u8>) {
-        let mut reply = match said {
-            Ok(said) => Reply {
-                authentic: said.authentic,
-                answers: said.answers,
-                authority: said.authority,
-                ..Reply::of_code(said.code)
-            },
-            Err(e) => Reply::failure(NO_REACHABLE_AUTHORITY, e.to_string()),
+    fn complete(&self, pending: Pending, said: Result<(Said, Source), ForwardError>, out: &mut Vec<u8>) -> Arc<Facts> {
+        let (mut reply, source) = match said {
+            Ok((said, source)) => {
+                let reply = Reply {
+                    authentic: said.authentic,
+                    answers: said.answers,
+                    authority: said.authority,
+                    ..Reply::of_code(said.code)
+                };
+                (reply, source)
+            }
+            Err(e) => (Reply::failure(NO_REACHABLE_AUTHORITY, e.to_string()), Source::Nobody),
         };
         let mut causes = Vec::new();
         let asked = pending.question.name();
@@ -195,29 +225,65 @@ impl Responder {
                 record.name = asked.clone();
             }
         }
-        self.send(&pending.request, &reply, pending.seen.transport, out);
-        self.events.emit(
-            &pending.seen,
-            (&wire::to_text(asked), pending.question.query_type()),
-            &reply,
-            source,
-            &causes,
-        );
+        let (code, _) = self.encode(&pending.request, &reply, pending.transport, out);
+        Arc::new(Facts::of(&pending.question, source, causes).with(&reply, code))
     }
 
-    fn send(&self, request: &Request, reply: &Reply, transport: Transport, out: &mut Vec<u8>) {
-        let (code, truncated) = match wire::encode(request, reply, transport, out) {
-            Ok(truncated) => (reply.code, truncated),
+    /// Writes a reply, or the failure to. Says its code and whether it was truncated.
+    fn encode(
+        &self,
+        request: &Request,
+        reply: &Reply,
+        transport: Transport,
+        out: &mut Vec<u8>,
+    ) -> (ResponseCode, bool) {
+        match wire::encode(request, reply, transport, out) {
+            Ok(truncated) => {
+                if truncated {
+                    count(&self.metrics.truncated);
+                }
+                (reply.code, truncated)
+            }
             Err(e) => {
                 warn!(question = ?request.question, error = %e, "a reply can't be written");
                 // An empty failure holds nothing that could not be written.
                 let _ = wire::encode(request, &Reply::of_code(ResponseCode::ServFail), transport, out);
                 (ResponseCode::ServFail, false)
             }
-        };
-        self.metrics.response(request.question.as_ref().map(Query::query_type), code);
-        if truncated {
-            count(&self.metrics.truncated);
+        }
+    }
+
+    /// Counts a reply and tells those who look on.
+    fn tell(&self, seen: &Seen, facts: Arc<Facts>) {
+        let took = seen.since.elapsed();
+        self.metrics.response(Some(facts.record_type), facts.code);
+        self.metrics.took(facts.source, took);
+        let pod = self.index.load().pods.get(&seen.client.ip()).and_then(|pods| pods.first()).cloned();
+        self.events.emit(seen, pod, took, facts);
+    }
+}
+
+impl Facts {
+    fn of(question: &Query, source: Source, causes: Vec<Cause>) -> Self {
+        Self {
+            name: wire::to_text(question.name()),
+            record_type: question.query_type(),
+            code: ResponseCode::NoError,
+            answers: Vec::new(),
+            count: 0,
+            source,
+            causes,
+            why: None,
+        }
+    }
+
+    fn with(self, reply: &Reply, code: ResponseCode) -> Self {
+        Self {
+            code,
+            answers: Self::keep(&reply.answers),
+            count: reply.answers.len(),
+            why: reply.why.as_ref().map(|(_, text)| text.clone()),
+            ..self
         }
     }
 }
@@ -261,54 +327,110 @@ impl Server {
 
 async fn serve_udp(socket: Arc<tokio::net::UdpSocket>, responder: Arc<Responder>, stop: CancellationToken) {
     let mut pending = JoinSet::new();
-    let (mut message, mut out) = (vec![0; DATAGRAM], Vec::new());
+    let mut inbox = Box::new(Inbox::<BURST, DATAGRAM>::default());
+    let mut outbox = Outbox::default();
     let stopped = stop.cancelled();
     tokio::pin!(stopped);
     loop {
-        let mut received = tokio::select! {
+        let received = tokio::select! {
             biased;
             () = &mut stopped => break,
             Some(_) = pending.join_next() => continue,
-            received = socket.recv_from(&mut message) => received,
+            ready = socket.readable() => ready.and_then(|()| receive(&socket, &mut inbox)),
         };
-        for _ in 0..BURST {
-            match received {
-                Ok((length, client)) => {
-                    match responder.step(&message[..length], client, Transport::Udp, &mut out) {
-                        Step::Ignore => {}
-                        Step::Reply => reply_to(&socket, &out, client).await,
-                        Step::Ask(question) => {
-                            let (socket, responder) = (Arc::clone(&socket), Arc::clone(&responder));
-                            pending.spawn(async move {
-                                let mut out = Vec::new();
-                                responder.finish(*question, &mut out).await;
-                                reply_to(&socket, &out, client).await;
-                            });
-                        }
-                    }
-                    received = socket.try_recv_from(&mut message);
+        let received = match received {
+            Ok(received) => received,
+            Err(e) => {
+                // Such as a network that is down; it would fail again at once.
+                warn!(error = %e, "reading questions failed");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let since = Instant::now();
+        for at in 0..received {
+            let (message, client) = inbox.get(at);
+            let seen = Seen { client, transport: Transport::Udp, since };
+            match responder.step(message, Transport::Udp, outbox.next()) {
+                Step::Ignore => count(&responder.metrics.ignored),
+                Step::Reject(code) => {
+                    outbox.push(client);
+                    responder.metrics.response(None, code);
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) => {
-                    // Such as a network that is down; it would fail again at once.
-                    warn!(error = %e, "reading questions failed");
-                    sleep(Duration::from_millis(100)).await;
-                    break;
+                Step::Reply(facts) => {
+                    outbox.push(client);
+                    responder.tell(&seen, facts);
+                }
+                Step::Ask(question) => {
+                    let (socket, responder) = (Arc::clone(&socket), Arc::clone(&responder));
+                    pending.spawn(async move {
+                        let mut out = Vec::new();
+                        let facts = responder.finish(*question, &mut out).await;
+                        responder.tell(&seen, facts);
+                        if let Err(e) = socket.send_to(&out, client).await {
+                            debug!(%client, error = %e, "a reply could not be sent");
+                        }
+                    });
                 }
             }
         }
+        outbox.send(&socket).await;
         tokio::task::consume_budget().await;
     }
     while pending.join_next().await.is_some() {}
 }
 
-async fn reply_to(socket: &tokio::net::UdpSocket, reply: &[u8], client: SocketAddr) {
-    let sent = match socket.try_send_to(reply, client) {
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => socket.send_to(reply, client).await,
-        sent => sent,
-    };
-    if let Err(e) = sent {
-        debug!(%client, error = %e, "a reply could not be sent");
+/// Takes what has come. Less than a whole burst was all there is: saying so to the reactor saves the call that would find
+/// nothing more.
+fn receive(socket: &tokio::net::UdpSocket, inbox: &mut Inbox<BURST, DATAGRAM>) -> io::Result<usize> {
+    let mut received = 0;
+    let all = socket.try_io(Interest::READABLE, || {
+        received = inbox.receive(socket.as_fd())?;
+        if received < BURST { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    match all {
+        Err(e) if e.kind() != io::ErrorKind::WouldBlock => Err(e),
+        _ => Ok(received),
+    }
+}
+
+/// Replies that go out together. Their buffers are used again.
+#[derive(Default)]
+struct Outbox {
+    replies: Vec<(Vec<u8>, SocketAddr)>,
+    filled: usize,
+}
+
+impl Outbox {
+    /// The buffer for the next reply.
+    fn next(&mut self) -> &mut Vec<u8> {
+        if self.filled == self.replies.len() {
+            self.replies.push((Vec::new(), SocketAddr::from(([0; 4], 0))));
+        }
+        &mut self.replies[self.filled].0
+    }
+
+    /// Takes what has been written into [`Self::next`].
+    fn push(&mut self, client: SocketAddr) {
+        self.replies[self.filled].1 = client;
+        self.filled += 1;
+    }
+
+    async fn send(&mut self, socket: &tokio::net::UdpSocket) {
+        let mut left = &self.replies[..std::mem::take(&mut self.filled)];
+        while let Some((_, client)) = left.first() {
+            match socket.try_io(Interest::WRITABLE, || datagrams::send::<BURST>(socket.as_fd(), left)) {
+                Ok(sent) => left = &left[sent..],
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    // An error comes up again with the next try.
+                    let _ = socket.writable().await;
+                }
+                Err(e) => {
+                    debug!(%client, error = %e, "a reply could not be sent");
+                    left = &left[1..];
+                }
+            }
+        }
     }
 }
 
@@ -351,7 +473,7 @@ async fn serve_tcp(
     while connections.join_next().await.is_some() {}
 }
 
-/// Questions and replies, each with its length before it, one after the other.
+/// Questions and replies, each with its length before it.
 async fn serve_connection(
     mut stream: tokio::net::TcpStream,
     client: SocketAddr,
@@ -360,28 +482,81 @@ async fn serve_connection(
     stop: &CancellationToken,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut framed = Vec::new();
-    loop {
-        let length = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(()),
-            length = timeout(idle, stream.read_u16()) => length?,
+    let (mut reader, writer) = stream.split();
+    let writer = Mutex::new(writer);
+    let mut waiting = FuturesUnordered::new();
+    let mut ended = None;
+    while ended.is_none() {
+        let read = async {
+            let length = timeout(idle, reader.read_u16()).await??;
+            let mut message = vec![0; length.into()];
+            timeout(idle, reader.read_exact(&mut message)).await??;
+            io::Result::Ok(message)
         };
-        let length = match length {
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            length => length?,
+        tokio::pin!(read);
+        // A question that has been begun to be read is read on while others are answered.
+        let message = loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break None,
+                Some(written) = waiting.next() => {
+                    if let Err(e) = written {
+                        break Some(Err(e));
+                    }
+                }
+                message = &mut read, if waiting.len() < PIPELINE => break Some(message),
+            }
         };
-        let mut message = vec![0; length.into()];
-        timeout(idle, stream.read_exact(&mut message)).await??;
-        // What is no question at all ends the connection: its next bytes are not to be trusted either.
-        let Some(reply) = responder.respond(&message, client, Transport::Tcp).await else { return Ok(()) };
-        let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
-        framed.clear();
-        framed.extend_from_slice(&length.to_be_bytes());
-        framed.extend_from_slice(&reply);
-        timeout(idle, stream.write_all(&framed)).await??;
+        match message {
+            None => ended = Some(Ok(())),
+            Some(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => ended = Some(Ok(())),
+            Some(Err(e)) => ended = Some(Err(e)),
+            Some(Ok(message)) => {
+                let seen = Seen { client, transport: Transport::Tcp, since: Instant::now() };
+                let mut reply = Vec::new();
+                match responder.step(&message, Transport::Tcp, &mut reply) {
+                    // What is no question at all ends the connection: its next bytes are not to be trusted either.
+                    Step::Ignore => {
+                        count(&responder.metrics.ignored);
+                        ended = Some(Ok(()));
+                    }
+                    Step::Reject(code) => {
+                        responder.metrics.response(None, code);
+                        write_framed(&writer, &reply, idle).await?;
+                    }
+                    Step::Reply(facts) => {
+                        responder.tell(&seen, facts);
+                        write_framed(&writer, &reply, idle).await?;
+                    }
+                    Step::Ask(question) => {
+                        let writer = &writer;
+                        waiting.push(async move {
+                            let facts = responder.finish(*question, &mut reply).await;
+                            responder.tell(&seen, facts);
+                            write_framed(writer, &reply, idle).await
+                        });
+                    }
+                }
+            }
+        }
     }
+    // Replies that are still to come belong to a client that may only have closed its own side.
+    while let Some(written) = waiting.next().await {
+        written?;
+    }
+    ended.unwrap_or(Ok(()))
 }
 
+/// Length and reply in one write, so that they are one segment.
+async fn write_framed(writer: &Mutex<WriteHalf<'_>>, reply: &[u8], idle: Duration) -> io::Result<()> {
+    let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
+    let framed = [&length.to_be_bytes(), reply].concat();
+    timeout(idle, writer.lock().await.write_all(&framed)).await?
+}
+
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+mod picky;
 #[cfg(test)]
 mod tests;

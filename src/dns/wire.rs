@@ -38,6 +38,15 @@ pub enum Transport {
     Tcp,
 }
 
+impl Transport {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "UDP",
+            Self::Tcp => "TCP",
+        }
+    }
+}
+
 /// What a reply needs to know of the message it replies to.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
@@ -191,6 +200,17 @@ pub(super) fn to_name(text: &str) -> Result<Name, ProtoError> {
     let mut name = Name::from_ascii(text)?;
     name.set_fqdn(true);
     Ok(name)
+}
+
+/// A domain as [`to_text`] writes it; `None` for the root and for what is no name.
+pub fn domain(text: &str) -> Option<String> {
+    full_name(text).map(|name| to_text(&name))
+}
+
+/// The name that a person wrote, with or without its final dot; `None` for the root and for what is no name.
+pub(super) fn full_name(text: &str) -> Option<Name> {
+    let name = to_name(text.strip_suffix('.').unwrap_or(text)).ok()?;
+    (!name.is_root() && name.iter().all(|label| !label.is_empty())).then_some(name)
 }
 
 /// A name as text for look-ups: lower case, no final dot, everything but printable characters escaped.

@@ -24,6 +24,8 @@ pub struct Zone {
     contact: Arc<str>,
     ranges: Vec<IpNet>,
     addresses: Vec<IpAddr>,
+    /// Where the server listens, behind them.
+    listening: Vec<IpAddr>,
     /// Seconds for each record, and for "there is no such thing" (the SOA's minimum field).
     pub ttl: u32,
 }
@@ -53,11 +55,9 @@ pub enum Reverse {
 
 impl Zone {
     pub fn new(network: &Network) -> Self {
-        Self::with_ranges(
-            &network.domain,
-            network.ranges().into_iter().map(|(_, range)| range).collect(),
-            network.dns_vip().both().to_vec(),
-        )
+        let ranges = network.ranges().into_iter().map(|(_, range)| range).collect();
+        let zone = Self::with_ranges(&network.domain, ranges, network.dns_vip().both().to_vec());
+        Self { listening: network.control_plane().both().to_vec(), ..zone }
     }
 
     /// A zone with a domain, the ranges whose reverse names it owns, and the addresses at which Pods ask it.
@@ -69,6 +69,7 @@ impl Zone {
             domain: domain.into(),
             ranges,
             addresses,
+            listening: Vec::new(),
             ttl: TTL,
         }
     }
@@ -90,9 +91,19 @@ impl Zone {
         &self.addresses
     }
 
-    /// True for an address inside the cluster: no question may be forwarded there, it would come back.
+    /// Whether this is an address of the server itself: no question may be forwarded there, it would come back.
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address) || self.listening.contains(&address)
+    }
+
+    /// True for an address inside the cluster.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.ranges.iter().any(|range| range.contains(&address))
+    }
+
+    /// Whether a name, in small letters, is answered by the cluster alone.
+    pub fn owns(&self, name: &str) -> bool {
+        self.place(name) != Place::Outside
     }
 
     pub fn place<'a>(&self, name: &'a str) -> Place<'a> {

@@ -34,6 +34,7 @@ pub(super) async fn connect(destination: SocketAddr) -> io::Result<UdpSocket> {
 /// A client's flow.
 struct Flow {
     socket: UdpSocket,
+    target: SocketAddr,
     last_sent: Mutex<Instant>,
 }
 
@@ -50,7 +51,10 @@ pub(super) async fn relay(front: StdSocket, flows: usize, target: impl Fn() -> O
         let received = tokio::select! {
             received = front.recv_from(&mut buffer) => received,
             Some(ended) = answers.join_next() => {
-                if let Ok(client) = ended {
+                // The client may have a newer flow by now.
+                if let Ok((client, flow)) = ended
+                    && known.get(&client).is_some_and(|found| Arc::ptr_eq(found, &flow))
+                {
                     known.remove(&client);
                 }
                 continue;
@@ -58,13 +62,14 @@ pub(super) async fn relay(front: StdSocket, flows: usize, target: impl Fn() -> O
         };
         // An error is about an answer that a client did not take.
         let Ok((length, client)) = received else { continue };
-        if !known.contains_key(&client)
-            && known.len() < flows
-            && let Some(target) = target()
+        let flow = known.get(&client);
+        if let Some(target) = target()
+            && flow.is_none_or(|flow| flow.target != target)
+            && (flow.is_some() || known.len() < flows)
         {
             match connect(target).await {
                 Ok(socket) => {
-                    let flow = Arc::new(Flow { socket, last_sent: Mutex::new(Instant::now()) });
+                    let flow = Arc::new(Flow { socket, target, last_sent: Mutex::new(Instant::now()) });
                     answers.spawn(bring_back(Arc::clone(&front), client, Arc::clone(&flow)));
                     known.insert(client, flow);
                 }
@@ -79,8 +84,8 @@ pub(super) async fn relay(front: StdSocket, flows: usize, target: impl Fn() -> O
     }
 }
 
-/// Returns the client when its flow has been idle for long enough.
-async fn bring_back(front: Arc<UdpSocket>, client: SocketAddr, flow: Arc<Flow>) -> SocketAddr {
+/// Returns when the flow has been idle for long enough.
+async fn bring_back(front: Arc<UdpSocket>, client: SocketAddr, flow: Arc<Flow>) -> (SocketAddr, Arc<Flow>) {
     let mut buffer = vec![0; DATAGRAM];
     let mut end = Instant::now() + idle();
     loop {
@@ -94,7 +99,7 @@ async fn bring_back(front: Arc<UdpSocket>, client: SocketAddr, flow: Arc<Flow>) 
             Err(_) => {
                 end = *flow.last_sent.lock() + idle();
                 if end <= Instant::now() {
-                    return client;
+                    return (client, flow);
                 }
             }
         }

@@ -86,7 +86,10 @@ struct ServicePorts {
 }
 
 struct Open {
+    service: Arc<Service>,
     checked: Checked,
+    /// Every node listens. What is missing is tried again when the Service changes or another one's port is closed.
+    complete: bool,
     stop: CancellationToken,
     listeners: JoinSet<()>,
 }
@@ -98,30 +101,51 @@ impl ServicePorts {
             match change {
                 Change::Applied { new, .. } => {
                     let (key, wanted) = (ObjectKey::of(&*new), Checked::of(&new));
-                    if self.open.get(&key).map(|open| &open.checked) != wanted.as_ref() {
-                        self.close(&key).await;
+                    let open = self.open.get(&key).filter(|open| open.complete);
+                    if open.map(|open| &open.checked) != wanted.as_ref() {
+                        let closed = self.close(&key).await;
                         if let Some(checked) = wanted {
-                            self.listen(&new, checked);
+                            self.listen(new, checked);
+                        }
+                        if closed {
+                            self.try_again(&key).await;
                         }
                     }
                 }
-                Change::Deleted(old) => self.close(&ObjectKey::of(&*old)).await,
+                Change::Deleted(old) => {
+                    let key = ObjectKey::of(&*old);
+                    if self.close(&key).await {
+                        self.try_again(&key).await;
+                    }
+                }
                 // What came before a mark is open or closed by now.
                 Change::Synced | Change::Marked(_) => {}
             }
         }
     }
 
-    /// H4. Returns when the port can be had by the next one.
-    async fn close(&mut self, key: &ObjectKey) {
-        if let Some(mut open) = self.open.remove(key) {
-            open.stop.cancel();
-            while open.listeners.join_next().await.is_some() {}
+    /// H4. Returns when the port can be had by the next one; whether there was one.
+    async fn close(&mut self, key: &ObjectKey) -> bool {
+        let Some(mut open) = self.open.remove(key) else { return false };
+        open.stop.cancel();
+        while open.listeners.join_next().await.is_some() {}
+        true
+    }
+
+    /// Another Service may have waited for the port that `closed` had.
+    async fn try_again(&mut self, closed: &ObjectKey) {
+        let waiting = self.open.iter().filter(|(key, open)| !open.complete && *key != closed);
+        let waiting: Vec<_> = waiting.map(|(key, open)| (key.clone(), Arc::clone(&open.service))).collect();
+        for (key, service) in waiting {
+            self.close(&key).await;
+            if let Some(checked) = Checked::of(&service) {
+                self.listen(service, checked);
+            }
         }
     }
 
-    fn listen(&mut self, service: &Service, checked: Checked) {
-        let (stop, mut listeners) = (self.stopping.child_token(), JoinSet::new());
+    fn listen(&mut self, service: Arc<Service>, checked: Checked) {
+        let (stop, mut listeners, mut complete) = (self.stopping.child_token(), JoinSet::new(), true);
         for (at, node) in self.nodes.iter().enumerate() {
             for ip in node.both().into_iter().filter(|ip| checked.has_family(ip.is_ipv6())) {
                 match node.listen(SocketAddr::new(ip, checked.port)) {
@@ -129,6 +153,7 @@ impl ServicePorts {
                         listeners.spawn(serve(listener, self.answers(&checked, at, ip), stop.clone()));
                     }
                     Err(e) => {
+                        complete = false;
                         let (name, key, port) = (&node.name, &checked.key, checked.port);
                         let message = format!("node {name} failed to start healthcheck \"{key}\" on port {port}: {e}");
                         let reason = "FailedToStartServiceHealthcheck";
@@ -137,7 +162,7 @@ impl ServicePorts {
                 }
             }
         }
-        self.open.insert(checked.key.clone(), Open { checked, stop, listeners });
+        self.open.insert(checked.key.clone(), Open { service, checked, complete, stop, listeners });
     }
 
     fn answers(&self, checked: &Checked, node: usize, ip: IpAddr) -> Answers {

@@ -60,10 +60,20 @@ pub(super) fn start(
     host::connect(network, device, &**router)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (inside, stop) = (runtime.handle().clone(), stopping.clone());
+    let (entered, entering) = std::sync::mpsc::channel();
+    let failed = entered.clone();
     std::thread::Builder::new()
         .name("loopback".into())
-        .spawn(move || ns.run(|| runtime.block_on(stop.cancelled())))
+        .spawn(move || {
+            let served = ns.run(|| {
+                let _ = entered.send(Ok(()));
+                runtime.block_on(stop.cancelled());
+            });
+            // Nobody listens any more when it ends as it should.
+            let _ = failed.send(served);
+        })
         .context("cannot start a thread")?;
+    entering.recv().context("the loopback's thread ended")?.context("cannot enter a namespace of its own")?;
     let doorkeeper =
         Doorkeeper { inside, router: Arc::clone(router), events, open: BTreeMap::new(), shut: BTreeMap::new() };
     tasks.spawn(doorkeeper.follow(services.clone()));

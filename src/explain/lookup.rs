@@ -13,11 +13,9 @@ use super::request::{BadRequest, Family, Port};
 use crate::cluster::{Cluster, ObjectKey};
 use crate::controllers::endpoint_model::{headless, protocol_of};
 use crate::dns::answer::{Answer, Cause, Code, Data, Kind};
+use crate::dns::lookup::Path;
 use crate::node::{ClusterDns, ResolvConf, pod_resolv_conf};
 use crate::plan::Protocol;
-
-/// What a resolver takes for `ndots` when nobody says.
-const NDOTS: usize = 1;
 
 pub(super) struct Lookup<'a> {
     pub facts: &'a Facts<'a>,
@@ -59,8 +57,14 @@ impl Lookup<'_> {
         if !conf.nameservers.iter().any(|server| own.contains(server)) {
             return self.asks_others(name, conf);
         }
-        let mut exists = None;
-        for asked in candidates(name, conf) {
+        let (mut exists, mut outside) = (None, false);
+        let path = Path {
+            searches: conf.searches.iter().map(|search| search.to_ascii_lowercase()).collect(),
+            options: conf.options.clone(),
+            ..Path::default()
+        };
+        for (asked, _) in path.names(name) {
+            let asked = asked.trim_end_matches('.').to_owned();
             for family in self.families {
                 let kind = if *family == Family::V6 { Kind::Aaaa } else { Kind::A };
                 let Some(answer) = self.facts.records.answer(self.facts.zone, &asked, kind, &mut rand::rng()) else {
@@ -69,10 +73,7 @@ impl Lookup<'_> {
                         Vec::new(),
                         Vec::new(),
                     );
-                    // A name of the search path that the world does not have is passed over.
-                    if asked == name.trim_end_matches('.') {
-                        return Resolved::Outside { name: asked };
-                    }
+                    outside |= asked == name.trim_end_matches('.');
                     break;
                 };
                 if let Some(address) = self.take(&asked, *family, &answer) {
@@ -98,10 +99,15 @@ impl Lookup<'_> {
                 });
                 Resolved::Nowhere { message, problems: problems.into_iter().collect() }
             }
-            None => Resolved::Nowhere {
-                message: format!("the cluster's DNS knows no name {name}, with or without the search path (NXDOMAIN)"),
-                problems: self.meant(name),
-            },
+            None => {
+                let problems = self.meant(name);
+                if outside && name.contains('.') && problems.is_empty() {
+                    return Resolved::Outside { name: name.trim_end_matches('.').to_owned() };
+                }
+                let message =
+                    format!("the cluster's DNS knows no name {name}, with or without the search path (NXDOMAIN)");
+                Resolved::Nowhere { message, problems }
+            }
         }
     }
 
@@ -155,23 +161,9 @@ impl Lookup<'_> {
             (Code::NxDomain, _) => "no such name (NXDOMAIN)".to_owned(),
             (Code::ServFail, _) => "an alias that leads in circles (SERVFAIL)".to_owned(),
         };
-        let rests_on = answer.causes.iter().filter_map(|cause| self.object(cause)).collect();
+        let rests_on = answer.causes.iter().filter_map(object).collect();
         self.note(format!("DNS {asked} {kind}: {said}"), answers, rests_on);
         addresses.first().copied()
-    }
-
-    fn object(&self, cause: &Cause) -> Option<Ref> {
-        let cluster = self.facts.cluster;
-        match cause {
-            Cause::Domain => None,
-            Cause::Service(key) => {
-                cluster.services.get(&key.namespace, &key.name).map(|service| Ref::of("Service", &service.metadata))
-            }
-            Cause::Slice(key) => {
-                cluster.slices.get(&key.namespace, &key.name).map(|slice| Ref::of("EndpointSlice", &slice.metadata))
-            }
-            Cause::Pod(key) => cluster.pods.get(&key.namespace, &key.name).map(|pod| Ref::of("Pod", &pod.metadata)),
-        }
     }
 
     /// Names that are near one that nobody has.
@@ -214,22 +206,25 @@ impl Lookup<'_> {
     }
 }
 
-/// The names that a resolver asks for, in order.
-fn candidates(name: &str, conf: &ResolvConf) -> Vec<String> {
-    if let Some(absolute) = name.strip_suffix('.') {
-        return vec![absolute.to_owned()];
-    }
-    let ndots = conf.options.iter().find_map(|option| option.strip_prefix("ndots:")?.parse().ok()).unwrap_or(NDOTS);
-    let searched = conf.searches.iter().map(|search| search.trim_end_matches('.')).filter(|search| !search.is_empty());
-    let mut names: Vec<String> = searched.map(|search| format!("{name}.{}", search.to_ascii_lowercase())).collect();
-    let at = if name.matches('.').count() >= ndots { 0 } else { names.len() };
-    names.insert(at, name.to_owned());
-    names
+fn object(cause: &Cause) -> Option<Ref> {
+    let (kind, object) = match cause {
+        Cause::Domain => return None,
+        Cause::Service(object) => ("Service", object),
+        Cause::Slice(object) => ("EndpointSlice", object),
+        Cause::Pod(object) => ("Pod", object),
+    };
+    Some(Ref {
+        kind: kind.to_owned(),
+        namespace: object.key.namespace.clone(),
+        name: object.key.name.clone(),
+        uid: if object.uid.is_nil() { String::new() } else { object.uid.to_string() },
+        resource_version: object.revision.to_string(),
+    })
 }
 
 fn service_of(answer: &Answer) -> Option<ObjectKey> {
     answer.causes.iter().rev().find_map(|cause| match cause {
-        Cause::Service(key) => Some((**key).clone()),
+        Cause::Service(object) => Some(object.key.clone()),
         _ => None,
     })
 }
@@ -299,21 +294,4 @@ pub(super) fn port_of_endpoint(
             && port.protocol.as_deref().unwrap_or("TCP") == protocol.as_str()
     });
     Ok(found.find_map(|port| u16::try_from(port.port?).ok()).unwrap_or(number))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn resolver_asks_in_the_order_of_its_configuration() {
-        let conf = |options: &[&str]| ResolvConf {
-            searches: vec!["a.svc.cluster.local".into(), "Cluster.Local.".into()],
-            options: options.iter().map(|option| (*option).to_owned()).collect(),
-            ..ResolvConf::default()
-        };
-        assert_eq!(candidates("web", &conf(&["ndots:5"])), ["web.a.svc.cluster.local", "web.cluster.local", "web"]);
-        assert_eq!(candidates("web.x", &conf(&[])), ["web.x", "web.x.a.svc.cluster.local", "web.x.cluster.local"]);
-        assert_eq!(candidates("web.x.", &conf(&["ndots:5"])), ["web.x"]);
-    }
 }

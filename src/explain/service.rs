@@ -361,8 +361,11 @@ impl View<'_> {
         problems.extend(self.slice_ports());
         let ready = selected.iter().filter(|pod| pod_ready(pod) && !terminating(pod)).count();
         if !selected.is_empty() && ready == 0 && self.spec.publish_not_ready_addresses != Some(true) {
-            let mut finding =
-                Finding::new("NoPodReady", format!("none of the {} Pods that it selects is ready", selected.len()));
+            let who = match selected.len() {
+                1 => "the one Pod that it selects is not ready".to_owned(),
+                n => format!("none of the {n} Pods that it selects is ready"),
+            };
+            let mut finding = Finding::new("NoPodReady", who);
             let why = report
                 .near_misses
                 .iter()

@@ -16,6 +16,7 @@ use super::container::{exec, output_pipe};
 use super::context::NodeContext;
 use super::environment::resolve_port;
 use super::registry::Inside;
+use crate::metrics::PROBES;
 use crate::sys::process;
 
 /// What a probe is for.
@@ -88,6 +89,7 @@ pub async fn watch(kind: Kind, probe: Probe, target: Target, report: impl Fn(Rep
     let mut next = Instant::now();
     loop {
         let finding = timeout(limit, attempt(&probe, &target)).await.unwrap_or_else(|_| timed_out(&probe, limit));
+        PROBES.count(kind as usize, finding == Finding::Healthy);
         match (&finding, soon) {
             (Finding::Refused(_), Some(delay)) if delay < period && kind != Kind::Liveness => {
                 soon = Some(delay * 2);

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{PodDNSConfig, PodSpec};
 
+use crate::config::Network;
+
 const MAX_NAMESERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
 const MAX_SEARCH_CHARS: usize = 2048;
@@ -23,6 +25,13 @@ pub struct ResolvConf {
 pub struct ClusterDns {
     pub servers: Vec<IpAddr>,
     pub domain: String,
+}
+
+impl ClusterDns {
+    /// The server's address of the first family is enough: every Pod has both.
+    pub fn of(network: &Network) -> Self {
+        Self { servers: vec![network.dns_vip().v4.into()], domain: network.domain.clone() }
+    }
 }
 
 impl ResolvConf {

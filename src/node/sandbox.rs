@@ -127,9 +127,7 @@ fn write_files(
         Some(addresses) => pod_hosts(addresses, names, aliases),
         None => host_network_hosts(&fs::read_to_string("/etc/hosts").unwrap_or_default(), aliases),
     };
-    // The server's address of the first family is enough: every Pod has both.
-    let dns = ClusterDns { servers: vec![shared.network.dns_vip().v4.into()], domain: shared.network.domain.clone() };
-    let mut resolv = pod_resolv_conf(spec, namespace, &shared.resolv_conf, &dns);
+    let mut resolv = pod_resolv_conf(spec, namespace, &shared.resolv_conf, &ClusterDns::of(&shared.network));
     let notes = resolv.fit();
     let etc = dir.join("etc");
     fs::create_dir_all(&etc)?;

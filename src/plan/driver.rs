@@ -1,6 +1,7 @@
 //! Follows the informer cache, compiles what changed, hands each new plan to the data plane.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -11,6 +12,7 @@ use tracing::debug;
 use super::{Compiler, Plan};
 use crate::cluster::{Change, Cluster, Mark, ObjectKey, Subscription};
 use crate::config::Network;
+use crate::metrics::PLAN_COMPILE;
 
 /// Runs until the cache's writers are gone.
 ///
@@ -40,9 +42,11 @@ pub async fn run(cluster: Cluster, network: Network, apply: impl Fn(Arc<Plan>), 
         if !(nodes.synced && services.synced && slices.synced && cidrs.synced) {
             continue;
         }
+        let begin = Instant::now();
         let plan = compiler.plan();
         let epoch = plan.epoch;
         if epoch != *applied.borrow() {
+            PLAN_COMPILE.observe(begin.elapsed());
             debug!(epoch, "new plan");
             apply(plan);
             applied.send_replace(epoch);

@@ -8,4 +8,4 @@ mod meter;
 mod outside;
 mod policies;
 mod services;
-mod world;
+pub(super) mod world;

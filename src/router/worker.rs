@@ -25,6 +25,7 @@ use tracing::{error, warn};
 
 use super::PortId;
 use super::dataplane::Shared;
+use super::flow::Millis;
 use super::pipeline::Verdict;
 use super::stats::DropReason;
 use super::wire::PacketBuf;
@@ -39,6 +40,8 @@ const LAST_TURNS: usize = 64;
 const WAKE: u64 = u64::MAX;
 /// Upkeep is done in batches: once a second is soon enough for what is idle anyway.
 const UPKEEP_SLACK_MS: u64 = 1000;
+/// Looks at the devices between two looks at upkeep, while the thread finds no time to sleep.
+const BUSY_LOOKS: u32 = 1024;
 
 pub(super) type Done = SyncSender<io::Result<()>>;
 
@@ -165,7 +168,12 @@ struct State {
 impl State {
     fn run(&mut self) {
         let mut events = Vec::with_capacity(256);
+        let mut looks = 0u32;
         loop {
+            looks = looks.wrapping_add(1);
+            if looks.is_multiple_of(BUSY_LOOKS) {
+                self.upkeep();
+            }
             for _ in 0..TURNS {
                 let Some(id) = self.ready.pop_front() else { break };
                 self.serve(id);
@@ -288,12 +296,9 @@ impl State {
         let now = self.shared.now();
         let sleep = if due <= now {
             pipeline.maintain(now);
-            match pipeline.next_maintenance()? {
-                0 => 0,
-                due => due.saturating_sub(now).max(UPKEEP_SLACK_MS),
-            }
+            rest(pipeline.next_maintenance()?, now)
         } else {
-            (due - now).max(UPKEEP_SLACK_MS)
+            rest(due, now)
         };
         Some(Timespec {
             tv_sec: i64::try_from(sleep / 1000).ok()?,
@@ -343,5 +348,20 @@ impl State {
         {
             warn!(port = id.0, error = %io::Error::from(e), "cannot stop polling a device");
         }
+    }
+}
+
+/// How long to sleep before upkeep that is due then: not at all when a call of it has left some undone.
+fn rest(due: Millis, now: Millis) -> Millis {
+    if due <= now { 0 } else { (due - now).max(UPKEEP_SLACK_MS) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upkeep_that_is_left_undone_goes_on_at_once_and_later_one_in_batches() {
+        assert_eq!([0, 5_000, 5_001, 9_000].map(|due| rest(due, 5_000)), [0, 0, UPKEEP_SLACK_MS, 4_000]);
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::feed::{Feed, Read};
 use super::statements::Statement;
 use super::{Event, ReadError, Scope, Shared};
+use crate::metrics::{Alive, STORE_WATCHERS};
 
 /// Events taken from a ring at a time.
 const TAKE: usize = 32;
@@ -25,6 +26,7 @@ pub struct Watch {
     pub(super) ahead: VecDeque<Arc<Event>>,
     /// Every event up to here has been read.
     read: u64,
+    _counted: Alive,
 }
 
 /// What filling [`Watch::ahead`] from the ring has shown.
@@ -38,7 +40,15 @@ impl Watch {
     pub(super) fn new(shared: Arc<Shared>, scope: Scope, after: u64) -> Self {
         let feed = shared.feeds.get(&scope.resource);
         let changed = feed.subscribe();
-        Self { shared, feed, scope, changed, ahead: VecDeque::new(), read: after }
+        Self {
+            shared,
+            feed,
+            scope,
+            changed,
+            ahead: VecDeque::new(),
+            read: after,
+            _counted: Alive::count(&STORE_WATCHERS),
+        }
     }
 
     /// Waits for the next event. Cancel-safe: an event is either returned or still to come.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -19,6 +19,7 @@ use super::log::{Log, MAX_ROWS, Opened, Row};
 use super::state::State;
 use super::statements::Statement;
 use super::{CommitError, Encode, Entry, Event, EventKind, Key, Op, Shared, Unavailable};
+use crate::metrics::{STORE_BATCH, STORE_COMMIT};
 
 /// A batch ends with the write that brings its values to this size.
 pub(super) const BATCH_BYTES: usize = 4 << 20;
@@ -314,6 +315,7 @@ impl Writer {
     async fn commit(&mut self, batch: Batch) {
         let Batch { state, rows, events, answers, .. } = batch;
         if !rows.is_empty() {
+            STORE_BATCH.add(f64::from(u32::try_from(rows.len()).unwrap_or(u32::MAX)));
             if let Err(unavailable) = self.append(&rows).await {
                 for (reply, _) in answers {
                     let _ = reply.send(Err(unavailable.clone().into()));
@@ -330,10 +332,12 @@ impl Writer {
 
     async fn append(&mut self, rows: &[Row]) -> Result<(), Unavailable> {
         let Some(log) = &mut self.log else { return Ok(()) };
+        let begin = Instant::now();
         if let Err(error) = self.shared.statements.run(Statement::Append, log.append(rows, now())).await {
             error!(%error, writes = rows.len(), "cannot write to the database: nothing was acknowledged");
             return Err(error.into());
         }
+        STORE_COMMIT.observe(begin.elapsed());
         self.compaction_stuck = false;
         for row in rows {
             self.graves.apply(row);

@@ -14,6 +14,7 @@ mod cluster;
 mod dataplane;
 mod dns;
 mod egress;
+mod explain;
 mod inside;
 mod kube_rs;
 #[path = "../common/kubeconfig.rs"]
@@ -161,8 +162,21 @@ scenarios! {
     egress::silent_addresses_of_one_pod_do_not_stop_another,
     egress::echo_requests_leave_where_the_user_may_send_them,
     egress::pods_of_an_ordinary_user_reach_the_world: unshare,
+    explain::explanations_and_real_packets_agree,
+    explain::flow_log_is_followed_from_the_first_packet_to_the_last,
+    explain::tutorial_finds_five_faults: kubectl,
     dns::names_of_services_and_pods_resolve,
     dns::headless_service_resolves_to_its_ready_pods: dig,
+    dns::records_of_every_form_are_seen_by_dig_d1_d2_d3_d4_d5_d9: dig,
+    dns::resolv_conf_follows_policy_and_config_nm4_nm5_nm6,
+    dns::getaddrinfo_of_musl_agrees: musl,
+    dns::getaddrinfo_of_glibc_agrees: cc,
+    dns::nslookup_of_busybox_agrees: busybox,
+    dns::host_asks_cluster_dns_at_its_loopback,
+    dns::names_outside_go_to_the_resolvers_of_the_flags,
+    dns::stub_domain_is_asked_of_a_service,
+    dns::command_shows_the_walk_and_the_objects_behind_the_answer,
+    dns::questions_are_followed_with_their_pods_and_objects,
     pods::api_answers_inside_the_cluster,
     access::pod_reaches_the_api_with_its_token_and_ca: curl,
     access::token_in_a_pod_is_read_only_and_for_this_pod,

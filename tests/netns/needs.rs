@@ -39,6 +39,18 @@ pub fn dig() -> Result<(), String> {
     installed("dig")
 }
 
+pub fn musl() -> Result<(), String> {
+    installed("musl-gcc")
+}
+
+pub fn cc() -> Result<(), String> {
+    installed("cc")
+}
+
+pub fn busybox() -> Result<(), String> {
+    installed("busybox")
+}
+
 pub fn unshare() -> Result<(), String> {
     installed("unshare")
 }

@@ -152,7 +152,7 @@ fn mount_token(spec: &mut PodSpec) {
     if missing.is_empty() {
         return;
     }
-    let name = names::generate("kube-api-access-");
+    let name = names::generate("kube-api-access-", |_| true);
     for container in &mut missing {
         container.volume_mounts.get_or_insert_default().push(VolumeMount {
             name: name.clone(),

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::api::Api;
 use crate::api::kinds::{BUDGETS, BUDGETS_GROUP, selects};
@@ -31,39 +31,53 @@ impl Api {
         if !named.is_empty() && named != call.target.name() {
             return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
         }
-        let entry = self.store().get(&call.target.key()).ok_or_else(|| call.target.not_found())?;
-        let pod: Pod = serde_json::from_slice(&entry.value).map_err(ApiError::internal)?;
-        let options = eviction.get("deleteOptions");
-        let in_body = options.is_some_and(|options| options["dryRun"].as_array().is_some_and(|all| !all.is_empty()));
+        let options = eviction.get("deleteOptions").cloned().unwrap_or_else(|| json!({}));
+        let in_body = options["dryRun"].as_array().is_some_and(|all| !all.is_empty());
         let dry_run = in_body || call.params.dry_run("DeleteOptions")?;
-        if is_guarded(&pod) {
-            self.spend_budget(&pod, dry_run).await?;
-        }
-        call.body = options.map(Value::to_string).unwrap_or_default().into();
         call.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.delete(&call).await?;
+        for attempt in 1.. {
+            let entry = self.store().get(&call.target.key()).ok_or_else(|| call.target.not_found())?;
+            let pod: Pod = serde_json::from_slice(&entry.value).map_err(ApiError::internal)?;
+            let leave = if is_guarded(&pod) { self.spend_budget(&pod, dry_run).await? } else { Leave::OfState };
+            // A Pod that may go because it is idle or not ready may have become ready meanwhile.
+            let bound = leave == Leave::OfState
+                && pod.metadata.deletion_timestamp.is_none()
+                && options["preconditions"]["resourceVersion"].is_null();
+            let mut sent = options.clone();
+            if bound {
+                sent["preconditions"]["resourceVersion"] = entry.revision.to_string().into();
+            }
+            call.body = sent.to_string().into();
+            match self.delete(&call).await {
+                Err(e) if bound && e.code == StatusCode::CONFLICT && attempt < ATTEMPTS => {}
+                done => {
+                    done?;
+                    break;
+                }
+            }
+        }
         let success = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(json_response(StatusCode::CREATED, &success))
     }
 
-    /// Takes one disruption from the budget of the Pod, if it has one.
-    async fn spend_budget(&self, pod: &Pod, dry_run: bool) -> Result<(), ApiError> {
+    /// Takes one disruption from the budget of the Pod, if it has one and does not go freely.
+    async fn spend_budget(&self, pod: &Pod, dry_run: bool) -> Result<Leave, ApiError> {
         for _ in 0..ATTEMPTS {
-            let Some((entry, mut budget)) = self.budget_of(pod)? else { return Ok(()) };
+            let Some((entry, mut budget)) = self.budget_of(pod)? else { return Ok(Leave::OfBudget) };
             if !is_ready(pod) && may_go_unready(&budget) {
-                return Ok(());
+                return Ok(Leave::OfState);
             }
             let name = pod.metadata.name.clone().unwrap_or_default();
             spend(&mut budget, &name)?;
             if dry_run {
-                return Ok(());
+                return Ok(Leave::OfBudget);
             }
             let mut value = serde_json::to_value(&budget).map_err(ApiError::internal)?;
             object::prune(&mut value);
             let kind = self.registry().find(BUDGETS_GROUP, "v1", BUDGETS).ok_or_else(ApiError::no_such_resource)?;
             let encode = object::encode(kind.info(), value)?;
             match self.store().commit(entry.key.clone(), Op::Update { expect: entry.revision, encode }).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(Leave::OfBudget),
                 Err(CommitError::Conflict(_) | CommitError::NotFound) => {}
                 Err(e) => return Err(ApiError::internal(format!("{e:?}"))),
             }
@@ -91,6 +105,15 @@ impl Api {
         }
         Ok(found)
     }
+}
+
+/// What lets a Pod go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    /// Its budget, or that it has none.
+    OfBudget,
+    /// Its own state: it serves nobody.
+    OfState,
 }
 
 /// A Pod that does not serve anybody may go at any time.

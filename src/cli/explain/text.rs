@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::explain::report::{Choice, Finding, FlowReport, PortReport, ServiceReport, Step, StepKind, VerdictResult};
+use crate::explain::report::{Choice, Finding, FlowReport, PortReport, ServiceReport, Step, StepKind};
 
 pub(super) fn service(report: &ServiceReport) -> String {
     let mut out = String::new();
@@ -114,14 +114,7 @@ pub(super) fn flow(report: &FlowReport) -> String {
     for (at, step) in report.steps.iter().filter(|step| step.step != StepKind::Verdict).enumerate() {
         out += &step_text(at + 1, step);
     }
-    let word = match report.verdict.result {
-        VerdictResult::Delivered => "reachable",
-        VerdictResult::LeavesCluster => "leaves the cluster",
-        VerdictResult::Rejected => "refused",
-        VerdictResult::Dropped => "dropped",
-        VerdictResult::Unresolved => "no address",
-        VerdictResult::NoSender => "nobody to send",
-    };
+    let word = if report.reachable { "reachable" } else { "unreachable" };
     if !report.steps.is_empty() {
         out.push('\n');
     }

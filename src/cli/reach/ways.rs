@@ -30,8 +30,27 @@ pub(super) struct Ways {
     pub host: Vec<Way>,
     pub pod: Vec<Way>,
     pub browser: Vec<Way>,
+    /// What to ask for the Service's addresses by name, from this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Dns>,
     /// What does not work, and why; most important first.
     pub notes: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Dns {
+    pub server: SocketAddr,
+    pub name: String,
+}
+
+impl Dns {
+    pub fn new(server: SocketAddr, namespace: &str, name: &str) -> Self {
+        Self { server, name: fqdn(namespace, name) }
+    }
+}
+
+fn fqdn(namespace: &str, name: &str) -> String {
+    format!("{name}.{namespace}.svc.{CLUSTER_DOMAIN}")
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -55,10 +74,11 @@ pub(super) fn of(facts: &Facts) -> Ways {
         host: Vec::new(),
         pod: Vec::new(),
         browser: Vec::new(),
+        dns: None,
         notes: Vec::new(),
     };
     let Some(spec) = &facts.service.spec else { return ways };
-    let name = format!("{}.{}.svc.{CLUSTER_DOMAIN}", ways.name, ways.namespace);
+    let name = fqdn(&ways.namespace, &ways.name);
     if let Some(target) = spec.external_name.as_ref().filter(|_| kind(spec) == "ExternalName") {
         ways.pod.push(Way::new(name, format!("DNS alias of {target}")));
         ways.notes.push(format!("an ExternalName has no address of its own: from elsewhere dial {target}"));

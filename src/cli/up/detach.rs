@@ -1,8 +1,9 @@
 //! `--detach`: the same command in the background. Its standard output is a pipe to the waiting parent until it is
 //! ready; its log is `DATA_DIR/vipyard.log`.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, anyhow};
@@ -36,9 +37,15 @@ pub(super) fn announce() -> anyhow::Result<()> {
 /// Starts the cluster in the background and returns when it is ready or has failed.
 pub(super) fn run(config: &Config) -> Result<(), Failure> {
     let dir = &config.data_dir;
-    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let new = !dir.exists();
+    // For its owner alone, like everything that will be in it.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot make {}: choose another with --data-dir", dir.display()))?;
     let log_path = dir.join(LOG_FILE);
-    let log = OpenOptions::new().create(true).write(true).truncate(true).open(&log_path);
+    let log = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&log_path);
     let log = log.with_context(|| format!("cannot write {}", log_path.display()))?;
     let mut child = Command::new(std::env::current_exe().context("cannot find the vipyard binary")?)
         .args(std::env::args_os().skip(1))
@@ -60,6 +67,9 @@ pub(super) fn run(config: &Config) -> Result<(), Failure> {
     let status = child.wait().context("cannot wait for the cluster in the background")?;
     let text = fs::read_to_string(&log_path).unwrap_or_default();
     let reason = text.lines().last().unwrap_or("it ended without a word").trim_start_matches("vipyard: ").to_owned();
+    if new && let Err(error) = fs::remove_dir_all(dir) {
+        eprintln!("vipyard: {} of the failed start is left behind: {error}", dir.display());
+    }
     let error = anyhow!(reason);
     Err(if status.code() == Some(EXIT_USAGE.into()) { Failure::Usage(error) } else { Failure::Failed(error) })
 }

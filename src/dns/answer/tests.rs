@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::cluster::ObjectKey;
 use crate::config::Network;
 use crate::dns::fixtures::{object, pod, records, service, slice};
 
@@ -230,7 +231,11 @@ fn names_of_others_are_not_answered() {
 #[test]
 fn answer_names_its_objects() {
     let records = records();
-    let key = |name: &str| Arc::new(ObjectKey::new("default", name));
+    // As the fixtures have them.
+    let object = |name: &str, revision| {
+        Arc::new(Object { key: ObjectKey::new("default", name), uid: uuid::Uuid::nil(), revision })
+    };
+    let key = |name: &str| object(name, 7);
     let causes = |name: &str, kind| ask(&records, name, kind).causes;
     assert_eq!(
         causes("alias.default.svc.cluster.local", Kind::A),
@@ -238,9 +243,9 @@ fn answer_names_its_objects() {
     );
     assert_eq!(
         causes("db.default.svc.cluster.local", Kind::A),
-        [Cause::Service(key("db")), Cause::Slice(key("db-4")), Cause::Slice(key("db-6"))]
+        [Cause::Service(key("db")), Cause::Slice(object("db-4", 0)), Cause::Slice(object("db-6", 0))]
     );
-    assert_eq!(causes("10-244-1-5.default.pod.cluster.local", Kind::A), [Cause::Pod(key("web-1"))]);
+    assert_eq!(causes("10-244-1-5.default.pod.cluster.local", Kind::A), [Cause::Pod(object("web-1", 0))]);
     assert_eq!(causes("5.1.244.10.in-addr.arpa", Kind::Ptr), [Cause::Service(key("db"))]);
 }
 

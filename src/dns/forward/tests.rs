@@ -10,16 +10,21 @@ use crate::dns::wire::Transport;
 
 const FAST: Timing = Timing { patience: Duration::from_millis(60), deadline: Duration::from_millis(300) };
 
-fn forwarder(upstreams: &[SocketAddr]) -> Forwarder {
+fn forwarder(upstreams: &[SocketAddr]) -> Arc<Forwarder> {
     let config = ForwardConfig { upstreams: upstreams.to_vec(), timing: FAST, ..ForwardConfig::default() };
-    Forwarder::new(config, Arc::default())
+    Arc::new(Forwarder::new(config, Arc::default()))
+}
+
+/// The upstreams, with whether each is up.
+fn up(forwarder: &Forwarder) -> Vec<(SocketAddr, bool)> {
+    forwarder.upstreams().into_iter().map(|upstream| (upstream.address, upstream.up)).collect()
 }
 
 fn key(name: &str) -> Key {
     Key { name: name.into(), record_type: RecordType::A, dnssec_ok: false, checking_disabled: false }
 }
 
-async fn ask(forwarder: &Forwarder, name: &str) -> Result<Said, ForwardError> {
+async fn ask(forwarder: &Arc<Forwarder>, name: &str) -> Result<Said, ForwardError> {
     forwarder.ask(key(name), Name::from_ascii(format!("{name}.")).unwrap()).await
 }
 
@@ -87,7 +92,10 @@ async fn silent_upstream_costs_a_head_start_once_and_then_nothing() {
     let start = Instant::now();
     assert_eq!(v4(&ask(&forwarder, "a.example.com").await.unwrap()), ["192.0.2.7"]);
     assert!(start.elapsed() >= FAST.patience);
-    assert_eq!(forwarder.upstreams(), [(silent.address, true), (good.address, false)]);
+    assert_eq!(up(&forwarder), [(silent.address, false), (good.address, true)]);
+    let failures: Vec<_> =
+        forwarder.upstreams().iter().map(|upstream| (upstream.questions, upstream.failures)).collect();
+    assert_eq!(failures, [(1, 1), (1, 0)]);
     let before = silent.asked();
     assert!(ask(&forwarder, "b.example.com").await.is_ok());
     assert_eq!(silent.asked(), before);
@@ -127,7 +135,10 @@ async fn closed_port_is_passed_over_without_waiting() {
     let timing = Timing { patience: Duration::from_secs(60), deadline: Duration::from_secs(120) };
     let config = ForwardConfig { upstreams: vec![closed().await, good.address], timing, ..ForwardConfig::default() };
     let start = Instant::now();
-    assert_eq!(v4(&ask(&Forwarder::new(config, Arc::default()), "example.com").await.unwrap()), ["192.0.2.7"]);
+    assert_eq!(
+        v4(&ask(&Arc::new(Forwarder::new(config, Arc::default())), "example.com").await.unwrap()),
+        ["192.0.2.7"]
+    );
     assert!(start.elapsed() < timing.patience);
 }
 
@@ -197,9 +208,9 @@ async fn stub_domains_have_resolvers_of_their_own() {
         upstreams: vec![general.address],
         stubs: vec![("Corp.example.".into(), vec![corp.address]), ("deep.corp.example".into(), vec![deep.address])],
         timing: FAST,
-        host: None,
+        ..ForwardConfig::default()
     };
-    let forwarder = Forwarder::new(config, Arc::default());
+    let forwarder = Arc::new(Forwarder::new(config, Arc::default()));
     for (name, address) in [
         ("example.com", "192.0.2.1"),
         ("corp.example", "192.0.2.2"),
@@ -224,7 +235,7 @@ fn resolvers_of_the_host_are_read_and_those_inside_the_cluster_left_out() {
     let path = dir.path().join("resolv.conf");
     std::fs::write(&path, text).unwrap();
     let zone = Zone::new(&Network::default());
-    let upstreams = |given: &[SocketAddr]| ForwardConfig::new(given, &path, &zone).upstreams;
+    let upstreams = |given: &[SocketAddr]| ForwardConfig::new(given, &[], &path, &zone, &[]).upstreams;
     assert_eq!(upstreams(&[]), ["127.0.0.53:53".parse().unwrap(), "[2001:db8::53]:53".parse().unwrap()]);
     let given = "127.0.0.1:5353".parse().unwrap();
     assert_eq!(upstreams(&[given]), [given]);
@@ -243,9 +254,42 @@ async fn a_failure_makes_it_read_the_hosts_resolvers_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("resolv.conf");
     let zone = Zone::new(&Network::default());
-    let forwarder = Forwarder::new(ForwardConfig::new(&[], &path, &zone), Arc::default());
+    let forwarder = Arc::new(Forwarder::new(ForwardConfig::new(&[], &[], &path, &zone, &[]), Arc::default()));
     assert_eq!(ask(&forwarder, "example.com").await.unwrap_err(), ForwardError::NoUpstream);
     std::fs::write(&path, "nameserver 127.0.0.53\n").unwrap();
     assert_eq!(ask(&forwarder, "example.com").await.unwrap_err(), ForwardError::NoUpstream);
-    assert_eq!(forwarder.upstreams(), [("127.0.0.53:53".parse().unwrap(), false)]);
+    assert_eq!(up(&forwarder), [("127.0.0.53:53".parse().unwrap(), true)]);
+}
+
+#[test]
+fn resolvers_that_are_this_very_server_are_left_out() {
+    let zone = Zone::new(&Network::default());
+    let path = Path::new("/nonexistent");
+    let given = ["127.0.0.1:53", "127.0.0.1:54", "192.0.2.1:53"].map(|text| text.parse().unwrap());
+    for (own, left) in [("127.0.0.1:53", &given[1..]), ("0.0.0.0:54", &[given[0], given[2]]), ("[::1]:53", &given)] {
+        let config = ForwardConfig::new(&given, &[], path, &zone, &[own.parse().unwrap()]);
+        assert_eq!(config.upstreams, left, "{own}");
+    }
+}
+
+#[test]
+fn resolvers_of_one_stub_domain_are_taken_together_in_order() {
+    let zone = Zone::new(&Network::default());
+    let stub = |domain: &str, address: &str| (domain.to_owned(), address.parse::<SocketAddr>().unwrap());
+    let given =
+        [stub("a.example", "192.0.2.1:53"), stub("b.example", "192.0.2.2:53"), stub("a.example", "192.0.2.3:53")];
+    let config = ForwardConfig::new(&[], &given, Path::new("/nonexistent"), &zone, &[]);
+    let a = ["192.0.2.1:53", "192.0.2.3:53"].map(|text| text.parse().unwrap()).to_vec();
+    let b = vec!["192.0.2.2:53".parse().unwrap()];
+    assert_eq!(config.stubs, [("a.example".to_owned(), a), ("b.example".to_owned(), b)]);
+}
+
+#[tokio::test]
+async fn too_many_who_wait_are_refused_at_once() {
+    let silent = silent().await;
+    let forwarder = forwarder(&[silent.address]);
+    let all = (0..=WAITING).map(|_| ask(&forwarder, "example.com"));
+    let results = futures::future::join_all(all).await;
+    let busy = results.iter().filter(|result| matches!(result, Err(ForwardError::Busy))).count();
+    assert_eq!((busy, results.len()), (1, WAITING + 1));
 }

@@ -13,26 +13,26 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::config::Network;
-use crate::dns::fixtures::{FakeUpstream, records, reply_with, slice};
+use crate::dns::fixtures::{FakeUpstream, pod, records, reply_with, slice};
 use crate::dns::forward::{ForwardConfig, Timing};
 use crate::dns::records::Records;
 
 /// A server on loopback, UDP and TCP on one port.
-struct World {
-    address: SocketAddr,
-    index: Arc<Index>,
-    metrics: Arc<Metrics>,
+pub(super) struct World {
+    pub address: SocketAddr,
+    pub index: Arc<Index>,
+    pub metrics: Arc<Metrics>,
     responder: Arc<Responder>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<io::Result<()>>,
 }
 
 impl World {
-    fn start(records: Records, upstreams: &[SocketAddr]) -> Self {
+    pub fn start(records: Records, upstreams: &[SocketAddr]) -> Self {
         Self::start_with(records, upstreams, ServerConfig::default())
     }
 
-    fn start_with(records: Records, upstreams: &[SocketAddr], config: ServerConfig) -> Self {
+    pub fn start_with(records: Records, upstreams: &[SocketAddr], config: ServerConfig) -> Self {
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
             // Another test may have taken the TCP port.
@@ -56,7 +56,7 @@ impl World {
         Self { address, index, metrics, responder, stop: Some(stop), task }
     }
 
-    async fn udp(&self, message: &[u8]) -> Option<Message> {
+    pub async fn udp(&self, message: &[u8]) -> Option<Message> {
         let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
         socket.connect(self.address).await.unwrap();
         socket.send(message).await.unwrap();
@@ -65,7 +65,7 @@ impl World {
         Some(Message::from_vec(&buffer[..length]).expect("a good reply"))
     }
 
-    async fn ask(&self, name: &str, record_type: RecordType) -> Message {
+    pub async fn ask(&self, name: &str, record_type: RecordType) -> Message {
         self.udp(&question(name, record_type).to_vec().unwrap()).await.expect("a reply")
     }
 
@@ -92,7 +92,7 @@ impl World {
     }
 }
 
-fn question(name: &str, record_type: RecordType) -> Message {
+pub(super) fn question(name: &str, record_type: RecordType) -> Message {
     let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), record_type));
@@ -100,14 +100,14 @@ fn question(name: &str, record_type: RecordType) -> Message {
 }
 
 /// Record data as text, sorted.
-fn data(message: &Message) -> Vec<String> {
+pub(super) fn data(message: &Message) -> Vec<String> {
     let mut data: Vec<String> = message.answers.iter().map(|record| record.data.to_string()).collect();
     data.sort();
     data
 }
 
 /// Sends messages over one TCP connection and reads a reply to each; fewer if the server closes.
-async fn over_tcp(address: SocketAddr, messages: &[Vec<u8>]) -> Vec<Message> {
+pub(super) async fn over_tcp(address: SocketAddr, messages: &[Vec<u8>]) -> Vec<Message> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let mut bytes = Vec::new();
     for message in messages {
@@ -127,7 +127,7 @@ async fn over_tcp(address: SocketAddr, messages: &[Vec<u8>]) -> Vec<Message> {
 }
 
 /// A headless Service with 500 ready endpoints in five slices.
-fn crowd() -> Records {
+pub(super) fn crowd() -> Records {
     let mut records = records();
     for part in 0..5u8 {
         let endpoints: Vec<_> = (0..100).map(|i| json!({"addresses": [format!("10.244.{part}.{i}")]})).collect();
@@ -376,32 +376,42 @@ async fn dropping_the_server_frees_the_sockets() {
 }
 
 #[tokio::test]
-async fn onlookers_see_each_question_with_its_objects() {
+async fn onlookers_see_each_question_with_its_client_and_objects() {
     let upstream = FakeUpstream::start(|asked, _| Some(reply_with(asked, &[[192, 0, 2, 7]]))).await;
-    let world = World::start(records(), &[upstream.address]);
-    let mut events = world.responder.events().subscribe();
-    world.ask("WEB.default.svc.cluster.local.", RecordType::A).await;
-    for _ in 0..2 {
-        world.ask("away.default.svc.cluster.local.", RecordType::A).await;
+    let mut cluster = records();
+    cluster.change_pod(None, Some(&pod("asker", &["127.0.0.1"])));
+    let world = World::start(cluster, &[upstream.address]);
+    // The second is answered with the reply of the first, the last from the cache.
+    for name in ["WEB", "web", "away", "away"] {
+        world.ask(&format!("{name}.default.svc.cluster.local."), RecordType::A).await;
     }
-    let object = |name: &str| vec![Cause::Service(Arc::new(crate::cluster::ObjectKey::new("default", name)))];
-    for (name, answers, source, causes) in [
-        ("web.default.svc.cluster.local", vec!["10.96.1.1"], Source::Cluster, object("web")),
-        ("away.default.svc.cluster.local", vec!["api.example.com.", "192.0.2.7"], Source::Upstream, object("away")),
-        ("away.default.svc.cluster.local", vec!["api.example.com.", "192.0.2.7"], Source::Cache, object("away")),
-    ] {
-        let event = events.recv().await.unwrap();
-        assert_eq!((event.name.as_str(), event.record_type, event.code), (name, RecordType::A, ResponseCode::NoError));
+    let events = world.responder.events().wait_after(3).await;
+    assert_eq!(events.last().expect("the last").number, 4);
+    let by = upstream.address;
+    let expected = [
+        ("web", &["10.96.1.1"][..], Source::Cluster),
+        ("web", &["10.96.1.1"], Source::Cluster),
+        ("away", &["api.example.com.", "192.0.2.7"], Source::Upstream(by)),
+        ("away", &["api.example.com.", "192.0.2.7"], Source::Cache(by)),
+    ];
+    for (event, (name, answers, source)) in world.responder.events().after(0).iter().zip(expected) {
+        let facts = &event.facts;
+        assert_eq!((facts.name.clone(), facts.source), (format!("{name}.default.svc.cluster.local"), source));
+        assert_eq!((facts.record_type, facts.code), (RecordType::A, ResponseCode::NoError));
+        let json = event.to_json();
+        assert_eq!((&json["answers"], &json["answerCount"]), (&json!(answers), &json!(answers.len())));
+        assert_eq!(json["pod"]["name"], "asker");
+        assert_eq!(json["client"], event.client.to_string());
+        let object = &json["objects"][0];
         assert_eq!(
-            (&event.answers, event.count, event.source),
-            (&answers.into_iter().map(String::from).collect(), event.answers.len(), source)
+            (&object["kind"], &object["name"], &object["resourceVersion"]),
+            (&json!("Service"), &json!(name), &json!("7"))
         );
-        assert_eq!((&event.causes, event.client.ip()), (&causes, IpAddr::from([127, 0, 0, 1])));
     }
 }
 
 /// What `dig` makes of it, its exit code and output; `None` where it is not installed (Debian: bind9-dnsutils).
-async fn dig(world: &World, arguments: &str) -> Option<(i32, String)> {
+pub(super) async fn dig(world: &World, arguments: &str) -> Option<(i32, String)> {
     let mut command = tokio::process::Command::new("dig");
     command.arg("@127.0.0.1").arg("-p").arg(world.address.port().to_string());
     command.args(["+tries=1", "+time=10"]).args(arguments.split(' ')).kill_on_drop(true);

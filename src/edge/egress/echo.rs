@@ -35,8 +35,11 @@ impl Egress {
                 None => return,
             },
         };
-        if let Err(error) = socket.send(message).await {
-            self.refuse(&held, &error);
+        match socket.try_send(message) {
+            Ok(_) => {}
+            // As on any full link.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => self.refuse(&held, &error),
         }
     }
 
@@ -93,5 +96,7 @@ async fn open(destination: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::from_std(socket)?;
     // The port of a ping socket is the identifier of its requests.
     socket.connect(SocketAddr::new(destination.ip(), 0)).await?;
+    // Until the reactor has said so, the first request would be taken for one too many.
+    socket.writable().await?;
     Ok(socket)
 }

@@ -61,7 +61,9 @@ impl Sessions {
         let mut tables = self.0.lock();
         let client = session.state.lock().client;
         tables.remove_client(session, client);
-        tables.by_flow.remove(&session.first.tuple);
+        if tables.by_flow.get(&session.first.tuple).is_some_and(|found| Arc::ptr_eq(found, session)) {
+            tables.by_flow.remove(&session.first.tuple);
+        }
     }
 }
 
@@ -77,7 +79,8 @@ impl Tables {
 impl Egress {
     /// A Pod's first datagram, or one that followed before that one was let through.
     pub(super) async fn datagram(self: &Arc<Self>, held: Held) {
-        let known = self.datagrams.of_flow(&held.tuple);
+        // The Service that the Pod talks to may have chosen another endpoint since.
+        let known = self.datagrams.of_flow(&held.tuple).filter(|known| known.first.destination == held.destination);
         let session = match known {
             Some(session) => session,
             None => {

@@ -1,6 +1,7 @@
 //! From an object to running containers.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Probe;
@@ -18,6 +19,7 @@ use super::super::status::Phase;
 use super::super::volumes::Volumes;
 use super::{News, Stage, Worker, restart_policy};
 use crate::images::Image;
+use crate::metrics::CONTAINER_STARTS;
 use crate::sys::process::Exit;
 
 impl Worker {
@@ -101,6 +103,7 @@ impl Worker {
             Ok(started) => {
                 self.event("Normal", "Pulled", &pulled);
                 self.event("Normal", "Created", "Container created");
+                CONTAINER_STARTS.fetch_add(1, Relaxed);
                 self.event("Normal", "Started", "Container started");
                 let (log, inside) = (Arc::clone(&started.log), started.inside.clone());
                 self.node.shared.registry.update(&self.key, &self.uid, &container.name, |entry| {

@@ -102,7 +102,7 @@ impl Recorder {
     }
 
     /// A packet went nowhere. `service` finds the Service that it was for, if any; it is asked for what is told only.
-    pub(in crate::router) fn refused<'a>(
+    pub(crate) fn refused<'a>(
         &mut self,
         from: &Arc<PortInfo>,
         tuple: Option<Tuple>,
