@@ -22,7 +22,7 @@ const PAGES = [
   ['explain', '#/explain?from=pod%2Fdefault%2Fclient&to=web%3A80', '[data-step="verdict"]'],
   ['apply', '#/edit', '[data-line]'],
 ];
-const BROKEN = 'apiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  selector:\n    app: web\n  ports:\n    - name: http\n      port: 99999\n      targetPort: http\n';
+const BROKEN = 'apiVersion: v1\nkind: Service\nmetadata:\n  name: broken\nspec:\n  selector:\n    app: web\n  ports:\n    - name: http\n      port: 99999\n      targetPort: http\n';
 
 await mkdir(options.shots, { recursive: true });
 const browser = await launch(options.chromium);

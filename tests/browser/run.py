@@ -15,6 +15,7 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+EXAMPLES = ["dual-stack.yaml", "headless.yaml", "nodeport.yaml", "web.yaml"]
 sys.path.insert(0, str(HERE.parent / "common"))
 
 import cluster  # noqa: E402
@@ -36,7 +37,8 @@ def main() -> int:
         return scale(args.scale, browser)
     with cluster.Cluster(args.binary) as running:
         kubectl = ["kubectl", "--kubeconfig", str(running.kubeconfig)]
-        subprocess.run([*kubectl, "apply", "-f", ROOT / "examples", "-f", HERE / "tasks.yaml"], check=True)
+        manifests = [*(ROOT / "examples" / name for name in EXAMPLES), HERE / "tasks.yaml"]
+        subprocess.run([*kubectl, "apply", *(f"--filename={manifest}" for manifest in manifests)], check=True)
         ready = ["wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s"]
         subprocess.run([*kubectl, *ready, "--selector=!never-ready"], check=True)
         visit = [*browser, "--url", running.dashboard]
