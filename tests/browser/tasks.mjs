@@ -142,6 +142,10 @@ try {
   await check('traffic thickens lines, and refused packets mark a Service', async () => {
     await open('#/');
     await page.locator('[data-edge^="default/web>"].busy').first().waitFor({ state: 'attached' });
+    await page.locator('[data-key="default/nobody"] [data-refused]').waitFor();
+    await open('#/flows?service=default%2Fnobody&dropped=1');
+    await page.locator('[data-flow="reject"]', { hasText: 'default/asker' }).first().waitFor();
+    await open('#/');
   });
 
   await check('a label selector narrows the map', async () => {
