@@ -52,7 +52,7 @@ async fn pass(mut request: Request, next: Next) -> Response {
 /// Whether the path is `…/RESOURCE/NAME/SUBRESOURCE` of one that is kept back, as the API would read it.
 fn leads_into_pods(path: &str) -> bool {
     let path = percent_decode_str(path).decode_utf8_lossy();
-    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     let Some(rest) = (match segments.first() {
         Some(&"api") => segments.get(2..),
         _ => segments.get(3..),
@@ -75,6 +75,7 @@ mod tests {
             "/api/v1/namespaces/shop/services/http:web:80/%70roxy/",
             "/api/v1/namespaces/shop/pods/web/exec",
             "/api/v1/nodes/n1/proxy/logs",
+            "/api/v1//namespaces/shop/pods/web/proxy",
         ] {
             assert!(leads_into_pods(path), "{path}");
         }
