@@ -8,12 +8,13 @@ CLIENTS := kubernetes==37.0.2 helm-python-sdk==0.2.2
 SCHEMATHESIS := schemathesis==4.32.5
 REQUESTS ?= 100000
 PACKETS ?= 10000000
+LIVES ?= 1000
 QUESTIONS ?= 10000000
 EXAMPLES ?= 20
 CHROMIUM ?= $(or $(shell command -v chromium),/usr/bin/chromium)
 export PATH := $(CURDIR)/$(TOOLS)/bin:$(PATH)
 
-.PHONY: demo test bench lint rust-test netns-test crash-test kubectl-test client-test fuzz-api fuzz-short fuzz-router fuzz-dns web-test browser-test web release debug tools apt-demo apt-test apt-bench screenshots clean help
+.PHONY: demo test bench lint rust-test netns-test crash-test soak-test kubectl-test client-test fuzz-api fuzz-short fuzz-router fuzz-dns web-test browser-test web release debug tools apt-demo apt-test apt-bench screenshots clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -49,6 +50,9 @@ netns-test: debug ## Real namespaces, TUN devices, processes and packets
 
 crash-test: ## kill -9 under write load, 200 rounds
 	VIPYARD_CRASH_ROUNDS=200 $(CARGO) test --lib store::crash_tests::kill_under_load -- --nocapture
+
+soak-test: debug ## 1,000 random lives of Pods, which must leave nothing behind (LIVES=1000)
+	VIPYARD_SOAK_LIVES=$(LIVES) $(CARGO) test --test netns soak::
 
 kubectl-test: debug ## The newest kubectl, where netns-test takes the one on the PATH
 	$(call venv,kubectl,$(KUBECTL))

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Start-up time, idle memory and size of the binary, as README names them.
+"""Start-up time, idle memory, size of the binary, and what many Pods cost, as README names them.
 
-  figures.py --binary target/release/vipyard [--runs 5]
+  figures.py --binary target/release/vipyard [--runs 5] [--pods 200]
 
 Each run starts `vipyard up` on an empty data directory in a network namespace of its own, creates a Service and a Pod
 as soon as the API is ready, and asks the VIP from inside the Pod's network namespace until it answers 200. The time runs
-from the exec of `vipyard up` to that answer. The last line is JSON.
+from the exec of `vipyard up` to that answer.
+
+Many Pods are of vipyard/pause, on three nodes: the time from the first POST until the last one is Ready, the memory that
+they add, and the time from the deletion until their objects, processes and files are gone. The last line is JSON.
 """
 import argparse
 import base64
@@ -149,6 +152,76 @@ def run(binary: pathlib.Path, idle: bool) -> dict:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def watch_pods(kubeconfig: pathlib.Path, version: str):
+    """The events of the Pods, as they come."""
+    api = Api(kubeconfig)
+    api.connection.timeout = 10 * LIMIT
+    api.connection.request("GET", f"/api/v1/namespaces/default/pods?watch=true&resourceVersion={version}")
+    answer = api.connection.getresponse()
+    assert answer.status == 200, answer.read()
+    while line := answer.readline():
+        yield json.loads(line)
+
+
+def is_ready(pod: dict) -> bool:
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def processes_below(parent: int) -> int:
+    files = pathlib.Path(f"/proc/{parent}/task").glob("*/children")
+    return sum(len(file.read_text().split()) for file in files)
+
+
+def many(binary: pathlib.Path, count: int) -> dict:
+    """Starts `count` Pods at once and deletes them."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="vipyard-figures-"))
+    data = folder / "data"
+    process = subprocess.Popen([binary, "up", "--data-dir", data], stdout=subprocess.DEVNULL)
+    try:
+        until("the kubeconfig", (data / "kubeconfig").exists)
+        api = Api(data / "kubeconfig")
+        until("readiness", lambda: api.call("GET", "/readyz")[0] == 200)
+        base = "/api/v1/namespaces/default"
+        until("the ServiceAccount", lambda: api.call("GET", f"{base}/serviceaccounts/default")[0] == 200)
+        time.sleep(IDLE_SECONDS)
+        before = resident_mib(process.pid)
+        version = json.loads(api.call("GET", f"{base}/pods")[1])["metadata"]["resourceVersion"]
+        events = watch_pods(data / "kubeconfig", version)
+        started = time.monotonic()
+        for number in range(count):
+            spec = {"terminationGracePeriodSeconds": 1, "containers": [{"name": "c", "image": "vipyard/pause"}]}
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"p{number}"}, "spec": spec}
+            status, answer = api.call("POST", f"{base}/pods", pod)
+            assert status == 201, answer
+        ready = set()
+        while len(ready) < count:
+            pod = next(events)["object"]
+            if is_ready(pod):
+                ready.add(pod["metadata"]["name"])
+        ready_at = time.monotonic()
+        time.sleep(IDLE_SECONDS)
+        after = resident_mib(process.pid)
+        deleted = time.monotonic()
+        status, answer = api.call("DELETE", f"{base}/pods")
+        assert status == 200, answer
+        gone = 0
+        while gone < count:
+            gone += next(events)["type"] == "DELETED"
+        until("the end of all processes", lambda: processes_below(process.pid) == 0)
+        until("the end of all files", lambda: not any((data / "pods").iterdir()))
+        gone_at = time.monotonic()
+        return {
+            "ready": ready_at - started,
+            "kib": (after - before) * 1024 / count,
+            "gone": gone_at - deleted,
+        }
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def apart():
     """Goes on in a network namespace: no packet to a cluster address may leave through the machine's own interface."""
     if INSIDE not in os.environ:
@@ -162,10 +235,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", required=True, type=pathlib.Path)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--pods", type=int, default=200)
     args = parser.parse_args()
     apart()
     runs = [run(args.binary, idle=False) for _ in range(args.runs)]
+    pods = many(args.binary, args.pods)
     figures = {
+        "pods_ready_s": round(pods["ready"], 1),
+        "pod_kib": round(pods["kib"]),
+        "pods_gone_s": round(pods["gone"], 1),
         "ready_ms": round(statistics.median(r["ready"] for r in runs)),
         "first_answer_ms": round(statistics.median(r["answer"] for r in runs)),
         "idle_rss_mib": round(run(args.binary, idle=True)["rss"], 1),
@@ -175,6 +253,9 @@ def main():
     print(f"exec of `vipyard up` to first 200 through a VIP   {figures['first_answer_ms']} ms (median of {args.runs})")
     print(f"resident memory, idle, 3 nodes                    {figures['idle_rss_mib']} MiB")
     print(f"size of the binary                                {figures['binary_mib']} MiB")
+    print(f"{args.pods} Pods from the first POST to all Ready            {figures['pods_ready_s']} s")
+    print(f"memory of vipyard per Pod                         {figures['pod_kib']} KiB")
+    print(f"{args.pods} Pods from the deletion to nothing left           {figures['pods_gone_s']} s")
     print(json.dumps(figures))
 
 

@@ -36,12 +36,14 @@ mod openapi;
 mod patch;
 pub mod pki;
 mod protobuf;
+mod proxy;
 mod request;
 mod reviews;
 pub mod schema;
 mod selector;
 pub mod serve;
 mod status;
+pub mod streams;
 mod subresources;
 mod table;
 pub mod tokens;
@@ -60,6 +62,7 @@ use http::StatusCode;
 use k8s_openapi::api::core::v1::ServiceSpec;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::config::Network;
@@ -71,6 +74,7 @@ use dns::NameService;
 use insight::Insight;
 use kinds::{Context, Registry, Strategy};
 use logs::LogSource;
+use streams::Nodes;
 use tokens::TokenKey;
 use tokens::discovery::{CONFIGURATION_PATH, KEYS_PATH};
 
@@ -97,6 +101,11 @@ struct Inner {
     issuer: String,
     /// Where container logs come from: the node agents, once they run.
     logs: std::sync::OnceLock<Arc<dyn LogSource>>,
+    /// Who runs containers and reaches their networks, once they do.
+    nodes: std::sync::OnceLock<Arc<dyn Nodes>>,
+    /// Connections that are no HTTP any more, and those of proxies.
+    streams: TaskTracker,
+    stream_room: Arc<tokio::sync::Semaphore>,
     /// Knows when packets follow the objects, once there are packets.
     data_plane: std::sync::OnceLock<Arc<dyn DataPlane>>,
     /// Knows why packets go where they go, and what was counted.
@@ -133,6 +142,9 @@ impl Api {
             issuer: format!("https://kubernetes.default.svc.{}", network.domain),
             ctx: Context { network, allocators, store },
             logs: std::sync::OnceLock::new(),
+            nodes: std::sync::OnceLock::new(),
+            streams: TaskTracker::new(),
+            stream_room: Arc::new(tokio::sync::Semaphore::new(streams::STREAMS)),
             data_plane: std::sync::OnceLock::new(),
             insight: std::sync::OnceLock::new(),
             names: std::sync::OnceLock::new(),
@@ -178,6 +190,17 @@ impl Api {
     /// Says where `kubectl logs` reads from. Only the first call counts.
     pub fn set_log_source(&self, source: Arc<dyn LogSource>) {
         let _ = self.inner.logs.set(source);
+    }
+
+    /// Says who serves exec, attach, port-forwards and proxies. Only the first call counts.
+    pub fn set_nodes(&self, nodes: Arc<dyn Nodes>) {
+        let _ = self.inner.nodes.set(nodes);
+    }
+
+    /// Waits for the end of all streams, which comes soon after `stopping`.
+    pub async fn streams_ended(&self) {
+        self.inner.streams.close();
+        self.inner.streams.wait().await;
     }
 
     /// Says who answers `/vipyard/v1/barrier`. Only the first call counts.

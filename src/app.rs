@@ -28,13 +28,14 @@ use crate::api::insight::Insight;
 use crate::api::pki::{self, Authority};
 use crate::api::{Api, serve};
 use crate::cluster::Cluster;
-use crate::config::{CLUSTER_API_PORT, Config, HostAccess, PKI_FOLDER};
+use crate::config::{CLAIMS_FOLDER, CLUSTER_API_PORT, Config, HostAccess, IMAGE_MAP_FILE, PKI_FOLDER};
 use crate::controllers::{self, Controllers, ControllersConfig};
 use crate::dashboard::{self, DashboardConfig};
 use crate::dns::Zone;
 use crate::edge::{self, EdgeConfig};
 use crate::events::Recorder;
 use crate::explain::Explainer;
+use crate::images::Images;
 use crate::lifecycle::Readiness;
 use crate::node::{Agents, AgentsConfig};
 use crate::router::{Router, RouterConfig};
@@ -160,6 +161,7 @@ pub async fn build(config: Config) -> Result<Running> {
             cluster: cluster.clone(),
             network: config.network.clone(),
             root_ca_pem: authority.cert_pem().to_owned(),
+            claims_folder: config.data_dir.join(CLAIMS_FOLDER),
             resources: api.registry().resources(),
         },
         &mut tasks,
@@ -187,6 +189,17 @@ pub async fn build(config: Config) -> Result<Running> {
         .with_context(|| format!("cannot write {}", dns_file.display()))?;
     files.push(dns_file);
     let barrier = Arc::new(Barrier::new(api.store().clone(), cluster.clone()));
+    let images = Images::open(config.images.clone())?;
+    tasks.spawn(images.clone().follow());
+    if let Some(map) = &config.images {
+        let file = config.data_dir.join(IMAGE_MAP_FILE);
+        pki::write_private(&file, &format!("{}\n", map.display()))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        files.push(file);
+    } else {
+        // Of an earlier vipyard that was killed.
+        let _ = std::fs::remove_file(config.data_dir.join(IMAGE_MAP_FILE));
+    }
     let agents = Agents::start(AgentsConfig {
         nodes: config.nodes,
         network: config.network.clone(),
@@ -197,6 +210,7 @@ pub async fn build(config: Config) -> Result<Running> {
         data_plane: Arc::clone(&barrier) as Arc<dyn node::DataPlane>,
         events: Arc::new(adapters::NodeEvents(Recorder::new(client("system:node"), "kubelet", None))),
         timings: node::Timings::default(),
+        images,
     })
     .await?;
     api.set_data_plane(barrier);
@@ -220,6 +234,8 @@ pub async fn build(config: Config) -> Result<Running> {
         spawn_http(listener, metrics::routes(insight), &stopping, &connections, "metrics listener ended");
     }
     api.set_log_source(Arc::new(adapters::NodeLogs(agents.clone())));
+    let inside = Arc::new(control_plane.namespace()?);
+    api.set_nodes(Arc::new(adapters::NodeStreams { agents: agents.clone(), control_plane: inside }));
     let reach = edge::start(EdgeConfig {
         network: config.network.clone(),
         host_access: config.host_access,
@@ -294,6 +310,7 @@ impl Running {
             self.stopping.cancel();
             self.connections.close();
             self.connections.wait().await;
+            self.api.streams_ended().await;
         });
         if drained.await.is_err() {
             warn!(limit_seconds = limit.as_secs(), "not everything ended in time, the rest is cut off");

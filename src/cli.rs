@@ -8,6 +8,7 @@ mod doctor;
 mod down;
 mod explain;
 mod flows;
+mod images;
 mod kubeconfig;
 mod paths;
 mod reach;
@@ -44,6 +45,8 @@ enum Command {
     Kubeconfig(kubeconfig::Args),
     /// Print how to reach a Service from this host, from a Pod and from a browser
     Reach(reach::Args),
+    /// List the images that can be run: those built in and those of the map file
+    Images(images::Args),
     /// Print why a Service or a packet fares as it does
     Explain(Box<explain::Args>),
     /// Print what flows through the router, and what it refuses
@@ -123,6 +126,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Reach(args) => reach::run(args),
+        Command::Images(args) => images::run(&args),
         Command::Explain(args) => match explain::run(*args) {
             Ok(code) => return code,
             Err(failure) => Err(failure),

@@ -6,7 +6,9 @@
 mod informer;
 mod reflector;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::{Api, Client};
@@ -27,6 +29,7 @@ pub struct Cluster {
     pub config_maps: Informer<ConfigMap>,
     pub secrets: Informer<Secret>,
     pub service_accounts: Informer<ServiceAccount>,
+    pub claims: Informer<PersistentVolumeClaim>,
 }
 
 /// The writing ends of a [`Cluster`]: tests hold them to play the API server.
@@ -41,6 +44,7 @@ pub struct Writers {
     pub config_maps: Writer<ConfigMap>,
     pub secrets: Writer<Secret>,
     pub service_accounts: Writer<ServiceAccount>,
+    pub claims: Writer<PersistentVolumeClaim>,
 }
 
 impl Cluster {
@@ -56,6 +60,7 @@ impl Cluster {
         let (config_maps, config_maps_w) = Informer::new();
         let (secrets, secrets_w) = Informer::new();
         let (service_accounts, service_accounts_w) = Informer::new();
+        let (claims, claims_w) = Informer::new();
         (
             Self {
                 namespaces,
@@ -68,6 +73,7 @@ impl Cluster {
                 config_maps,
                 secrets,
                 service_accounts,
+                claims,
             },
             Writers {
                 namespaces: namespaces_w,
@@ -80,6 +86,7 @@ impl Cluster {
                 config_maps: config_maps_w,
                 secrets: secrets_w,
                 service_accounts: service_accounts_w,
+                claims: claims_w,
             },
         )
     }
@@ -98,6 +105,7 @@ impl Writers {
         tasks.spawn(self.service_cidrs.run(Api::all(all.clone())));
         tasks.spawn(self.config_maps.run(Api::all(all.clone())));
         tasks.spawn(self.secrets.run(Api::all(all.clone())));
-        tasks.spawn(self.service_accounts.run(Api::all(all)));
+        tasks.spawn(self.service_accounts.run(Api::all(all.clone())));
+        tasks.spawn(self.claims.run(Api::all(all)));
     }
 }

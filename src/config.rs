@@ -11,6 +11,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub const DATABASE_FILE: &str = "vipyard.db";
 /// Where a data directory has the cluster's keys.
 pub const PKI_FOLDER: &str = "pki";
+/// Where a data directory has what PersistentVolumeClaims keep.
+pub const CLAIMS_FOLDER: &str = "volumes";
+/// Tells, in the data directory of a running cluster, where its image map is.
+pub const IMAGE_MAP_FILE: &str = "image-map";
 pub const API_LISTEN: &str = "127.0.0.1:6443";
 pub const UI_LISTEN: &str = "127.0.0.1:8080";
 /// A port that the kernel chooses.
@@ -41,6 +45,8 @@ pub struct Config {
     pub nodes: u16,
     pub network: Network,
     pub host_access: HostAccess,
+    /// The file that maps names of images.
+    pub images: Option<PathBuf>,
     pub dns: DnsConfig,
     pub data_dir: PathBuf,
     /// Where `/metrics` is served without asking who asks; nowhere when it is not said.
@@ -201,6 +207,11 @@ impl Network {
 
 fn nth(v4: Ipv4Net, v6: Ipv6Net, n: u32) -> DualAddr {
     DualAddr { v4: (u32::from(v4.network()) + n).into(), v6: (u128::from(v6.network()) + u128::from(n)).into() }
+}
+
+/// The name of a claim's volume, and of its folder.
+pub fn claim_volume(claim_uid: &str) -> String {
+    format!("pvc-{claim_uid}")
 }
 
 /// The name of node `index`, counted from 1.

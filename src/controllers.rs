@@ -21,6 +21,7 @@
 //! | `garbage` | dependents of deleted owners | ES19 |
 //! | `disruption` | status of PodDisruptionBudgets | |
 //! | `load_balancer` | addresses of Services of type LoadBalancer | V2, W2 |
+//! | `claims` | a volume for each PersistentVolumeClaim | |
 //! | `ip_addresses` | an IPAddress for each Service address | SC5-SC7 |
 //! | `service_cidrs` | ServiceCIDRs: the cluster's own, readiness, deletion | SC1, SC3, SC4 |
 //! | `bootstrap` | system namespaces, `default/kubernetes`, `kube-system/kube-dns` | K1, K2, EM7 |
@@ -29,6 +30,7 @@
 //! `garbage_graph`), which the table tests call directly.
 
 mod bootstrap;
+mod claims;
 mod custom_resources;
 mod disruption;
 mod disruption_plan;
@@ -59,6 +61,7 @@ mod slice_writer;
 mod slices;
 mod zone_shares;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kube::Client;
@@ -139,6 +142,8 @@ pub struct ControllersConfig {
     pub network: Network,
     /// The cluster's certificate authority, for the ConfigMap `kube-root-ca.crt` of each namespace.
     pub root_ca_pem: String,
+    /// Where the node agents keep the folders of claims.
+    pub claims_folder: PathBuf,
     /// Every kind that the API serves with list, watch, get, patch, delete and deletecollection; `true` if its
     /// objects live in namespaces.
     pub resources: watch::Receiver<Vec<(ApiResource, bool)>>,
@@ -151,7 +156,7 @@ impl Controllers {
     /// Starts every controller; they end when their tasks are aborted or the set is dropped. [`bootstrap`] should have
     /// run before, so that the first Services of users do not race the system's for addresses.
     pub fn start(config: ControllersConfig, tasks: &mut JoinSet<()>) {
-        let ControllersConfig { client, cluster, network, root_ca_pem, resources } = config;
+        let ControllersConfig { client, cluster, network, root_ca_pem, claims_folder, resources } = config;
         let served = Served(resources);
 
         let slice_queue = Arc::new(queue::Queue::new());
@@ -167,6 +172,7 @@ impl Controllers {
         disruption::DisruptionController::start(&client, &cluster, tasks);
         service_cidrs::ServiceCidrController::start(&client, &cluster, &network, tasks);
         load_balancer::LoadBalancerController::start(&client, &cluster, &network, tasks);
+        claims::ClaimController::start(&client, &cluster, claims_folder, tasks);
         ip_addresses::IpAddressController::start(&client, &cluster, tasks);
         bootstrap::SystemObjects::start(&client, &cluster, &network, tasks);
         event_expiry::EventExpiry::start(&client, event_expiry::LIFE, tasks);

@@ -18,6 +18,8 @@ use tracing::debug;
 
 /// Notes that wait for their write.
 const QUEUE: usize = 1024;
+/// Notes that are written side by side, so that the store commits them together.
+const BATCH: usize = 32;
 /// Events that a repeat can still be added to.
 const REMEMBERED: usize = 4096;
 
@@ -138,9 +140,25 @@ struct Worker {
 
 impl Worker {
     async fn run(mut self, mut queue: mpsc::Receiver<Note>) {
-        while let Some(note) = queue.recv().await {
-            if let Err(error) = self.write(&note).await {
-                debug!(reason = note.reason, message = note.message, %error, "event not written");
+        let mut batch = Vec::new();
+        while queue.recv_many(&mut batch, BATCH).await > 0 {
+            let (mut new, mut repeats): (Vec<Note>, Vec<Note>) = (Vec::new(), Vec::new());
+            for note in batch.drain(..) {
+                let key = note.key();
+                let known = self.written.by_key.contains_key(&key) || new.iter().any(|other| other.key() == key);
+                if known { repeats.push(note) } else { new.push(note) }
+            }
+            let made = futures::future::join_all(new.iter().map(|note| self.create(note))).await;
+            for (note, result) in new.iter().zip(made) {
+                match result {
+                    Ok(name) => self.written.insert(note.key(), name),
+                    Err(error) => not_written(note, &error),
+                }
+            }
+            for note in &repeats {
+                if let Err(error) = self.write(note).await {
+                    not_written(note, &error);
+                }
             }
         }
     }
@@ -160,11 +178,17 @@ impl Worker {
                 Err(error) => return Err(error),
             }
         }
-        let event = self.first_event(note);
-        let name = event.metadata.name.clone().unwrap_or_default();
-        api.create(&PostParams::default(), &event).await?;
+        let name = self.create(note).await?;
         self.written.insert(key, name);
         Ok(())
+    }
+
+    /// Writes the first Event of its kind, and returns its name.
+    async fn create(&self, note: &Note) -> Result<String, kube::Error> {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), note.namespace());
+        let event = self.first_event(note);
+        api.create(&PostParams::default(), &event).await?;
+        Ok(event.metadata.name.unwrap_or_default())
     }
 
     fn first_event(&self, note: &Note) -> Event {
@@ -188,6 +212,10 @@ impl Worker {
             ..Event::default()
         }
     }
+}
+
+fn not_written(note: &Note, error: &kube::Error) {
+    debug!(reason = note.reason, message = note.message, %error, "event not written");
 }
 
 #[cfg(test)]

@@ -1,17 +1,31 @@
-//! The built-in images: programs inside this binary, and the host's own file system.
+//! Images: programs inside this binary, the host's own file system, and what a map file gives names to.
 //!
-//! They let a Service be tried without a registry, a download or a container runtime.
+//! They let Pods run without a registry, a download or a container runtime.
 
+mod map;
 mod pause;
+mod reference;
+mod store;
 mod whoami;
 
 use std::process::ExitCode;
+use std::sync::Arc;
+
+pub use map::{ImageMap, MapError, MappedImage};
+pub use store::Images;
 
 /// The name of the hidden subcommand that runs a built-in program.
 pub const SUBCOMMAND: &str = "image";
 
-/// An image that this version can run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The built-in images, each with what it does.
+pub const BUILT_IN: [(&str, &str); 3] = [
+    ("vipyard/whoami", "tells over HTTP, TCP and UDP who answers whom"),
+    ("vipyard/pause", "does nothing until it is told to end"),
+    ("vipyard/host", "runs the container's command from the host's file system"),
+];
+
+/// An image that can be run.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Image {
     /// `vipyard/whoami`: tells over HTTP, TCP and UDP who answers whom.
     Whoami,
@@ -19,11 +33,13 @@ pub enum Image {
     Pause,
     /// `vipyard/host`: runs the container's command from the host's file system.
     Host,
+    /// An entry of the map file.
+    Mapped(Arc<MappedImage>),
 }
 
 impl Image {
-    /// Finds the image that a reference names, with any tag or digest and with or without `docker.io/` in front.
-    pub fn find(reference: &str) -> Option<Self> {
+    /// Finds the built-in image that a reference names, with any tag or digest and with or without `docker.io/` in front.
+    pub fn built_in(reference: &str) -> Option<Self> {
         let name = reference.strip_prefix("docker.io/").unwrap_or(reference);
         let name = name.split(['@', ':']).next()?;
         match name {
@@ -34,12 +50,20 @@ impl Image {
         }
     }
 
-    /// The name of the program inside this binary; none for the host's file system.
-    pub fn program(self) -> Option<&'static str> {
+    /// The name of the program inside this binary, if the image is one.
+    pub fn program(&self) -> Option<&'static str> {
         match self {
             Self::Whoami => Some("whoami"),
             Self::Pause => Some("pause"),
-            Self::Host => None,
+            Self::Host | Self::Mapped(_) => None,
+        }
+    }
+
+    /// The entry of the map file, if the image is one.
+    pub fn mapped(&self) -> Option<&MappedImage> {
+        match self {
+            Self::Mapped(image) => Some(image),
+            _ => None,
         }
     }
 }
@@ -61,15 +85,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn image_is_found_with_any_tag_and_registry_prefix() {
+    fn built_in_image_is_found_with_any_tag_and_registry_prefix() {
         for reference in
             ["vipyard/whoami", "vipyard/whoami:v1", "docker.io/vipyard/whoami:latest", "vipyard/whoami@sha256:0"]
         {
-            assert_eq!(Image::find(reference), Some(Image::Whoami), "{reference}");
+            assert_eq!(Image::built_in(reference), Some(Image::Whoami), "{reference}");
         }
-        assert_eq!(Image::find("vipyard/pause:3"), Some(Image::Pause));
-        assert_eq!(Image::find("vipyard/host"), Some(Image::Host));
-        assert_eq!(Image::find("nginx"), None);
-        assert_eq!(Image::find("quay.io/vipyard/whoami"), None);
+        assert_eq!(Image::built_in("vipyard/pause:3"), Some(Image::Pause));
+        assert_eq!(Image::built_in("vipyard/host"), Some(Image::Host));
+        assert_eq!(Image::built_in("nginx"), None);
+        assert_eq!(Image::built_in("quay.io/vipyard/whoami"), None);
+        assert!(BUILT_IN.iter().all(|(name, _)| Image::built_in(name).is_some()));
     }
 }

@@ -72,6 +72,12 @@
 //! The decision is generic over who looks on: nobody, which costs nothing, or [`explain`], which sends packets through a
 //! copy of the pipeline. Beginnings, ends and refusals go to the flow log, a bounded queue without locks.
 //!
+//! # The way into a Pod
+//!
+//! exec, attach and port-forward are requests that [`api`] upgrades to a WebSocket or to SPDY; [`app`] hands them to
+//! [`node`], which starts the process beside the container's, joins its console or dials in its network namespace. Each
+//! stream has a short queue, and each connection a task that ends with the process, the client or vipyard.
+//!
 //! # Leaving nothing behind
 //!
 //! Namespaces and devices live by file descriptors and processes, never by name; containers die with the process by
@@ -90,6 +96,7 @@ pub mod edge;
 pub mod events;
 pub mod explain;
 pub mod images;
+pub mod insecure_tls;
 pub mod lifecycle;
 pub mod metrics;
 pub mod netlink;

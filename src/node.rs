@@ -11,6 +11,7 @@
 
 mod agents;
 mod backoff;
+mod cgroups;
 mod container;
 mod context;
 mod environment;
@@ -26,12 +27,16 @@ mod register;
 mod registry;
 mod resolv;
 mod sandbox;
+mod security;
 mod slot;
 mod status;
+mod streams;
 mod sync;
 mod volumes;
 
-pub use agents::{Agents, AgentsConfig, ExecError, LogError, NodeError};
+pub use agents::{Agents, AgentsConfig, LogError, NodeError};
 pub use context::{DataPlane, EventSink, Timings};
 pub use log_reader::LogOptions;
 pub use resolv::{ClusterDns, ResolvConf, pod_resolv_conf};
+pub use streams::console::Stream as LogStream;
+pub use streams::{Session, SessionError, Wanted};

@@ -12,6 +12,7 @@
 
 mod compiler;
 mod driver;
+mod host_ports;
 mod service;
 mod spec;
 #[cfg(test)]
@@ -78,6 +79,8 @@ pub enum Via {
     ExternalIp,
     LoadBalancer,
     NodePort,
+    /// No Service's, but a Pod's own port of its node (rule P6).
+    HostPort,
 }
 
 impl Via {
@@ -92,6 +95,7 @@ impl Via {
             Self::ExternalIp => "externalIP",
             Self::LoadBalancer => "LoadBalancer",
             Self::NodePort => "NodePort",
+            Self::HostPort => "hostPort",
         }
     }
 }
@@ -192,7 +196,8 @@ impl Plan {
         }
     }
 
-    /// The Service port behind a virtual address: ClusterIP, externalIP or load-balancer VIP (rules V1, V2).
+    /// The Service port behind a virtual address: ClusterIP, externalIP or load-balancer VIP (rules V1, V2); or a Pod's
+    /// port of its node (rule P6).
     pub fn vip(&self, addr: IpAddr, protocol: Protocol, port: u16) -> Option<&Vip> {
         self.vips.get(&VipKey { addr, protocol, port })
     }

@@ -2,7 +2,10 @@
 #![allow(unsafe_code)]
 
 pub mod datagrams;
+pub mod inotify;
+pub mod mount;
 pub mod netns;
 pub mod process;
+pub mod readiness;
 pub mod tun;
 pub mod userns;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes docs/rules.md: which test shows which rule of Kubernetes Services.
+"""Writes docs/rules.md: which test shows which rule of Kubernetes Services and Pods.
 
 The rules are in docs/rules.tsv: code, proof, the rule in a line, and a note. The proof is `packets` where a test must
 send real packets, `any` where any test will do, and `open` where there may be none and the note says why.
@@ -37,13 +37,19 @@ SECTIONS = {
     "W": "What a change of type wipes",
     "SV": "Validation of Services",
     "D": "Cluster DNS",
-    "NM": "resolv.conf of Pods",
+    "PD": "Defaults and validation of Pods",
+    "PS": "Status of Pods, and probes",
+    "PX": "Deletion of Pods",
+    "NM": "Names, hosts file and resolver",
+    "EV": "Environment variables",
 }
 # Where tests of a section are: elsewhere the letters mean something else, such as v1.
 DATA_PLANE = ("tests/netns/", "tests/node/", "src/plan/", "src/router/")
 CONTROL_PLANE = ("tests/it/", "tests/netns/", "src/api/", "src/controllers/")
-NAMES = ("tests/netns/", "tests/node/", "src/dns/", "src/node/resolv.rs")
-PLACES = {"ES": CONTROL_PLANE, "B": CONTROL_PLANE, "W": CONTROL_PLANE, "SV": CONTROL_PLANE, "D": NAMES, "NM": NAMES}
+PODS = ("tests/", "src/node/", "src/api/", "src/controllers/")
+NAMES = ("tests/netns/", "tests/node/", "src/dns/")
+PLACES = {"ES": CONTROL_PLANE, "B": CONTROL_PLANE, "W": CONTROL_PLANE, "SV": CONTROL_PLANE, "D": NAMES}
+PLACES |= {letters: PODS for letters in ("PD", "PS", "PX", "NM", "EV")}
 # Programs that are their own harness: a scenario is a test when the program's list has it.
 HARNESSES = ("tests/netns/", "tests/node/")
 
@@ -120,11 +126,11 @@ def generate():
                 problems.append(f"{test.path}: {test.name} cites {code}, which is not in docs/rules.tsv")
             found.setdefault(code, []).append(test)
     page = [
-        "# Rules of Kubernetes Services, and the tests that show them",
+        "# Rules of Kubernetes Services and Pods, and the tests that show them",
         "",
         "Written by `tests/rules.py` from `docs/rules.tsv` and the tests; `make lint` checks that it is current. The codes",
-        "are those that comments and tests cite. Tests of `netns` send real packets between Pods and nodes of a real",
-        "cluster; the others drive the plan, the router's pipeline, a controller's plan or the API in process.",
+        "are those that comments and tests cite. Tests of `netns` and `node` run real Pods, those of `netns` in a real cluster",
+        "with packets between Pods and nodes; the others drive the plan, the router's pipeline, a controller's plan or the API in process.",
     ]
     for letters, title in SECTIONS.items():
         page += ["", f"## {title}", "", "| | Rule | Shown by |", "|---|---|---|"]

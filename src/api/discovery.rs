@@ -14,6 +14,9 @@ use super::{Api, KUBERNETES_VERSION, reviews};
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
+const STREAM: &[&str] = &["create", "get"];
+const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
+
 /// `(name, kind, verbs)` of the subresources of a kind.
 pub(super) fn subresources(info: &Info) -> Vec<(&'static str, &'static str, &'static [&'static str])> {
     let mut all: Vec<(&str, &str, &[&str])> = Vec::new();
@@ -25,12 +28,18 @@ pub(super) fn subresources(info: &Info) -> Vec<(&'static str, &'static str, &'st
     }
     match info.plural {
         "pods" => {
+            all.push(("attach", "PodAttachOptions", STREAM));
             all.push(("binding", "Binding", &["create"]));
             all.push(("ephemeralcontainers", "Pod", &["get", "patch", "update"]));
             all.push(("eviction", "Eviction", &["create"]));
+            all.push(("exec", "PodExecOptions", STREAM));
             all.push(("log", "Pod", &["get"]));
+            all.push(("portforward", "PodPortForwardOptions", STREAM));
+            all.push(("proxy", "PodProxyOptions", PROXY));
             all.push(("resize", "Pod", &["get", "patch", "update"]));
         }
+        "services" => all.push(("proxy", "ServiceProxyOptions", PROXY)),
+        "nodes" => all.push(("proxy", "NodeProxyOptions", PROXY)),
         "namespaces" => all.push(("finalize", "Namespace", &["update"])),
         "serviceaccounts" => all.push(("token", "TokenRequest", &["create"])),
         _ => {}

@@ -17,6 +17,15 @@ pub struct LogOptions {
     pub tail_lines: Option<u64>,
     pub since: Option<Timestamp>,
     pub limit_bytes: Option<u64>,
+    /// One output alone.
+    pub stream: Option<LogStream>,
+}
+
+/// One of a container's outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogStream {
+    Stdout,
+    Stderr,
 }
 
 /// Gives the log of a container that runs, or ran, in a Pod.

@@ -346,6 +346,10 @@ impl Api {
         rest: &str,
         request: Request,
     ) -> Result<Response, ApiError> {
+        let request = match self.connect(group, version, rest, request).await {
+            Ok(answer) => return answer,
+            Err(request) => request,
+        };
         // The whole body first, also of what is refused: a client that is still sending does not see the answer.
         let (parts, body) = request.into_parts();
         let body = axum::body::to_bytes(body, BODY_LIMIT).await.map_err(|_| ApiError::too_large(BODY_LIMIT))?;

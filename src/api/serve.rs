@@ -6,6 +6,7 @@
 //! Only the kernel watches connections for life, so that many of them wake nobody.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use rustls::server::WebPkiClientVerifier;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -45,6 +47,13 @@ pub const STALLED: Duration = Duration::from_secs(30);
 const QUIET: Duration = Duration::from_secs(60);
 /// How long to wait after an accept failed for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What requests come by.
+pub(super) type TlsConnection = TlsStream<TcpStream>;
+
+/// Among the extensions of a request: the address that it comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub SocketAddr);
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -146,6 +155,7 @@ async fn connection(
     stopping: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
+    let peer = Peer(stream.peer_addr()?);
     let stream = tokio::time::timeout(HANDSHAKE, tls.accept(stream))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake within 10 s"))??;
@@ -154,6 +164,7 @@ async fn connection(
         if let Some(identity) = &identity {
             request.extensions_mut().insert(identity.clone());
         }
+        request.extensions_mut().insert(peer);
         request.map(axum::body::Body::new)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

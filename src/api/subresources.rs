@@ -1,5 +1,6 @@
-//! Subresources: status, finalize, scale, binding, eviction, ephemeralcontainers, resize and log.
+//! Subresources: status, finalize, scale, binding, eviction, ephemeralcontainers, resize, log, and connections.
 
+mod connect;
 mod eviction;
 mod scale;
 
@@ -11,11 +12,12 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::Api;
+use super::causes::Causes;
 use super::kinds::Part;
-use super::logs::LogOptions;
+use super::logs::{LogOptions, LogStream};
 use super::object::{self, meta_str};
 use super::request::{Call, Target};
-use super::status::{ApiError, json_response};
+use super::status::{About, ApiError, json_response};
 use super::verbs::commit_failed;
 use crate::store::{CommitError, Key, Op};
 
@@ -63,9 +65,8 @@ impl Api {
         });
         self.rewrite(&call.target, dry_run, |pod| {
             let name = meta_str(pod, "name").to_owned();
-            let conflict = |why: String| {
-                ApiError::conflict(super::status::About { group: "", resource: "pods/binding", name: &name }, why)
-            };
+            let conflict =
+                |why: String| ApiError::conflict(About { group: "", resource: "pods/binding", name: &name }, why);
             if object::is_deleting(pod) {
                 return Err(conflict(format!("pod {name} is being deleted, cannot be assigned to a host")));
             }
@@ -116,7 +117,7 @@ impl Api {
         let target = &call.target;
         let entry = self.store().get(&target.key()).ok_or_else(|| target.not_found())?;
         let pod: Value = serde_json::from_slice(&entry.value).map_err(ApiError::internal)?;
-        let container = log_container(&pod, target.name(), call.params.get("container"))?;
+        let container = container_of(&pod, target.name(), call.params.get("container"))?;
         let source = self
             .inner
             .logs
@@ -144,6 +145,29 @@ fn set_scheduled(pod: &mut Value) {
 
 fn log_options(call: &Call) -> Result<LogOptions, ApiError> {
     let params = &call.params;
+    let mut causes = Causes::default();
+    for (name, least) in [("tailLines", 0), ("sinceSeconds", 1), ("limitBytes", 1)] {
+        if let Some(number) = params.number::<i64>(name)?.filter(|number| *number < least) {
+            let bound = if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
+            causes.invalid(name, number, bound);
+        }
+    }
+    let stream = match params.get("stream") {
+        "" | "All" => None,
+        _ if !params.get("tailLines").is_empty() => {
+            causes.forbidden("stream", "`tailLines` and specific `stream` are mutually exclusive for now");
+            None
+        }
+        "Stdout" => Some(LogStream::Stdout),
+        "Stderr" => Some(LogStream::Stderr),
+        other => {
+            causes.unsupported("stream", other, &["All", "Stdout", "Stderr"]);
+            None
+        }
+    };
+    if !causes.is_empty() {
+        return Err(ApiError::invalid(About { group: "", resource: "PodLogOptions", name: "" }, &causes.0));
+    }
     let since = match (params.number::<u64>("sinceSeconds")?, params.get("sinceTime")) {
         (Some(_), time) if !time.is_empty() => {
             return Err(ApiError::bad_request("at most one of `sinceTime` or `sinceSeconds` may be specified"));
@@ -165,16 +189,17 @@ fn log_options(call: &Call) -> Result<LogOptions, ApiError> {
         tail_lines: params.number("tailLines")?,
         since,
         limit_bytes: params.number("limitBytes")?,
+        stream,
     })
 }
 
-/// The container whose log is meant: the named one, or the only one.
-fn log_container(pod: &Value, name: &str, asked: &str) -> Result<String, ApiError> {
+/// The container that is meant: the named one, or the only one.
+pub(super) fn container_of(pod: &Value, name: &str, asked: &str) -> Result<String, ApiError> {
     let names = |field: &str| -> Vec<String> {
         let list = pod["spec"][field].as_array().into_iter().flatten();
         list.filter_map(|container| container["name"].as_str().map(str::to_owned)).collect()
     };
-    let (main, init) = (names("containers"), names("initContainers"));
+    let (main, init, ephemeral) = (names("containers"), names("initContainers"), names("ephemeralContainers"));
     if asked.is_empty() {
         let annotated = pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str();
         return match (main.as_slice(), annotated) {
@@ -191,7 +216,7 @@ fn log_container(pod: &Value, name: &str, asked: &str) -> Result<String, ApiErro
             ))),
         };
     }
-    if main.iter().chain(&init).any(|container| container == asked) {
+    if main.iter().chain(&init).chain(&ephemeral).any(|container| container == asked) {
         Ok(asked.to_owned())
     } else {
         Err(ApiError::bad_request(format!("container {asked} is not valid for pod {name}")))

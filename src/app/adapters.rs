@@ -1,5 +1,7 @@
 //! Where two parts meet that know nothing of one another.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,13 +10,16 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Resource;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::api::ApiError;
-use crate::api::logs::{LogOptions, LogSource};
+use crate::api::logs::{LogOptions, LogSource, LogStream};
+use crate::api::streams::{ContainerRef, Ended, Nodes, Resize, Session, Wanted};
 use crate::dashboard::{self, view::Traffic};
 use crate::events::{EventType, Recorder};
-use crate::node::{Agents, EventSink, LogError};
+use crate::node::{self, Agents, EventSink, LogError};
 use crate::router::{Router, meter};
+use crate::sys::netns::NetNs;
 
 /// What the node agents have to say about Pods becomes Events.
 pub(super) struct NodeEvents(pub Recorder);
@@ -45,6 +50,10 @@ impl LogSource for NodeLogs {
             since_time: options.since,
             timestamps: options.timestamps,
             limit_bytes: options.limit_bytes,
+            stream: options.stream.map(|stream| match stream {
+                LogStream::Stdout => crate::node::LogStream::Stdout,
+                LogStream::Stderr => crate::node::LogStream::Stderr,
+            }),
         };
         let log = self.0.logs(&namespace, &pod, &container, options).map(StreamExt::boxed).map_err(|e| match e {
             LogError::NoPod(_)
@@ -79,4 +88,64 @@ impl dashboard::Meter for PageMeter {
             reading.refused.into_iter().map(|((namespace, name), count)| (format!("{namespace}/{name}"), count));
         Traffic { passed: passed.collect(), refused: refused.collect(), ..Traffic::default() }
     }
+}
+
+/// exec, attach and port-forwards go to the node agents; proxies dial from where the API server is.
+pub(super) struct NodeStreams {
+    pub agents: Agents,
+    pub control_plane: Arc<NetNs>,
+}
+
+impl Nodes for NodeStreams {
+    fn is_running(&self, container: &ContainerRef) -> bool {
+        self.agents.is_running(&container.namespace, &container.pod, &container.container)
+    }
+
+    fn exec(
+        &self,
+        container: ContainerRef,
+        command: Vec<String>,
+        wanted: Wanted,
+    ) -> BoxFuture<'static, Result<Session, String>> {
+        let agents = self.agents.clone();
+        Box::pin(async move {
+            let ContainerRef { namespace, pod, container } = container;
+            let what = format!("[{}]", command.join(" "));
+            let begun = agents.exec(&namespace, &pod, &container, command, streams(wanted)).await;
+            begun.map(|begun| session(begun, what)).map_err(|e| e.to_string())
+        })
+    }
+
+    fn attach(&self, container: ContainerRef, wanted: Wanted) -> Result<Session, String> {
+        let ContainerRef { namespace, pod, container } = container;
+        let joined = self.agents.attach(&namespace, &pod, &container, streams(wanted));
+        joined.map(|joined| session(joined, String::new())).map_err(|e| e.to_string())
+    }
+
+    fn forward(&self, namespace: String, pod: String, port: u16) -> BoxFuture<'static, Result<TcpStream, String>> {
+        let agents = self.agents.clone();
+        Box::pin(async move { agents.forward(&namespace, &pod, port).await })
+    }
+
+    fn dial(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<TcpStream>> {
+        let namespace = Arc::clone(&self.control_plane);
+        Box::pin(async move {
+            let new = move || if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+            let socket =
+                tokio::task::spawn_blocking(move || namespace.run(new)).await.map_err(io::Error::other)???;
+            socket.connect(address).await
+        })
+    }
+}
+
+fn streams(wanted: Wanted) -> node::Wanted {
+    let Wanted { stdin, stdout, stderr, tty } = wanted;
+    node::Wanted { stdin, stdout, stderr, tty }
+}
+
+fn session(session: node::Session, what: String) -> Session {
+    let node::Session { stdin, stdout, stderr, terminal, ended, alive } = session;
+    let resize = terminal.map(|terminal| -> Resize { Box::new(move |columns, rows| terminal.resize(columns, rows)) });
+    let ended = Box::pin(async move { Ok(Ended { code: ended.await, what }) });
+    Session { stdin, stdout, stderr, resize, ended, alive }
 }

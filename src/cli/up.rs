@@ -15,6 +15,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::{DataDir, Failure};
 use crate::app::{self, Running};
 use crate::config::{self, Config, DnsConfig, HostAccess, Network, StoreConfig};
+use crate::images::ImageMap;
 use crate::lifecycle::Signals;
 use crate::{sys, telemetry};
 
@@ -33,6 +34,9 @@ pub(super) struct Args {
     /// How many revisions are kept for watches and exact lists; what is older is answered with 410 Gone
     #[arg(long, value_name = "N", default_value_t = StoreConfig::KEEP_REVISIONS)]
     keep_revisions: u64,
+    /// What images are: a file that maps names to programs and root file systems, read again when it changes
+    #[arg(long, value_name = "FILE")]
+    images: Option<PathBuf>,
     /// Where the API listens
     #[arg(long, value_name = "ADDRESS:PORT", default_value = config::API_LISTEN)]
     api_listen: SocketAddr,
@@ -97,6 +101,7 @@ impl Args {
             data_dir: DataDir { data_dir },
             in_memory: true,
             keep_revisions: StoreConfig::KEEP_REVISIONS,
+            images: None,
             api_listen: any,
             ui_listen,
             metrics_listen: None,
@@ -120,6 +125,11 @@ impl Args {
         let data_dir = std::path::absolute(&self.data_dir.data_dir).context("bad --data-dir")?;
         let path = (!self.in_memory).then(|| data_dir.join(config::DATABASE_FILE));
         let store = StoreConfig { path, keep_revisions: self.keep_revisions };
+        let images = self.images.as_deref().map(std::path::absolute).transpose().context("bad --images")?;
+        if let Some(file) = &images {
+            // A mistake in it is a mistake of the command.
+            ImageMap::read(file).map_err(|e| Failure::Usage(e.into()))?;
+        }
         let mut network = Network::default();
         override_range(
             "--service-cidr",
@@ -148,6 +158,7 @@ impl Args {
             nodes: self.nodes,
             network,
             host_access: self.host_access,
+            images,
             dns,
             data_dir,
             kubeconfig: self.kubeconfig.clone(),

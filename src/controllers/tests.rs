@@ -175,6 +175,7 @@ fn run_controllers(api: &Api, client: &Client) -> (Cluster, JoinSet<()>) {
         cluster: cluster.clone(),
         network: Network::default(),
         root_ca_pem: CA.to_owned(),
+        claims_folder: "/data/volumes".into(),
         resources: api.registry().resources(),
     };
     Controllers::start(config, &mut tasks);

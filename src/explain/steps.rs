@@ -31,7 +31,7 @@ impl Teller<'_> {
                 }
             }
             Traced::Captured { node, service, via, destination } => {
-                let text = format!("{destination} is {} of Service {}", door(*via), title(service));
+                let text = format!("{destination} is {} of {} {}", door(*via), kind(service), title(service));
                 Step { rests_on: vec![service_ref(service)], ..at(StepKind::Match, node, text) }
             }
             Traced::Uncaptured { node, destination } => {
@@ -220,12 +220,17 @@ fn door(via: Via) -> &'static str {
         Via::ExternalIp => "an externalIP",
         Via::LoadBalancer => "a load-balancer address",
         Via::NodePort => "a node port",
+        Via::HostPort => "a hostPort",
     }
+}
+
+fn kind(service: &ServicePort) -> &'static str {
+    if service.of_pod { "Pod" } else { "Service" }
 }
 
 pub(super) fn service_ref(service: &ServicePort) -> Ref {
     Ref {
-        kind: "Service".to_owned(),
+        kind: kind(service).to_owned(),
         namespace: service.namespace.to_string(),
         name: service.name.to_string(),
         uid: service.uid.to_string(),

@@ -4,7 +4,11 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::sys::process::leave_children_to_the_kernel;
+
 pub fn main() -> ExitCode {
+    // It may be process 1 of a Pod, and then gets the orphans of all containers.
+    leave_children_to_the_kernel();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
-use super::container;
+use super::cgroups::Cgroups;
 use super::context::{DataPlane, EventSink, NodeContext, Shared, Timings};
 use super::ipam::Ipam;
 use super::log_reader::{self, LogOptions};
@@ -31,18 +31,20 @@ use super::register::{node_object, register};
 use super::registry::Registry;
 use super::resolv::ResolvConf;
 use super::sync::{News, Worker};
-use crate::cluster::{Change, Cluster, ObjectKey};
-use crate::config::{Network, node_name};
+use super::volumes::{Claims, Kind};
+use crate::cluster::{Change, Cluster, ObjectKey, Subscription};
+use crate::config::{CLAIMS_FOLDER, Network, node_name};
+use crate::images::Images;
 use crate::router::{PortId, PortKind, PortSpec, Ports};
 use crate::sys::netns::NetNs;
-use crate::sys::process::{Child, Spawner};
+use crate::sys::process::Spawner;
 
 /// What the agents are made of.
 pub struct AgentsConfig {
     /// How many nodes there are.
     pub nodes: u16,
     pub network: Network,
-    /// The agents keep the folder `pods` in it, and nothing else.
+    /// The agents keep the folders `pods` and `volumes` in it, and nothing else.
     pub data_dir: PathBuf,
     pub client: Client,
     pub cluster: Cluster,
@@ -50,12 +52,13 @@ pub struct AgentsConfig {
     pub data_plane: Arc<dyn DataPlane>,
     pub events: Arc<dyn EventSink>,
     pub timings: Timings,
+    pub images: Images,
 }
 
 /// Why the agents could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    #[error("folder {path} for pods: {source}")]
+    #[error("folder {path}: {source}")]
     Folder { path: PathBuf, source: io::Error },
     #[error("thread for starting processes: {0}")]
     Spawner(#[source] io::Error),
@@ -78,16 +81,6 @@ pub enum LogError {
     Waiting { container: String, pod: String, reason: String },
     #[error("previous terminated container {container:?} in pod {pod:?} not found")]
     NoPrevious { container: String, pod: String },
-}
-
-/// Why a command was not run in a container.
-#[derive(Debug, thiserror::Error)]
-pub enum ExecError {
-    #[error("container not found ({container:?})")]
-    NotRunning { container: String },
-    /// The command could not be executed; the exit code is 126 or 127 by custom.
-    #[error("{0}")]
-    Start(String),
 }
 
 /// The agents of all nodes. Cheap to clone; ends with [`Agents::shutdown`].
@@ -121,6 +114,8 @@ impl Agents {
         let pods_dir = std::path::absolute(config.data_dir.join("pods"))
             .and_then(|path| fresh_folder(&path).map(|()| path))
             .map_err(|source| NodeError::Folder { path: config.data_dir.join("pods"), source })?;
+        let claims = Claims::open(config.data_dir.join(CLAIMS_FOLDER))
+            .map_err(|source| NodeError::Folder { path: config.data_dir.join(CLAIMS_FOLDER), source })?;
         let shared = Arc::new(Shared {
             client: config.client,
             cluster: config.cluster,
@@ -130,6 +125,11 @@ impl Agents {
             events: config.events,
             timings: config.timings,
             spawner: Spawner::start().map_err(NodeError::Spawner)?,
+            images: config.images,
+            claims,
+            cgroups: Cgroups::open(),
+            unlimited: AtomicBool::new(false),
+            references: Arc::default(),
             registry: Registry::default(),
             pods_dir,
             resolv_conf: ResolvConf::parse(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
@@ -167,6 +167,11 @@ impl Agents {
             tasks.spawn(keep_registering(Arc::clone(&agents.inner.shared), index, Arc::clone(&registered_tx)));
         }
         tasks.spawn(Arc::clone(&agents.inner).dispatch());
+        tasks.spawn(Arc::clone(&agents.inner).follow_images());
+        let shared = &agents.inner.shared;
+        tasks.spawn(tell(Arc::clone(shared), Kind::ConfigMap, shared.cluster.config_maps.subscribe()));
+        tasks.spawn(tell(Arc::clone(shared), Kind::Secret, shared.cluster.secrets.subscribe()));
+        tasks.spawn(keep_claims(Arc::clone(shared)));
         drop(tasks);
         Ok(agents)
     }
@@ -216,25 +221,12 @@ impl Agents {
         Ok(ReceiverStream::new(receiver))
     }
 
-    /// Starts a command in a running container, with these as its standard input, output and error. The caller waits
-    /// for its end.
-    ///
-    /// # Errors
-    /// An [`ExecError`].
-    pub async fn exec(
-        &self,
-        namespace: &str,
-        pod: &str,
-        container: &str,
-        argv: Vec<String>,
-        stdio: [OwnedFd; 3],
-    ) -> Result<Child, ExecError> {
-        let entry = self.inner.shared.registry.get(&ObjectKey::new(namespace, pod), container);
-        let inside = entry
-            .and_then(|entry| entry.inside)
-            .ok_or_else(|| ExecError::NotRunning { container: container.to_owned() })?;
-        let child = container::exec(&self.inner.shared.spawner, &inside, argv, stdio).await;
-        child.map_err(|e| ExecError::Start(e.to_string()))
+    pub(super) fn registry(&self) -> &Registry {
+        &self.inner.shared.registry
+    }
+
+    pub(super) fn spawner(&self) -> &Spawner {
+        &self.inner.shared.spawner
     }
 
     /// The network namespace of a node, by name.
@@ -304,11 +296,52 @@ impl Inner {
         self.tracker.spawn(Worker::new(Arc::clone(node), pod, sender, queue).run(adopting));
     }
 
+    /// Has Pods that wait for an image look again when the map of images changes.
+    async fn follow_images(self: Arc<Self>) {
+        let mut changes = self.shared.images.changes();
+        while changes.changed().await.is_ok() {
+            for worker in self.workers.lock().values() {
+                let _ = worker.send(News::Images);
+            }
+        }
+    }
+
     fn gone(&self, pod: &Pod) {
         let worker = pod.uid().and_then(|uid| self.workers.lock().remove(&uid));
         if let Some(worker) = worker {
             let _ = worker.send(News::Gone);
         }
+    }
+}
+
+/// Tells the Pods that refer to an object of its changes.
+async fn tell<K>(shared: Arc<Shared>, kind: Kind, mut changes: Subscription<K>)
+where
+    K: kube::Resource<DynamicType = ()> + Send + Sync + 'static,
+{
+    while let Some(change) = changes.recv().await {
+        if let Change::Applied { new: object, .. } | Change::Deleted(object) = change {
+            shared.references.changed(kind, ObjectKey::of(&*object));
+        }
+    }
+}
+
+/// Tells Pods of their claims, and removes what deleted ones kept.
+async fn keep_claims(shared: Arc<Shared>) {
+    let mut changes = shared.cluster.claims.subscribe();
+    while let Some(change) = changes.recv().await {
+        let owned = Arc::clone(&shared);
+        let removal = match change {
+            Change::Applied { new, .. } => {
+                shared.references.changed(Kind::Claim, ObjectKey::of(&*new));
+                continue;
+            }
+            Change::Deleted(old) => tokio::task::spawn_blocking(move || owned.claims.remove(&old)),
+            Change::Synced => tokio::task::spawn_blocking(move || owned.claims.remove_orphans(&owned.cluster.claims)),
+            Change::Marked(_) => continue,
+        };
+        // One after the other; a panic in one is not the next one's matter.
+        let _ = removal.await;
     }
 }
 

@@ -17,6 +17,11 @@ impl Backoff {
         Self { base, limit, reset, next: Duration::ZERO }
     }
 
+    /// The same with a delay from the first time on.
+    pub fn from_the_first(self) -> Self {
+        Self { next: self.base, ..self }
+    }
+
     /// The delay before the next start, counted from the end of a run that lasted `ran`.
     pub fn after(&mut self, ran: Duration) -> Duration {
         let delay = if ran >= self.reset { Duration::ZERO } else { self.next };

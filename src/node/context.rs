@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -9,11 +10,14 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use parking_lot::Mutex;
 
+use super::cgroups::Cgroups;
 use super::ipam::Ipam;
 use super::registry::Registry;
 use super::resolv::ResolvConf;
+use super::volumes::{Claims, References};
 use crate::cluster::Cluster;
 use crate::config::{DualAddr, Network};
+use crate::images::Images;
 use crate::router::Ports;
 use crate::sys::netns::NetNs;
 use crate::sys::process::Spawner;
@@ -38,6 +42,8 @@ pub struct Timings {
     pub backoff_limit: Duration,
     /// A run of this length makes the next start the first again.
     pub backoff_reset: Duration,
+    /// How long an image that is not found is `ErrImagePull` before it is `ImagePullBackOff`.
+    pub image_look: Duration,
     /// The first delay before a refused write, or a sandbox that could not be made, is tried again; it doubles.
     pub retry: Duration,
     /// How long SIGTERM waits, at most, until new flows go elsewhere.
@@ -50,6 +56,7 @@ impl Default for Timings {
             backoff_base: Duration::from_secs(10),
             backoff_limit: Duration::from_secs(300),
             backoff_reset: Duration::from_secs(600),
+            image_look: Duration::from_secs(2),
             retry: Duration::from_millis(200),
             unroute: Duration::from_secs(1),
         }
@@ -67,6 +74,13 @@ pub struct Shared {
     pub timings: Timings,
     pub spawner: Spawner,
     pub registry: Registry,
+    pub images: Images,
+    pub claims: Claims,
+    pub cgroups: Cgroups,
+    /// That limits can't be kept was told.
+    pub unlimited: AtomicBool,
+    /// Whom to tell when a ConfigMap or Secret changes.
+    pub references: Arc<References>,
     /// A folder per Pod, named by its uid.
     pub pods_dir: PathBuf,
     /// The machine's resolver configuration, which nodes have as theirs.

@@ -106,6 +106,21 @@ pub fn container_env(
     Ok(env)
 }
 
+/// As [`expand`], for a text that must not name what there is not.
+///
+/// # Errors
+/// The first name without a value.
+pub fn expand_known(text: &str, env: &BTreeMap<String, String>) -> Result<String, String> {
+    let mut rest = text.replace("$$", "");
+    while let Some((name, after)) = rest.split_once("$(").and_then(|(_, inner)| inner.split_once(')')) {
+        if !env.contains_key(name) {
+            return Err(name.to_owned());
+        }
+        rest = after.to_owned();
+    }
+    Ok(expand(text, env))
+}
+
 /// Rule EV4: replaces `$(NAME)` by its value; `$$` stands for `$`, and an unknown name stays as it is written.
 pub fn expand(text: &str, env: &BTreeMap<String, String>) -> String {
     let mut out = String::with_capacity(text.len());
@@ -231,7 +246,7 @@ pub fn resource_value(resource: &str, divisor: Option<&str>, container: &Contain
 }
 
 /// A Kubernetes quantity as a number.
-fn parse_quantity(text: &str) -> Option<f64> {
+pub fn parse_quantity(text: &str) -> Option<f64> {
     const SUFFIXES: [(&str, f64); 14] = [
         ("Ki", 1024.0),
         ("Mi", 1_048_576.0),

@@ -5,6 +5,7 @@
 //! program must not: enter the Pod's namespaces, mount, resolve paths. Then it executes the container's program in its
 //! own place. What goes wrong is written to a pipe that closes by itself when the program takes over.
 
+mod identity;
 mod mounts;
 
 use std::collections::BTreeMap;
@@ -19,9 +20,12 @@ use std::process::{Command, ExitCode};
 use rustix::thread::{ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces};
 use serde::{Deserialize, Serialize};
 
+use super::streams::terminal;
+use crate::sys::mount::unshare_mounts;
 use crate::sys::process::{hide_descriptors, reader_gone, take_inherited};
 
-pub use mounts::{Bind, Mounts};
+pub use identity::Identity;
+pub use mounts::{Bind, Mounts, Root};
 
 /// The name of the hidden subcommand.
 pub const SUBCOMMAND: &str = "container-init";
@@ -38,13 +42,18 @@ pub struct Spec {
     pub builtin: bool,
     pub env: BTreeMap<String, String>,
     pub cwd: PathBuf,
+    pub identity: Identity,
+    /// The control group with the container's limits.
+    pub cgroup: Option<PathBuf>,
+    /// Standard input is a socket, and the process gets a terminal in place of its standard streams.
+    pub terminal: bool,
     /// A new container, or, if absent, one more process in a running one.
     pub mounts: Option<Mounts>,
 }
 
 /// The way of the hidden subcommand: `container-init SPEC REPORT NAMESPACE[,NAMESPACE..]`, all numbers of inherited
 /// descriptors. SPEC holds a [`Spec`] as JSON; REPORT takes one line on failure. The namespaces of a new container are
-/// network, UTS and IPC; one more process gets the pidfd of its neighbour instead.
+/// network, UTS, IPC and, where the Pod has one, mounts; one more process gets the pidfd of its neighbour instead.
 ///
 /// Returns only on failure. Must be called before any thread starts.
 pub fn container_init(args: &[String]) -> ExitCode {
@@ -82,20 +91,27 @@ fn become_program(mut spec: fs::File, namespaces: &[OwnedFd]) -> String {
     let read = spec.read_to_end(&mut json).map_err(|e| e.to_string());
     match read.and_then(|_| serde_json::from_slice(&json).map_err(|e| e.to_string())) {
         Ok(spec) => match prepare(&spec, namespaces) {
-            Ok(()) => execute(&spec),
+            Ok(home) => execute(&spec, home),
             Err(e) => e,
         },
         Err(e) => format!("container specification: {e}"),
     }
 }
 
-fn prepare(spec: &Spec, namespaces: &[OwnedFd]) -> Result<(), String> {
+/// Returns the home of the user that the program runs as.
+fn prepare(spec: &Spec, namespaces: &[OwnedFd]) -> Result<Option<String>, String> {
+    if let Some(group) = &spec.cgroup {
+        fs::write(group.join("cgroup.procs"), "0").map_err(|e| format!("join the control group: {}", plain(&e)))?;
+    }
     match &spec.mounts {
         Some(mounts) => {
             for namespace in namespaces {
                 move_into_link_name_space(namespace.as_fd(), None).map_err(|e| format!("enter namespace: {e}"))?;
             }
-            mounts::set_up(mounts)?;
+            if mounts.pod_mounts {
+                unshare_mounts().map_err(|e| format!("copy the pod's mounts: {e}"))?;
+            }
+            mounts::set_up(mounts, &spec.cwd)?;
         }
         None => {
             use ThreadNameSpaceType as T;
@@ -105,15 +121,21 @@ fn prepare(spec: &Spec, namespaces: &[OwnedFd]) -> Result<(), String> {
             }
         }
     }
+    // Nobody here has anything to do with the terminal that vipyard itself was started from.
+    rustix::process::setsid().map_err(|e| format!("begin a session: {e}"))?;
+    if spec.terminal {
+        terminal::take().map_err(|e| format!("terminal: {}", plain(&e)))?;
+    }
     // A program that is root here must not turn the core files of a crash loop into the host's problem.
     let no_core = rustix::process::Rlimit { current: Some(0), maximum: None };
     let _ = rustix::process::setrlimit(rustix::process::Resource::Core, no_core);
     std::env::set_current_dir(&spec.cwd)
-        .map_err(|e| format!("chdir to cwd ({:?}) failed: {}", spec.cwd.display().to_string(), plain(&e)))
+        .map_err(|e| format!("chdir to cwd ({:?}) failed: {}", spec.cwd.display().to_string(), plain(&e)))?;
+    spec.identity.take_on()
 }
 
 /// Becomes the program; what comes back is the error, worded as a container runtime does.
-fn execute(spec: &Spec) -> String {
+fn execute(spec: &Spec, home: Option<String>) -> String {
     let mut command = if spec.builtin {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("vipyard").args(&spec.argv);
@@ -130,7 +152,11 @@ fn execute(spec: &Spec) -> String {
         command.arg0(name).args(arguments);
         command
     };
-    let error = command.env_clear().envs(&spec.env).exec();
+    command.env_clear().envs(&spec.env);
+    if !spec.env.contains_key("HOME") {
+        command.env("HOME", home.as_deref().unwrap_or("/"));
+    }
+    let error = command.exec();
     format!("exec {}: {}", spec.argv.first().map_or("", String::as_str), plain(&error))
 }
 

@@ -2,15 +2,15 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
-use std::path::Path;
+use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 
-use super::logs::{Log, Progress};
+use super::logs::Log;
+use super::streams::console::Stream;
 
 /// The query parameters of the log subresource.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,8 @@ pub struct LogOptions {
     pub since_time: Option<Timestamp>,
     pub timestamps: bool,
     pub limit_bytes: Option<u64>,
+    /// One output alone.
+    pub stream: Option<Stream>,
 }
 
 /// Pieces of this size are sent at once.
@@ -33,55 +35,31 @@ const CHUNK: usize = 32 * 1024;
 pub async fn read(log: Arc<Log>, options: LogOptions, out: mpsc::Sender<Bytes>) {
     let mut progress = log.progress();
     let mut output = Output::new(options.clone(), Timestamp::now());
-    // Marked as seen before reading: what is written meanwhile wakes the follower once more, and nothing is missed.
-    let mut seen = *progress.borrow_and_update();
-    if let Ok(older) = File::open(log.rotated_path()) {
-        let mut older = Lines::new(older);
-        while let Some(line) = older.next() {
-            if output.take(&line).is_some_and(|full| full) && !output.flush(&out).await {
-                return;
-            }
-        }
-    }
-    let Ok(mut lines) = open(log.path()) else { return };
+    let Ok((mut segment, file)) = log.open(0) else { return };
+    let mut lines = Lines::new(file);
     loop {
+        // Marked as seen before reading: what is written meanwhile wakes the follower once more, and nothing is missed.
+        let seen = *progress.borrow_and_update();
         while let Some(line) = lines.next() {
             if output.take(&line).is_some_and(|full| full) && !output.flush(&out).await {
                 return;
             }
         }
-        output.end_of_past();
-        if !output.flush(&out).await || !options.follow || output.is_complete() {
-            return;
+        if seen.segment > segment {
+            // The file had been set aside before it was read to its end, so it is whole.
+            let Ok((next, file)) = log.open(segment + 1) else { return };
+            (segment, lines) = (next, Lines::new(file));
+            continue;
         }
-        let before = seen;
-        if seen.ended {
+        output.end_of_past();
+        if !output.flush(&out).await || !options.follow || seen.ended {
             return;
         }
         tokio::select! {
             changed = progress.changed() => if changed.is_err() { return },
             () = out.closed() => return,
         }
-        seen = *progress.borrow_and_update();
-        if rotated(before, seen) {
-            // The open file is the one that was set aside: its rest comes first, then the new one's beginning.
-            while let Some(line) = lines.next() {
-                output.take(&line);
-            }
-            match open(log.path()) {
-                Ok(next) => lines = next,
-                Err(_) => return,
-            }
-        }
     }
-}
-
-fn rotated(before: Progress, now: Progress) -> bool {
-    before.rotations != now.rotations
-}
-
-fn open(path: &Path) -> io::Result<Lines> {
-    Ok(Lines::new(File::open(path)?))
 }
 
 /// The complete lines of a file that may still grow.
@@ -107,6 +85,7 @@ struct Output {
     since: Option<Timestamp>,
     timestamps: bool,
     left: Option<u64>,
+    stream: Option<&'static [u8]>,
     /// The last lines of the past, while they are being counted.
     tail: Option<(usize, VecDeque<Vec<u8>>)>,
     line_begins: bool,
@@ -122,6 +101,7 @@ impl Output {
             since,
             timestamps: options.timestamps,
             left: options.limit_bytes,
+            stream: options.stream.map(|stream| stream.name().as_bytes()),
             tail,
             line_begins: true,
             ready: Vec::new(),
@@ -131,7 +111,10 @@ impl Output {
     /// Takes a line of the file. `Some(true)` when there is enough to send.
     fn take(&mut self, line: &[u8]) -> Option<bool> {
         let mut parts = line.splitn(4, |b| *b == b' ');
-        let (stamp, _, tag, text) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let (stamp, stream, tag, text) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        if self.stream.is_some_and(|wanted| wanted != stream) {
+            return None;
+        }
         let stamp = std::str::from_utf8(stamp).ok()?;
         if let Some(since) = self.since
             && stamp.parse::<Timestamp>().is_ok_and(|at| at < since)
@@ -168,10 +151,6 @@ impl Output {
         }
     }
 
-    fn is_complete(&self) -> bool {
-        self.left == Some(0)
-    }
-
     /// Sends what is ready; false when nobody wants more.
     async fn flush(&mut self, out: &mpsc::Sender<Bytes>) -> bool {
         let mut bytes = std::mem::take(&mut self.ready);
@@ -179,13 +158,16 @@ impl Output {
             bytes.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
             *left -= bytes.len() as u64;
         }
-        bytes.is_empty() || out.send(bytes.into()).await.is_ok()
+        let sent = bytes.is_empty() || out.send(bytes.into()).await.is_ok();
+        sent && self.left != Some(0)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::logs::Limits;
+    use crate::node::streams::console::Output as Source;
 
     const FILE: &str = "2026-01-02T03:04:05.000000001Z stdout F one\n\
                         2026-01-02T03:04:06.000000001Z stderr P tw\n\
@@ -194,12 +176,16 @@ mod tests {
 
     async fn text(options: LogOptions) -> String {
         let folder = tempfile::tempdir().unwrap();
-        let log = Log::create(folder.path().join("0.log")).unwrap();
+        let log = Log::create(folder.path().join("0.log"), Limits::default()).unwrap();
         std::fs::write(log.path(), FILE).unwrap();
         collect(log, options).await
     }
 
     async fn collect(log: Arc<Log>, options: LogOptions) -> String {
+        String::from_utf8(bytes(log, options).await).unwrap()
+    }
+
+    async fn bytes(log: Arc<Log>, options: LogOptions) -> Vec<u8> {
         let (out, mut pieces) = mpsc::channel(4);
         let reader = tokio::spawn(read(log, options, out));
         let mut text = Vec::new();
@@ -207,7 +193,7 @@ mod tests {
             text.extend_from_slice(&piece);
         }
         reader.await.unwrap();
-        String::from_utf8(text).unwrap()
+        text
     }
 
     #[tokio::test]
@@ -223,16 +209,20 @@ mod tests {
         let since = Some("2026-01-02T03:04:07Z".parse().unwrap());
         let options = LogOptions { since_time: since, timestamps: true, ..LogOptions::default() };
         assert_eq!(text(options).await, "2026-01-02T03:04:07.000000001Z three\n");
+        let stream = |stream| LogOptions { stream: Some(stream), ..LogOptions::default() };
+        assert_eq!(text(stream(Stream::Stdout)).await, "one\nthree\n");
+        assert_eq!(text(stream(Stream::Stderr)).await, "two\n");
     }
 
     #[tokio::test]
     async fn follower_gets_new_lines_and_ends_with_the_container() {
         use std::io::Write;
         let folder = tempfile::tempdir().unwrap();
-        let log = Log::create(folder.path().join("0.log")).unwrap();
+        let log = Log::create(folder.path().join("0.log"), Limits::default()).unwrap();
         let (stdout, mut stdout_end) = pipe();
         let (stderr, stderr_end) = pipe();
-        let recorder = tokio::spawn(Arc::clone(&log).record(stdout, stderr));
+        let outputs = (Some(Source::Pipe(stdout)), Some(Source::Pipe(stderr)));
+        let recorder = tokio::spawn(Arc::clone(&log).record(Arc::default(), outputs.0, outputs.1));
         let (out, mut pieces) = mpsc::channel(4);
         let reader = tokio::spawn(read(log, LogOptions { follow: true, ..LogOptions::default() }, out));
         stdout_end.write_all(b"first\n").unwrap();
@@ -243,6 +233,41 @@ mod tests {
         assert_eq!(pieces.recv().await, None);
         recorder.await.unwrap();
         reader.await.unwrap();
+    }
+
+    /// The follower is slower than the writer, so that files are set aside between its looks.
+    #[tokio::test]
+    async fn follower_neither_loses_nor_repeats_across_rotations() {
+        use std::io::Write;
+        let folder = tempfile::tempdir().unwrap();
+        let limits = Limits { size: 20_000, files: 1000 };
+        let log = Log::create(folder.path().join("0.log"), limits).unwrap();
+        let (stdout, mut end) = pipe();
+        let recorder = tokio::spawn(Arc::clone(&log).record(Arc::default(), Some(Source::Pipe(stdout)), None));
+        let options = || LogOptions { follow: true, ..LogOptions::default() };
+        let follower = tokio::spawn(collect(Arc::clone(&log), options()));
+        let text: String = (0..20_000).map(|n| format!("line {n}\n")).collect();
+        let written = text.clone();
+        tokio::task::spawn_blocking(move || end.write_all(written.as_bytes()).unwrap()).await.unwrap();
+        recorder.await.unwrap();
+        assert!(log.progress().borrow().segment > 10);
+        assert!(follower.await.unwrap() == text, "the follower's text differs");
+        assert!(collect(log, options()).await == text, "who comes late reads another text");
+    }
+
+    #[tokio::test]
+    async fn bytes_are_kept_as_they_are_and_long_lines_are_whole_again() {
+        use std::io::Write;
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::create(folder.path().join("0.log"), Limits::default()).unwrap();
+        let (stdout, mut end) = pipe();
+        let recorder = tokio::spawn(Arc::clone(&log).record(Arc::default(), Some(Source::Pipe(stdout)), None));
+        let line: Vec<u8> = (0..100_000_u32).map(|n| (n % 256) as u8).map(|b| if b == b'\n' { 0 } else { b }).collect();
+        let written = [line.clone(), b"\n\r\n \n".to_vec()].concat();
+        let expected = written.clone();
+        tokio::task::spawn_blocking(move || end.write_all(&written).unwrap()).await.unwrap();
+        recorder.await.unwrap();
+        assert!(bytes(log, LogOptions::default()).await == expected, "other bytes");
     }
 
     fn pipe() -> (tokio::net::unix::pipe::Receiver, File) {

@@ -1,13 +1,14 @@
-//! Probes of containers (rules PD3, PS7, PS8, PS10): HTTP and TCP from the node's namespace, exec in the container.
+//! Probes of containers (rules PD3, PS7, PS8, PS10): HTTP, gRPC and TCP from the node's namespace, exec in the
+//! container.
+
+mod grpc;
+mod http;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
-use http_body_util::Empty;
-use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
+use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -154,6 +155,8 @@ fn timed_out(probe: &Probe, limit: Duration) -> Finding {
             "command timed out: {:?} timed out after {limit:?}",
             probe.exec.as_ref().and_then(|e| e.command.clone())
         )
+    } else if let Some(action) = &probe.grpc {
+        format!("timeout: health rpc at port {} did not complete within {limit:?}", action.port)
     } else {
         "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned()
     })
@@ -166,7 +169,7 @@ pub async fn attempt(probe: &Probe, target: &Target) -> Finding {
         return run_command(action.command.clone().unwrap_or_default(), target).await;
     }
     if let Some(action) = &probe.http_get {
-        return get(action, target).await;
+        return http::get(action, target).await;
     }
     if let Some(action) = &probe.tcp_socket {
         let Some(port) = resolve_port(&action.port, &target.container) else {
@@ -178,7 +181,10 @@ pub async fn attempt(probe: &Probe, target: &Target) -> Finding {
             Err(finding) => finding,
         };
     }
-    failed("this version probes by httpGet, tcpSocket and exec only".to_owned())
+    if let Some(action) = &probe.grpc {
+        return grpc::check(action, target).await;
+    }
+    failed("missing probe handler".to_owned())
 }
 
 /// Connects from the node's namespace, as a kubelet on that node would.
@@ -206,63 +212,6 @@ async fn connect(target: &Target, host: Option<&str>, port: u16) -> Result<TcpSt
     socket.map_err(describe)?.connect(address).await.map_err(describe)
 }
 
-async fn get(action: &HTTPGetAction, target: &Target) -> Finding {
-    if action.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https")) {
-        return Finding::Unhealthy("this version does not probe by HTTPS; use tcpSocket".to_owned());
-    }
-    let Some(port) = resolve_port(&action.port, &target.container) else {
-        return Finding::Unhealthy(format!("couldn't find port: {:?}", action.port));
-    };
-    let host = action.host.as_deref().filter(|h| !h.is_empty());
-    let path = action.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    let authority = match host {
-        Some(host) => format!("{host}:{port}"),
-        None => SocketAddr::new(target.address, port).to_string(),
-    };
-    let url = format!("http://{authority}{path}");
-    let stream = match connect(target, host, port).await {
-        Ok(stream) => stream,
-        Err(Finding::Refused(message)) => return Finding::Refused(format!("Get {url:?}: {message}")),
-        Err(Finding::Unhealthy(message)) => return Finding::Unhealthy(format!("Get {url:?}: {message}")),
-        Err(healthy) => return healthy,
-    };
-    match request(action, &authority, &path, stream).await {
-        Ok(200..=399) => Finding::Healthy,
-        Ok(status) => Finding::Unhealthy(format!("HTTP probe failed with statuscode: {status}")),
-        Err(e) => Finding::Unhealthy(format!("Get {url:?}: {e}")),
-    }
-}
-
-async fn request(
-    action: &HTTPGetAction,
-    authority: &str,
-    path: &str,
-    stream: TcpStream,
-) -> Result<u16, Box<dyn std::error::Error + Send + Sync>> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let mut request = Request::builder()
-        .uri(path)
-        .header("Host", authority)
-        .header("User-Agent", "kube-probe/1.36")
-        .header("Accept", "*/*")
-        .header("Connection", "close");
-    for header in action.http_headers.iter().flatten() {
-        if header.name.eq_ignore_ascii_case("host")
-            && let Some(headers) = request.headers_mut()
-        {
-            headers.remove("Host");
-        }
-        request = request.header(&header.name, &header.value);
-    }
-    let response = sender.send_request(request.body(Empty::<bytes::Bytes>::new())?);
-    // The connection is driven here, by the same task, and is closed when the answer's head is there.
-    tokio::select! {
-        response = response => Ok(response?.status().as_u16()),
-        Err(e) = connection => Err(e.into()),
-    }
-}
-
 async fn run_command(argv: Vec<String>, target: &Target) -> Finding {
     let failed = |e: &dyn std::fmt::Display| Finding::Unhealthy(e.to_string());
     let (mut output, end) = match output_pipe() {
@@ -274,7 +223,7 @@ async fn run_command(argv: Vec<String>, target: &Target) -> Finding {
         Ok(stdio) => stdio,
         Err(e) => return failed(&e),
     };
-    let child = match exec(&target.node.shared.spawner, &target.inside, argv, stdio).await {
+    let child = match exec(&target.node.shared.spawner, &target.inside, argv, stdio, false).await {
         Ok(child) => child,
         Err(e) => return failed(&e),
     };

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::init::Identity;
 use super::logs::Log;
+use super::streams::console::Console;
 use crate::cluster::ObjectKey;
 
 /// How to start one more process in a container.
@@ -16,6 +18,9 @@ pub struct Inside {
     pub pidfd: Arc<OwnedFd>,
     pub env: Arc<BTreeMap<String, String>>,
     pub cwd: PathBuf,
+    pub identity: Identity,
+    pub cgroup: Option<PathBuf>,
+    pub console: Arc<Console>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -45,6 +50,11 @@ struct Containers {
 impl Registry {
     pub fn get(&self, pod: &ObjectKey, container: &str) -> Option<Entry> {
         self.pods.lock().get(pod)?.entries.get(container).cloned()
+    }
+
+    /// One of a Pod's containers that run: the Pod's network is its network.
+    pub fn any_inside(&self, pod: &ObjectKey) -> Option<Inside> {
+        self.pods.lock().get(pod)?.entries.values().find_map(|entry| entry.inside.clone())
     }
 
     /// Whether the agents know the Pod.

@@ -14,8 +14,10 @@ use super::init::Bind;
 use super::netif;
 use super::resolv::{ClusterDns, pod_resolv_conf};
 use crate::config::DualAddr;
+use crate::netlink::set_sysctl;
 use crate::router::{PortId, PortKind, PortSpec};
 use crate::sys::netns::SandboxNs;
+use crate::sys::process::Child;
 
 /// Why a sandbox could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +26,8 @@ pub enum SandboxError {
     NoAddress(String),
     #[error("namespaces: {0}")]
     Namespace(#[source] io::Error),
+    #[error("sysctl {name}={value}: {source}")]
+    Sysctl { name: String, value: String, source: io::Error },
     #[error("network device: {0}")]
     Device(#[source] io::Error),
     #[error("connect to the router: {0}")]
@@ -37,6 +41,8 @@ pub enum SandboxError {
 pub struct Sandbox {
     pub ns: SandboxNs,
     pub hostname: String,
+    /// The process whose process ids the containers share, where they do. It is killed with the sandbox.
+    pub process: Option<Child>,
     /// None with hostNetwork.
     network: Option<(PortId, DualAddr)>,
     pub pod_ips: Vec<String>,
@@ -62,7 +68,7 @@ impl Sandbox {
             let ns = SandboxNs::create_in(net, &names.kernel).map_err(SandboxError::Namespace)?;
             let dns_notes = write_files(node, &spec, &namespace, &names, None, &dir).map_err(SandboxError::Files)?;
             let pod_ips = node.address_texts();
-            return Ok(Self { ns, hostname: names.kernel, network: None, pod_ips, dir, dns_notes });
+            return Ok(Self { ns, hostname: names.kernel, process: None, network: None, pod_ips, dir, dns_notes });
         }
 
         let address = claimed
@@ -71,6 +77,7 @@ impl Sandbox {
         let made = (|| {
             let ns = SandboxNs::create(&names.kernel).map_err(SandboxError::Namespace)?;
             netif::relax(&ns.net);
+            set_sysctls(&ns, &spec)?;
             let addresses = address.both();
             let dns_notes = write_files(node, &spec, &namespace, &names, Some(&addresses), &dir);
             let dns_notes = dns_notes.map_err(SandboxError::Files)?;
@@ -87,7 +94,7 @@ impl Sandbox {
             let port = port.map_err(SandboxError::Attach)?;
             let pod_ips = addresses.map(|a| a.to_string()).to_vec();
             let hostname = names.kernel.clone();
-            Ok(Self { ns, hostname, network: Some((port, address)), pod_ips, dir, dns_notes })
+            Ok(Self { ns, hostname, process: None, network: Some((port, address)), pod_ips, dir, dns_notes })
         })();
         if made.is_err() {
             node.ipam.lock().release(address);
@@ -108,9 +115,30 @@ impl Sandbox {
         ["hosts", "resolv.conf", "hostname"].iter().map(|name| Bind {
             source: self.dir.join("etc").join(name),
             target: Path::new("/etc").join(name),
-            read_only: false,
+            ..Bind::default()
         })
     }
+}
+
+/// Whether a sysctl is the Pod's own: of its network namespace, or of its System V IPC.
+pub fn is_own_sysctl(name: &str) -> bool {
+    let name = name.replace('/', ".");
+    name.starts_with("net.") || name.starts_with("kernel.shm") || name.starts_with("kernel.msg") || name == "kernel.sem"
+}
+
+fn set_sysctls(ns: &SandboxNs, spec: &PodSpec) -> Result<(), SandboxError> {
+    let asked = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
+    for sysctl in asked {
+        let key = sysctl.name.replace('.', "/");
+        let set = if key.starts_with("net/") {
+            ns.net.run(|| set_sysctl(&key, &sysctl.value)).flatten()
+        } else {
+            ns.run_with_ipc(|| set_sysctl(&key, &sysctl.value)).flatten()
+        };
+        let (name, value) = (sysctl.name.clone(), sysctl.value.clone());
+        set.map_err(|source| SandboxError::Sysctl { name, value, source })?;
+    }
+    Ok(())
 }
 
 fn write_files(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -24,6 +24,11 @@ pub struct Slot {
     pub run: u32,
     /// The process, while there is one.
     pub active: Option<Active>,
+    /// Until then an image that was not found is not looked for again.
+    pub image_due: Option<Instant>,
+    pub image_backoff: Backoff,
+    /// What can't be given was told.
+    pub noted: bool,
     backoff: Backoff,
 }
 
@@ -32,6 +37,8 @@ pub struct Active {
     pub started: Started,
     pub since: Instant,
     pub at: Timestamp,
+    /// The postStart hook is not over.
+    post_start: bool,
     probes: Vec<(super::probe::Kind, JoinHandle<()>)>,
     /// Set once the end has been asked for.
     pub stop: Option<Stop>,
@@ -55,7 +62,7 @@ impl Drop for Active {
 
 impl Active {
     pub fn new(started: Started, since: Instant, at: Timestamp) -> Self {
-        Self { started, since, at, probes: Vec::new(), stop: None }
+        Self { started, since, at, post_start: false, probes: Vec::new(), stop: None }
     }
 
     pub fn add_probe(&mut self, kind: super::probe::Kind, task: JoinHandle<()>) {
@@ -90,8 +97,32 @@ impl Slot {
             due: Some(Instant::now()),
             run: 0,
             active: None,
+            image_due: None,
+            image_backoff: Self::image_backoff(timings),
+            noted: false,
             backoff: Backoff::new(timings.backoff_base, timings.backoff_limit, timings.backoff_reset),
         }
+    }
+
+    /// The delays between looks for an image.
+    pub fn image_backoff(timings: &Timings) -> Backoff {
+        Backoff::new(timings.backoff_base, timings.backoff_limit, timings.backoff_reset).from_the_first()
+    }
+
+    /// What a waiting container waits for may be there now.
+    pub fn look_again(&mut self) {
+        self.image_due = None;
+        self.due = Some(Instant::now());
+    }
+
+    pub fn post_start(&mut self, runs: bool) {
+        if let Some(active) = &mut self.active {
+            active.post_start = runs;
+        }
+    }
+
+    pub fn in_post_start(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| active.post_start)
     }
 
     /// Takes over what the API remembers of a container that ran before vipyard was started anew. Its process is gone.
@@ -108,7 +139,8 @@ impl Slot {
             container_id: t.container_id.clone().unwrap_or_default(),
         });
         self.view.restarts = old.restart_count;
-        if let Some(ended) = ended.as_ref().filter(|e| !restarts(self.view.role, policy, e.exit_code)) {
+        if let Some(ended) = ended.as_ref().filter(|e| !restarts(self.view.role, &self.container, policy, e.exit_code))
+        {
             self.view.container_id.clone_from(&ended.container_id);
             self.view.phase = Phase::Ended(ended.clone());
             self.due = None;
@@ -197,20 +229,35 @@ impl Slot {
     /// Whether the present end, if it is one, is to be followed by another run.
     pub fn will_restart(&self, policy: &str) -> bool {
         match &self.view.phase {
-            Phase::Ended(ended) => restarts(self.view.role, policy, ended.exit_code),
+            Phase::Ended(ended) => restarts(self.view.role, &self.container, policy, ended.exit_code),
             Phase::Waiting { .. } | Phase::Running { .. } => true,
         }
     }
 }
 
-/// The restart rules: a sidecar always, an init container until it succeeds (never, with Never), others by policy.
-pub fn restarts(role: Role, policy: &str, exit_code: i32) -> bool {
-    match (role, policy) {
+/// The restart rules: a sidecar always, an init container until it succeeds (never, with Never), others by policy. The
+/// container's own rules come first, then its own policy, then the Pod's.
+pub fn restarts(role: Role, container: &Container, policy: &str, exit_code: i32) -> bool {
+    let rules = container.restart_policy_rules.iter().flatten();
+    if rules.filter(|rule| rule.action == "Restart").any(|rule| is_about(rule, exit_code)) {
+        return true;
+    }
+    match (role, container.restart_policy.as_deref().unwrap_or(policy)) {
         (Role::Sidecar, _) => true,
         (Role::Init, _) if exit_code == 0 => false,
         (_, "Never") => false,
         (Role::Main, "OnFailure") => exit_code != 0,
         _ => true,
+    }
+}
+
+fn is_about(rule: &ContainerRestartRule, exit_code: i32) -> bool {
+    let Some(codes) = &rule.exit_codes else { return false };
+    let listed = codes.values.iter().flatten().any(|code| *code == exit_code);
+    match codes.operator.as_str() {
+        "In" => listed,
+        "NotIn" => !listed,
+        _ => false,
     }
 }
 
@@ -242,14 +289,24 @@ mod tests {
 
     #[test]
     fn restart_rules_follow_role_and_policy() {
-        assert!(restarts(Role::Main, "Always", 0));
-        assert!(!restarts(Role::Main, "OnFailure", 0));
-        assert!(restarts(Role::Main, "OnFailure", 1));
-        assert!(!restarts(Role::Main, "Never", 1));
-        assert!(!restarts(Role::Init, "Always", 0));
-        assert!(restarts(Role::Init, "OnFailure", 1));
-        assert!(!restarts(Role::Init, "Never", 1));
-        assert!(restarts(Role::Sidecar, "Never", 0));
+        let of = |own: serde_json::Value| -> Container { serde_json::from_value(own).unwrap() };
+        let plain = of(serde_json::json!({"name": "c"}));
+        let restarts_plain = |role, policy, code| restarts(role, &plain, policy, code);
+        assert!(restarts_plain(Role::Main, "Always", 0));
+        assert!(!restarts_plain(Role::Main, "OnFailure", 0));
+        assert!(restarts_plain(Role::Main, "OnFailure", 1));
+        assert!(!restarts_plain(Role::Main, "Never", 1));
+        assert!(!restarts_plain(Role::Init, "Always", 0));
+        assert!(restarts_plain(Role::Init, "OnFailure", 1));
+        assert!(!restarts_plain(Role::Init, "Never", 1));
+        assert!(restarts_plain(Role::Sidecar, "Never", 0));
+
+        let own = of(serde_json::json!({"name": "c", "restartPolicy": "Never", "restartPolicyRules": [
+            {"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}));
+        assert!(restarts(Role::Main, &own, "Always", 42) && !restarts(Role::Main, &own, "Always", 1));
+        let others = of(serde_json::json!({"name": "c", "restartPolicyRules": [
+            {"action": "Restart", "exitCodes": {"operator": "NotIn", "values": [0, 3]}}]}));
+        assert!(restarts(Role::Main, &others, "Never", 4) && !restarts(Role::Main, &others, "Never", 3));
     }
 
     #[test]

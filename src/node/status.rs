@@ -134,7 +134,8 @@ fn phase(pod: &Pod, view: &PodView) -> &'static str {
     }
     // Between two runs a container counts as stopped, before its first as waiting.
     let waiting = main().any(|c| matches!(c.phase, Phase::Waiting { .. }) && c.last.is_none());
-    match (waiting, running, policy) {
+    let again = main().any(|c| matches!(c.phase, Phase::Waiting { .. }) && c.last.is_some());
+    match (waiting, running || again, policy) {
         (true, ..) => "Pending",
         (false, true, _) | (false, false, "Always") => "Running",
         _ if main().all(ContainerView::succeeded) => "Succeeded",

@@ -20,6 +20,7 @@
 //! stays until somebody deletes it. When the object vanishes, at whatever point, all is killed at once (rule PX2).
 
 mod hooks;
+mod images;
 mod publish;
 mod starting;
 mod stopping;
@@ -35,14 +36,13 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, warn};
 
-use self::stopping::terminate;
 use super::container::termination_message;
 use super::context::NodeContext;
 use super::probe::{Kind, Report};
 use super::sandbox::Sandbox;
 use super::slot::{Slot, slots};
 use super::status::{Phase, PodView, Role, pod_status};
-use super::volumes::Volumes;
+use super::volumes::{Registration, Volumes};
 use crate::cluster::ObjectKey;
 use crate::config::DualAddr;
 use crate::sys::process::Exit;
@@ -73,7 +73,13 @@ pub enum News {
     HookDone {
         slot: usize,
         run: u32,
+        before_stop: bool,
+        failed: bool,
     },
+    /// The map of images changed.
+    Images,
+    /// A ConfigMap or Secret that the Pod refers to changed.
+    Referenced,
     /// New flows go elsewhere now, as far as Services have somewhere else.
     Unrouted,
 }
@@ -114,7 +120,13 @@ pub struct Worker {
     /// The object tells of an end before this task's time, which is left as it is.
     frozen: bool,
     deleted: bool,
+    /// All init containers have done their part once.
+    initialized: bool,
+    /// Why the Pod was given up, with a message.
+    failure: Option<(String, String)>,
     retry: Retry,
+    /// Has this task told of changes of what the Pod refers to.
+    _references: Registration,
 }
 
 /// Something failed that is worth another try.
@@ -146,6 +158,8 @@ impl Worker {
         let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let dying = pod.metadata.deletion_timestamp.is_some();
         let claimed = if over || dying { None } else { claim(&node, &pod) };
+        let tell = sender.clone();
+        let references = node.shared.references.register(&pod, move || drop(tell.send(News::Referenced)));
         Self {
             key: ObjectKey::of(&*pod),
             uid: pod.uid().unwrap_or_default(),
@@ -164,6 +178,9 @@ impl Worker {
             shutdown: false,
             frozen: over || dying,
             deleted: false,
+            initialized: false,
+            failure: None,
+            _references: references,
             retry: Retry { at: None, delay: timings.retry },
             pod,
             node,
@@ -225,19 +242,51 @@ impl Worker {
             News::Exited { slot, run, exit } => self.take_exit(slot, run, exit),
             News::Probed { slot, run, kind, report } => self.take_probe(slot, run, kind, &report),
             News::Unrouted => self.routed = false,
-            News::HookDone { slot, run } => {
-                if let Some(slot) = self.slots.get_mut(slot).filter(|slot| slot.run == run) {
-                    terminate(slot);
-                }
-            }
+            News::HookDone { slot, run, before_stop, failed } => self.take_hook(slot, run, before_stop, failed),
+            News::Images => self.look_for_images(),
+            News::Referenced => self.take_reference(),
         }
+    }
+
+    /// Something that the Pod refers to is there now, is another now, or is gone.
+    fn take_reference(&mut self) {
+        if self.stage == Stage::Starting && self.sandbox.is_some() {
+            self.retry.at = None;
+        }
+        if let Some(volumes) = &self.volumes {
+            volumes.refresh(&self.pod);
+        }
+        let missed = |slot: &&mut Slot| matches!(&slot.view.phase, Phase::Waiting { reason, .. } if reason == "CreateContainerConfigError");
+        self.slots.iter_mut().filter(missed).for_each(Slot::look_again);
+    }
+
+    /// Gives the Pod up: what runs is ended, and its phase will be Failed.
+    fn fail(&mut self, reason: &str, message: String) {
+        self.event("Warning", reason, &message);
+        self.failure = Some((reason.to_owned(), message));
+        self.begin_stopping(Duration::from_secs(self.grace_seconds()));
+    }
+
+    /// When `activeDeadlineSeconds` are over.
+    fn active_deadline(&self) -> Option<Instant> {
+        let seconds = self.pod.spec.as_ref()?.active_deadline_seconds?;
+        if !matches!(self.stage, Stage::Starting | Stage::Running) {
+            return None;
+        }
+        let left = self.start_time.as_millisecond() + seconds * 1000 - Timestamp::now().as_millisecond();
+        Some(Instant::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0)))
     }
 
     fn take_object(&mut self, pod: Arc<Pod>) {
         if version(&pod) < version(&self.pod) {
             return;
         }
+        let shown = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
+        let changed = shown(&self.pod) != shown(&pod);
         self.pod = pod;
+        if let Some(volumes) = self.volumes.as_ref().filter(|_| changed) {
+            volumes.refresh(&self.pod);
+        }
         self.take_images();
         if self.pod.metadata.deletion_timestamp.is_some() {
             let grace = Duration::from_secs(self.grace_seconds());
@@ -276,7 +325,7 @@ impl Worker {
             if slot.is_running() && slot.view.role != Role::Init {
                 self.stop_slot(index, Instant::now() + Duration::from_secs(self.grace_seconds()));
             } else if matches!(slot.view.phase, Phase::Waiting { .. }) {
-                slot.due = Some(Instant::now());
+                slot.look_again();
             }
         }
     }
@@ -300,7 +349,11 @@ impl Worker {
             Exit::Signal(number) => Some(number),
             Exit::Code(_) => None,
         };
-        let reason = if code == 0 { "Completed" } else { "Error" };
+        let reason = match (code, &active.started.cgroup) {
+            (0, _) => "Completed",
+            (_, Some(group)) if group.ran_out_of_memory() => "OOMKilled",
+            _ => "Error",
+        };
         debug!(pod = %self.key, container = slot.view.name, code, "container ended");
         slot.end(code, signal, reason, message, now);
         if self.stage == Stage::Running && slot.will_restart(&policy) {
@@ -341,11 +394,16 @@ impl Worker {
 
     /// Does what the state asks for now.
     async fn advance(&mut self) {
+        if self.active_deadline().is_some_and(|at| at <= Instant::now()) && !self.gone {
+            let message = "Pod was active on the node longer than the specified deadline";
+            self.fail("DeadlineExceeded", message.to_owned());
+        }
         if self.stage == Stage::Starting && self.retry.is_due() {
             self.prepare().await;
         }
         if self.stage == Stage::Running {
             self.start_due().await;
+            self.initialized |= self.slots.iter().all(|slot| slot.view.initialized());
             self.finish_if_done();
         }
         if self.stage == Stage::Stopping && !self.routed {
@@ -365,13 +423,14 @@ impl Worker {
         });
         // Nothing is written any more about a Pod whose object is gone, so nothing is tried again.
         let retry = self.retry.at.filter(|_| !self.gone && !self.shutdown && !self.deleted);
-        starts.chain(kills).chain(retry).min()
+        starts.chain(kills).chain(retry).chain(self.active_deadline()).min()
     }
 
     /// Whether all containers before this one have done their part.
     fn may_start(&self, slot: &Slot) -> bool {
+        let before = self.slots.iter().take_while(|s| s.view.name != slot.view.name);
         self.stage == Stage::Running
-            && self.slots.iter().take_while(|s| s.view.name != slot.view.name).all(|s| s.view.initialized())
+            && before.into_iter().all(|s| !s.in_post_start() && (self.initialized || s.view.initialized()))
     }
 
     fn view(&self) -> PodView {
@@ -382,7 +441,7 @@ impl Worker {
             start_time: self.start_time,
             containers: self.slots.iter().map(|slot| slot.view.clone()).collect(),
             terminal: self.stage == Stage::Ended,
-            failed: None,
+            failed: self.failure.clone().filter(|_| self.stage == Stage::Ended),
         }
     }
 

@@ -10,6 +10,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::host_ports::HostPod;
 use super::service::{Hinted, Lists, ServicePort, ServicePortId, SliceRef};
 use super::spec::{self, PortKey, Slice, Spec};
 use super::{NodePortKey, Plan, Protocol, Ranges, Via, Vip, VipKey};
@@ -20,15 +21,16 @@ use crate::config::Network;
 /// ones, so a hundred changes of one Service between two plans cost one compilation.
 pub struct Compiler {
     plan: Arc<Plan>,
-    next: Plan,
+    pub(super) next: Plan,
     changed: bool,
     services: FxHashMap<ObjectKey, State>,
     slice_owners: FxHashMap<ObjectKey, ObjectKey>,
     dirty: FxHashSet<ObjectKey>,
     /// Who would like to have a key of the VIP table. The least name has it: two Services may name one externalIP.
     claims: FxHashMap<VipKey, Vec<Claim<Vip>>>,
+    pub(super) host_pods: FxHashMap<ObjectKey, HostPod>,
     node_port_claims: FxHashMap<NodePortKey, Vec<Claim<Arc<ServicePort>>>>,
-    names: FxHashSet<Arc<str>>,
+    pub(super) names: FxHashSet<Arc<str>>,
     /// The ranges that the cluster was started with, and those of each ServiceCIDR.
     ranges: Ranges,
     cidrs: BTreeMap<String, Vec<IpNet>>,
@@ -65,6 +67,7 @@ impl Compiler {
             slice_owners: FxHashMap::default(),
             dirty: FxHashSet::default(),
             claims: FxHashMap::default(),
+            host_pods: FxHashMap::default(),
             node_port_claims: FxHashMap::default(),
             names: FxHashSet::default(),
             ranges: Ranges::of(network),
@@ -111,13 +114,16 @@ impl Compiler {
     pub fn node_applied(&mut self, node: &Node) {
         let info = spec::node(node, &mut self.names);
         if self.next.node(&info.name).map(|known| &**known) != Some(&info) {
-            self.next.nodes.insert(Arc::clone(&info.name), Arc::new(info));
+            let name = Arc::clone(&info.name);
+            self.next.nodes.insert(Arc::clone(&name), Arc::new(info));
             self.changed = true;
+            self.publish_pods_of(&name);
         }
     }
 
     pub fn node_deleted(&mut self, name: &str) {
         self.changed |= self.next.nodes.remove(name).is_some();
+        self.publish_pods_of(name);
     }
 
     /// Addresses of every ServiceCIDR are Services', allocated or not (rule SC3).
@@ -171,13 +177,7 @@ impl Compiler {
     }
 
     fn retract(&mut self, owner: &ObjectKey, published: Published) {
-        for key in published.vips {
-            self.changed = true;
-            match release(&mut self.claims, key, owner) {
-                Some(heir) => self.next.vips.insert(key, heir),
-                None => self.next.vips.remove(&key),
-            };
-        }
+        self.retract_vips(owner, published.vips);
         for key in published.node_ports {
             self.changed = true;
             match release(&mut self.node_port_claims, key, owner) {
@@ -192,6 +192,27 @@ impl Compiler {
                 self.next.cluster_ips.remove(&addr);
             }
         }
+    }
+
+    pub(super) fn retract_vips(&mut self, owner: &ObjectKey, keys: Vec<VipKey>) {
+        for key in keys {
+            self.changed = true;
+            match release(&mut self.claims, key, owner) {
+                Some(heir) => self.next.vips.insert(key, heir),
+                None => self.next.vips.remove(&key),
+            };
+        }
+    }
+
+    pub(super) fn publish_vip(&mut self, key: VipKey, owner: &ObjectKey, vip: Vip) {
+        self.changed = true;
+        let winner = claim(&mut self.claims, key, owner, vip);
+        self.next.vips.insert(key, winner);
+    }
+
+    pub(super) fn next_id(&mut self) -> ServicePortId {
+        self.last_id += 1;
+        ServicePortId(self.last_id)
     }
 
     fn publish(
@@ -211,12 +232,8 @@ impl Compiler {
             published.cluster_ips.push(cluster_ip);
             let slices = |port: &spec::Port| gather(slices, v6, &port.name, port.protocol);
             for port in &spec.ports {
-                let id = *ids
-                    .entry(PortKey { v6, name: Arc::clone(&port.name), protocol: port.protocol })
-                    .or_insert_with(|| {
-                        self.last_id += 1;
-                        ServicePortId(self.last_id)
-                    });
+                let key = PortKey { v6, name: Arc::clone(&port.name), protocol: port.protocol };
+                let id = *ids.entry(key).or_insert_with(|| self.next_id());
                 let (found, rests_on) = slices(port);
                 let external = port.node_port.is_some()
                     || spec.external_ips.iter().chain(&spec.lb_ips).any(|addr| addr.is_ipv6() == v6);
@@ -231,6 +248,7 @@ impl Compiler {
                     node_port: port.node_port,
                     uid: Arc::clone(&spec.uid),
                     revision: spec.revision,
+                    of_pod: false,
                     slices: rests_on,
                     internal_local: spec.internal_local,
                     external_local,
@@ -246,9 +264,7 @@ impl Compiler {
                     if published.vips.contains(&key) {
                         continue;
                     }
-                    let vip = Vip { service: Arc::clone(&service), via };
-                    let winner = claim(&mut self.claims, key, owner, vip);
-                    self.next.vips.insert(key, winner);
+                    self.publish_vip(key, owner, Vip { service: Arc::clone(&service), via });
                     published.vips.push(key);
                 }
                 if let Some(node_port) = port.node_port {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use tokio::sync::watch;
@@ -17,13 +17,14 @@ use crate::metrics::PLAN_COMPILE;
 /// Runs until the cache's writers are gone.
 ///
 /// `apply` must return only when the data plane follows the plan; then `applied` tells the plan's epoch: 0 until the
-/// first, which waits until Services, slices, Nodes and ServiceCIDRs are complete. Changes that are queued together
+/// first, which waits until Services, slices, Nodes, ServiceCIDRs and Pods are complete. Changes that are queued together
 /// become one plan, so a burst costs one swap, and a single change waits for nothing.
 pub async fn run(cluster: Cluster, network: Network, apply: impl Fn(Arc<Plan>), applied: watch::Sender<u64>) {
     let mut services = Feed::new(cluster.services.subscribe());
     let mut slices = Feed::new(cluster.slices.subscribe());
     let mut nodes = Feed::new(cluster.nodes.subscribe());
     let mut cidrs = Feed::new(cluster.service_cidrs.subscribe());
+    let mut pods = Feed::new(cluster.pods.subscribe());
     drop(cluster);
     let mut compiler = Compiler::new(&network);
     loop {
@@ -33,13 +34,15 @@ pub async fn run(cluster: Cluster, network: Network, apply: impl Fn(Arc<Plan>), 
             Some(change) = services.changes.recv() => services.take(&mut compiler, change),
             Some(change) = slices.changes.recv() => slices.take(&mut compiler, change),
             Some(change) = cidrs.changes.recv() => cidrs.take(&mut compiler, change),
+            Some(change) = pods.changes.recv() => pods.take(&mut compiler, change),
             else => return,
         }
         nodes.drain(&mut compiler);
         services.drain(&mut compiler);
         slices.drain(&mut compiler);
         cidrs.drain(&mut compiler);
-        if !(nodes.synced && services.synced && slices.synced && cidrs.synced) {
+        pods.drain(&mut compiler);
+        if !(nodes.synced && services.synced && slices.synced && cidrs.synced && pods.synced) {
             continue;
         }
         let begin = Instant::now();
@@ -51,7 +54,8 @@ pub async fn run(cluster: Cluster, network: Network, apply: impl Fn(Arc<Plan>), 
             apply(plan);
             applied.send_replace(epoch);
         }
-        for marks in [&mut services.marks, &mut slices.marks, &mut nodes.marks, &mut cidrs.marks] {
+        let marks = [&mut services.marks, &mut slices.marks, &mut nodes.marks, &mut cidrs.marks, &mut pods.marks];
+        for marks in marks {
             marks.clear();
         }
     }
@@ -107,6 +111,16 @@ impl Fold for EndpointSlice {
 
     fn deleted(&self, compiler: &mut Compiler) {
         compiler.slice_deleted(&ObjectKey::of(self));
+    }
+}
+
+impl Fold for Pod {
+    fn applied(&self, compiler: &mut Compiler) {
+        compiler.pod_applied(self);
+    }
+
+    fn deleted(&self, compiler: &mut Compiler) {
+        compiler.pod_deleted(&ObjectKey::of(self));
     }
 }
 

@@ -32,6 +32,8 @@ pub struct ServicePort {
     /// uid and resourceVersion of the Service: what a verdict names as its ground.
     pub uid: Arc<str>,
     pub revision: u64,
+    /// No Service's, but a port of its node that the Pod of this name has (rule P6).
+    pub of_pod: bool,
     pub slices: Arc<[SliceRef]>,
     /// internalTrafficPolicy is Local (rule I2).
     pub internal_local: bool,

@@ -235,7 +235,7 @@ pub(super) fn revision(metadata: &ObjectMeta) -> u64 {
     metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
-fn intern(names: &mut Names, name: &str) -> Arc<str> {
+pub(super) fn intern(names: &mut Names, name: &str) -> Arc<str> {
     if let Some(known) = names.get(name) {
         return Arc::clone(known);
     }

@@ -481,6 +481,7 @@ async fn driver_publishes_once_all_kinds_are_complete_and_then_each_change() {
     writers.services.replace(vec![web(json!({}))]);
     writers.nodes.replace(vec![node("n1", None)]);
     writers.service_cidrs.replace(Vec::new());
+    writers.pods.replace(Vec::new());
     tokio::task::yield_now().await;
     assert!(published.try_recv().is_err());
     writers.slices.replace(vec![slice("web-1", "web", json!([{"addresses": ["10.244.1.2"]}]))]);
@@ -499,4 +500,44 @@ async fn driver_publishes_once_all_kinds_are_complete_and_then_each_change() {
     assert!(published.try_recv().is_err());
     drop((writers, informer));
     driver.await.expect("the driver ends with its writers");
+}
+
+fn pod(ports: Value, status: Value) -> k8s_openapi::api::core::v1::Pod {
+    serde_json::from_value(json!({
+        "metadata": {"namespace": "default", "name": "p", "uid": "u", "resourceVersion": "5"},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c", "ports": ports}]},
+        "status": status,
+    }))
+    .expect("a Pod")
+}
+
+#[test]
+fn host_ports_are_captured_while_the_pod_has_an_address_p6() {
+    let mut compiler = compiler();
+    let ports = json!([{"containerPort": 80, "hostPort": 8080}, {"containerPort": 53, "hostPort": 53, "protocol": "UDP"},
+        {"containerPort": 81, "hostPort": 8081, "hostIP": "10.245.0.99"}, {"containerPort": 82}]);
+    let running = json!({"phase": "Running", "podIPs": [{"ip": "10.244.1.2"}]});
+    compiler.pod_applied(&pod(ports.clone(), running.clone()));
+    assert_eq!(compiler.plan().vips().count(), 0, "its node is not known yet");
+    compiler.node_applied(&node("n1", None));
+    let plan = compiler.plan();
+    let found = |port, protocol| plan.vip("10.245.0.11".parse().unwrap(), protocol, port);
+    let vip = found(8080, Protocol::Tcp).expect("the port");
+    assert_eq!((vip.via, vip.service.endpoints()[0].addr), (Via::HostPort, "10.244.1.2:80".parse().unwrap()));
+    assert!(found(53, Protocol::Udp).is_some() && found(53, Protocol::Tcp).is_none());
+    assert!(found(8081, Protocol::Tcp).is_none(), "the port of another address");
+    assert_eq!(plan.vips().count(), 2);
+
+    let epoch = plan.epoch;
+    compiler.pod_applied(&pod(
+        ports.clone(),
+        json!({"phase": "Running", "message": "x", "podIPs": [{"ip": "10.244.1.2"}]}),
+    ));
+    assert_eq!(compiler.plan().epoch, epoch, "what does not matter makes no plan");
+    compiler.pod_applied(&pod(ports.clone(), json!({"phase": "Succeeded", "podIPs": [{"ip": "10.244.1.2"}]})));
+    assert_eq!(compiler.plan().vips().count(), 0);
+    compiler.pod_applied(&pod(ports, running));
+    assert_eq!(compiler.plan().vips().count(), 2);
+    compiler.pod_deleted(&ObjectKey::new("default", "p"));
+    assert_eq!(compiler.plan().vips().count(), 0);
 }

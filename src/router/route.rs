@@ -175,15 +175,18 @@ impl<R: Rng, T: Trace> Walk<'_, R, T> {
         serving.or_else(|| nodes.choose(self.rng)).cloned()
     }
 
-    /// The Service port that a packet at `node` is addressed to (rules P1, P3, V1, V2).
+    /// The Service port that a packet at `node` is addressed to (rules P1, P3, P6, V1, V2).
     fn capture(&self, tuple: &Tuple, node: &str) -> Option<(Arc<ServicePort>, Via)> {
         let protocol = Protocol::from_number(tuple.protocol)?;
-        if let Some(vip) = self.plan.vip(tuple.dst, protocol, tuple.dport) {
+        let here = || self.ports.owner(tuple.dst).is_some_and(|owner| owner.is_host() && *owner.node == *node);
+        if let Some(vip) = self.plan.vip(tuple.dst, protocol, tuple.dport)
+            // P6: a port of a node is that node's.
+            && (vip.via != Via::HostPort || here())
+        {
             return Some((Arc::clone(&vip.service), vip.via));
         }
         let service = self.plan.node_port(tuple.dst.is_ipv6(), protocol, tuple.dport)?;
-        let owner = self.ports.owner(tuple.dst)?;
-        (owner.is_host() && *owner.node == *node).then(|| (Arc::clone(service), Via::NodePort))
+        here().then(|| (Arc::clone(service), Via::NodePort))
     }
 
     /// What nftables mode refuses although no Service port captures it (R6, R7). Holds for every protocol: an echo
@@ -267,6 +270,7 @@ impl<R: Rng, T: Trace> Walk<'_, R, T> {
         let endpoint = service.endpoints()[choice.endpoint as usize].addr;
         let masquerade = match via {
             _ if endpoint.ip() == tuple.src => Some(Masquerade::Hairpin),
+            Via::HostPort => None,
             Via::ClusterIp => (origin != Origin::Pod).then_some(Masquerade::OffCluster),
             _ if !service.external_local => Some(Masquerade::External),
             _ => (origin == Origin::Host).then_some(Masquerade::FromNode),

@@ -10,7 +10,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::thread;
 
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+use rustix::thread::{
+    LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags, move_into_link_name_space, move_into_thread_name_spaces,
+};
 
 /// An owned network namespace.
 #[derive(Debug)]
@@ -68,6 +70,17 @@ impl NetNs {
     }
 }
 
+/// Runs `f` on a thread in the network namespace of the process with this pidfd, and waits for it.
+///
+/// # Errors
+/// As [`NetNs::run`]; when the process has ended, too.
+pub fn run_beside<T: Send>(pidfd: impl AsFd + Sync, f: impl FnOnce() -> T + Send) -> io::Result<T> {
+    in_thread(|| {
+        move_into_thread_name_spaces(pidfd.as_fd(), ThreadNameSpaceType::NETWORK)?;
+        Ok(f())
+    })?
+}
+
 impl SandboxNs {
     /// New namespaces for one Pod, with `lo` up.
     ///
@@ -79,6 +92,17 @@ impl SandboxNs {
             rustix::system::sethostname(hostname.as_bytes())?;
             loopback_up()?;
             Ok(Self { net: NetNs { fd: own("net")? }, uts: own("uts")?, ipc: own("ipc")? })
+        })?
+    }
+
+    /// Runs `f` on a thread that sees this Pod's System V IPC, and waits for it.
+    ///
+    /// # Errors
+    /// As [`NetNs::run`].
+    pub fn run_with_ipc<T: Send>(&self, f: impl FnOnce() -> T + Send) -> io::Result<T> {
+        in_thread(|| {
+            move_into_link_name_space(self.ipc.as_fd(), Some(LinkNameSpaceType::InterProcessCommunication))?;
+            Ok(f())
         })?
     }
 
@@ -125,7 +149,7 @@ fn own(kind: &str) -> io::Result<OwnedFd> {
 }
 
 /// The thread's namespaces change for good, so it is never one that anything else runs on.
-fn in_thread<T: Send>(f: impl FnOnce() -> T + Send) -> io::Result<T> {
+pub(super) fn in_thread<T: Send>(f: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let worker = thread::Builder::new().name("netns".to_owned()).stack_size(256 * 1024).spawn_scoped(scope, f)?;
         worker.join().map_err(|panic| std::panic::resume_unwind(panic))

@@ -35,6 +35,8 @@ pub struct Launch {
 pub enum Place {
     /// Process 1 of a new one, with a new mount namespace.
     New,
+    /// That of the process with this pidfd, with a new mount namespace.
+    In(Arc<OwnedFd>),
     /// Beside the process with this pidfd.
     With(Arc<OwnedFd>),
 }
@@ -83,6 +85,13 @@ impl Child {
     /// A handle for signals and for starting processes beside this one.
     pub fn pidfd(&self) -> Arc<OwnedFd> {
         Arc::clone(self.process.pidfd.get_ref())
+    }
+
+    /// Whether the process has ended, reaped or not.
+    pub fn has_ended(&self) -> bool {
+        let mut fds = [rustix::event::PollFd::new(self.process.pidfd.get_ref(), rustix::event::PollFlags::IN)];
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     /// Waits for the end and reaps. Cancel-safe; to be called by one task only.
@@ -184,15 +193,20 @@ fn start(launch: &Launch) -> io::Result<OwnedFd> {
         // Where a thread's children begin can't be set back to the machine's own process ids without being root of
         // the machine, so it is changed for a thread that ends at once. Such a process needs no death signal: it ends
         // with its neighbour's namespace.
-        Place::With(neighbour) => thread::scope(|scope| {
-            let beside = thread::Builder::new().name("exec".to_owned()).stack_size(256 * 1024);
-            let beside = beside.spawn_scoped(scope, || {
-                move_into_thread_name_spaces(neighbour.as_fd(), ThreadNameSpaceType::PROCESS_ID)?;
-                clone_and_exec(launch, 0, 0)
-            })?;
-            beside.join().unwrap_or_else(|_| Err(io::Error::other("the starting thread failed")))
-        }),
+        Place::With(neighbour) => beside(neighbour, launch, 0),
+        Place::In(neighbour) => beside(neighbour, launch, libc::CLONE_NEWNS),
     }
+}
+
+fn beside(neighbour: &OwnedFd, launch: &Launch, flags: libc::c_int) -> io::Result<OwnedFd> {
+    thread::scope(|scope| {
+        let beside = thread::Builder::new().name("exec".to_owned()).stack_size(256 * 1024);
+        let beside = beside.spawn_scoped(scope, || {
+            move_into_thread_name_spaces(neighbour.as_fd(), ThreadNameSpaceType::PROCESS_ID)?;
+            clone_and_exec(launch, flags, 0)
+        })?;
+        beside.join().unwrap_or_else(|_| Err(io::Error::other("the starting thread failed")))
+    })
 }
 
 /// Forks with `flags` and executes this program again in the child, which gets `death_signal` when this thread ends.
@@ -270,6 +284,12 @@ pub fn hide_descriptors() {
     // SAFETY: close_range takes three integers. An old kernel refuses the flag: then what was inherited stays open,
     // and that is nothing but what this program's own starter left.
     unsafe { libc::syscall(libc::SYS_close_range, 3 as libc::c_uint, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
+}
+
+/// Has the kernel reap the children of this process, which asks for nobody's end.
+pub fn leave_children_to_the_kernel() {
+    // SAFETY: SIG_IGN installs no handler.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
 /// Whether the reading end of this pipe is closed.

@@ -4,7 +4,7 @@ import logging
 import pathlib
 
 import yaml
-from kubernetes import client, config, dynamic, utils, watch
+from kubernetes import client, config, dynamic, stream, utils, watch
 from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic.exceptions import ConflictError, NotFoundError
 from kubernetes.informer import SharedInformer
@@ -259,3 +259,48 @@ def test_example_runs_and_its_logs_are_read(cluster):
     for name in ("web-1", "web-2", "web-3", "client"):
         core.delete_namespaced_pod(name, "default", grace_period_seconds=0)
     core.delete_namespaced_service("web", "default")
+
+
+def test_streams_reach_into_pods(cluster):
+    """exec and port-forward over the client's WebSocket (v4.channel.k8s.io), and a proxied request."""
+    api = api_client(cluster)
+    core = client.CoreV1Api(api)
+    container = {"name": "c", "image": "vipyard/whoami", "ports": [{"containerPort": 80}],
+                 "readinessProbe": {"periodSeconds": 1, "httpGet": {"path": "/ready", "port": 80}}}
+    pod = {"metadata": {"name": "streams"}, "spec": {"containers": [container], "terminationGracePeriodSeconds": 0}}
+    core.create_namespaced_pod("default", pod)
+
+    def ready():
+        conditions = core.read_namespaced_pod("streams", "default").status.conditions or []
+        return any(condition.type == "Ready" and condition.status == "True" for condition in conditions)
+
+    eventually("the pod is ready", ready)
+
+    def start(call, *args, **options):
+        # stream() changes the client that it is given, so each gets one of its own.
+        return stream.stream(getattr(client.CoreV1Api(api_client(cluster)), call), "streams", "default", *args, **options)
+
+    options = {"stdin": False, "stdout": True, "stderr": True, "tty": False}
+    text = start("connect_get_namespaced_pod_exec", command=["sh", "-c", "echo out; echo err >&2"], **options)
+    assert sorted(text.split()) == ["err", "out"], text
+    session = start("connect_post_namespaced_pod_exec", command=["sh", "-c", "read line; echo got $line; exit 9"],
+                    _preload_content=False, **(options | {"stdin": True}))
+    session.write_stdin("word\n")
+    session.run_forever(timeout=30)
+    assert (session.read_stdout(), session.returncode) == ("got word\n", 9)
+
+    forward = stream.portforward(client.CoreV1Api(api_client(cluster)).connect_get_namespaced_pod_portforward,
+                                 "streams", "default", ports="80,81")
+    request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    socket = forward.socket(80)
+    socket.setblocking(True)
+    socket.sendall(request)
+    answer = b""
+    while piece := socket.recv(4096):
+        answer += piece
+    assert b"pod: streams\n" in answer, answer
+    eventually("the closed port says why", lambda: "connection refused" in (forward.error(81) or ""))
+
+    proxied = core.connect_get_namespaced_pod_proxy_with_path("streams:80", "default", "some/path")
+    assert "pod: streams\n" in proxied, proxied
+    core.delete_namespaced_pod("streams", "default")

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use crate::world::*;
 
 const VOLUMES: &str = "/api/v1/persistentvolumes";
-const CLAIMS: &str = "/api/v1/namespaces/default/persistentvolumeclaims";
 const CONTROLLERS: &str = "/api/v1/namespaces/default/replicationcontrollers";
 const CRON_JOBS: &str = "/apis/batch/v1/namespaces/default/cronjobs";
 const JOBS: &str = "/apis/batch/v1/namespaces/default/jobs";
@@ -22,11 +21,6 @@ fn objects() -> Vec<(String, Value)> {
             VOLUMES.to_owned(),
             json!({"kind": "PersistentVolume", "apiVersion": "v1", "metadata": {"name": "a"}, "spec": {
                 "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/tmp"}}}),
-        ),
-        (
-            CLAIMS.to_owned(),
-            json!({"kind": "PersistentVolumeClaim", "apiVersion": "v1", "metadata": {"name": "a"}, "spec": {
-                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}),
         ),
         (
             CONTROLLERS.to_owned(),

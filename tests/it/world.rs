@@ -65,6 +65,7 @@ impl World {
             cluster,
             network: Network::default(),
             root_ca_pem: "-----BEGIN CERTIFICATE-----\n".into(),
+            claims_folder: "/data/volumes".into(),
             resources: world.api.registry().resources(),
         };
         Controllers::start(config, &mut world.tasks);

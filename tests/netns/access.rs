@@ -23,6 +23,7 @@ impl Cluster {
     }
 }
 
+/// PD4: what the volume of every Pod is for.
 pub async fn pod_reaches_the_api_with_its_token_and_ca() {
     let cluster = Cluster::start().await;
     let ask = format!(

@@ -23,7 +23,7 @@ use crate::partition::Partition;
 const KEPT: usize = 200;
 
 /// A client of the kubeconfig; `through` leads it through a proxy.
-async fn client(cluster: &Cluster, through: Option<&Partition>) -> Client {
+pub async fn client(cluster: &Cluster, through: Option<&Partition>) -> Client {
     let mut kubeconfig = Kubeconfig::read_from(cluster.kubeconfig()).expect("kube-rs reads the kubeconfig");
     if let Some(proxy) = through {
         let server = kubeconfig.clusters[0].cluster.as_mut().expect("a cluster");

@@ -29,7 +29,7 @@ const WEB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/web.yaml");
 const TIMEOUT: &str = "--timeout=40s";
 
 impl Cluster {
-    fn kubectl_command(&self, arguments: &[&str]) -> Command {
+    pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
         // Caches stay in the cluster's folder.
         command.args(arguments).env("KUBECONFIG", self.kubeconfig()).env("HOME", self.home.path("home"));

@@ -9,12 +9,14 @@
 
 mod access;
 mod barrier;
+mod claims;
 mod client;
 mod cluster;
 mod dataplane;
 mod dns;
 mod egress;
 mod explain;
+mod host_ports;
 mod inside;
 mod kube_rs;
 #[path = "../common/kubeconfig.rs"]
@@ -30,6 +32,8 @@ mod readiness;
 mod refusals;
 mod rolling;
 mod services;
+mod soak;
+mod streams;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -64,6 +68,7 @@ macro_rules! scenarios {
 // The longest first, so that they do not run alone at the end.
 scenarios! {
     lifecycle::killed_cluster_comes_back_with_every_acknowledged_object,
+    soak::random_lives_leave_nothing_behind,
     dataplane::affinity::connections_renew_the_memory_and_idleness_ends_it,
     dataplane::virtual_ips::source_ranges_filter_load_balancer_vips_only,
     kubectl::objects_are_applied_shown_and_described: kubectl,
@@ -83,7 +88,16 @@ scenarios! {
     kube_rs::objects_are_written_in_every_way,
     kube_rs::everything_that_discovery_names_can_be_listed,
     kube_rs::server_side_apply_owns_fields,
+    claims::claim_is_bound_and_keeps_its_files_until_it_is_deleted,
+    host_ports::host_port_answers_on_its_node_alone_p6,
     pods::failing_container_backs_off_and_keeps_its_last_log,
+    streams::exec_gives_output_input_and_exact_exit_codes: kubectl,
+    streams::terminals_have_a_size_and_are_hung_up,
+    streams::stalled_client_stops_the_process_and_a_gone_one_ends_it: kubectl,
+    streams::attach_shares_a_containers_streams: kubectl,
+    streams::ports_of_pods_and_services_are_forwarded: kubectl,
+    streams::proxies_lead_to_pods_services_and_nodes,
+    streams::files_are_copied_both_ways: kubectl,
     rolling::replaced_pods_cost_no_request,
     barrier::next_packet_follows_the_slice_that_was_written,
     barrier::next_packet_and_next_answer_follow_what_controllers_wrote,

@@ -3,8 +3,13 @@
 //! The program is its own harness: it is what the agent re-executes as a container's init, and it must enter a user
 //! and a network namespace before any thread starts, so that no packet can leave the machine.
 
+mod containers;
+mod images;
+mod life;
 mod pods;
+mod probes;
 mod sandbox;
+mod volumes;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,6 +44,37 @@ scenarios! {
     pods::host_network_pod_has_the_nodes_addresses,
     pods::pod_of_an_earlier_run_starts_anew_and_finished_ones_stay,
     pods::killed_vipyard_leaves_no_process,
+    volumes::config_maps_and_secrets_are_files_that_change_with_them,
+    volumes::pods_labels_are_files_that_change_with_them,
+    volumes::empty_dirs_are_shared_and_gone_with_the_pod,
+    volumes::parts_of_volumes_are_mounted_and_read_only_is_kept,
+    volumes::missing_volume_keeps_the_pod_waiting_until_it_comes,
+    volumes::host_paths_are_checked,
+    volumes::claim_is_a_folder_that_stays_until_it_is_deleted,
+    volumes::volumes_of_other_types_are_refused_with_a_reason,
+    images::program_of_the_map_runs_as_the_image_says,
+    images::root_file_system_is_the_images_own_and_stays_as_it_is,
+    images::unknown_image_starts_when_the_map_has_it,
+    images::image_that_may_not_be_pulled_says_so,
+    containers::users_groups_and_capabilities_are_as_asked,
+    containers::read_only_root_leaves_volumes_writable,
+    containers::root_user_is_refused_where_the_pod_forbids_it,
+    containers::sysctls_of_the_pods_network_are_set_and_others_refused,
+    containers::shared_process_namespace_shows_all_and_reaps,
+    containers::what_can_not_be_given_is_told_once,
+    containers::limits_that_can_not_be_kept_are_told_once_for_all,
+    containers::last_words_come_from_the_log_where_the_file_is_empty,
+    life::post_start_hook_holds_the_container_back,
+    life::failed_post_start_hook_ends_the_container,
+    life::pre_stop_hook_runs_before_the_end_and_counts,
+    life::ending_pod_keeps_its_network_px4,
+    life::sidecars_start_first_and_end_last_px3,
+    life::pod_past_its_deadline_fails,
+    life::missing_reference_is_waited_for,
+    life::readiness_probes_go_on_while_the_pod_ends_ps8,
+    probes::https_probe_trusts_any_certificate_ps10,
+    probes::grpc_probe_asks_for_the_service_ps10,
+    probes::startup_probe_holds_back_the_others_ps7,
 }
 
 /// Each scenario has a runtime of its own, as a vipyard has.

@@ -5,30 +5,30 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde_json::{Value, json};
-use vipyard::node::LogOptions;
+use vipyard::node::{LogOptions, Wanted};
 
 use super::world::{World, condition, is_ready};
 
-fn whoami() -> Value {
+pub fn whoami() -> Value {
     json!({"containers": [{"name": "c", "image": "vipyard/whoami"}]})
 }
 
-fn shell(script: &str) -> Value {
+pub fn shell(script: &str) -> Value {
     json!({"containers": [{"name": "c", "image": "vipyard/host", "command": ["/bin/sh", "-c", script]}]})
 }
 
-fn with(mut spec: Value, more: Value) -> Value {
+pub fn with(mut spec: Value, more: Value) -> Value {
     json_patch::merge(&mut spec, &more);
     spec
 }
 
-async fn log(world: &World, pod: &str, options: LogOptions) -> String {
+pub async fn log(world: &World, pod: &str, options: LogOptions) -> String {
     let stream = world.agents.logs("default", pod, "c", options).expect("there is a log");
     let pieces: Vec<Bytes> = stream.collect().await;
     String::from_utf8(pieces.concat()).unwrap()
 }
 
-async fn whole_log(world: &World, pod: &str) -> String {
+pub async fn whole_log(world: &World, pod: &str) -> String {
     log(world, pod, LogOptions { follow: true, ..LogOptions::default() }).await
 }
 
@@ -41,6 +41,7 @@ pub async fn nodes_are_registered_ready() {
     world.end().await;
 }
 
+/// PS5: the addresses, and what else a running Pod tells.
 pub async fn pod_runs_and_answers_over_its_address() {
     let world = World::start().await;
     let begin = Instant::now();
@@ -70,7 +71,7 @@ pub async fn pod_runs_and_answers_over_its_address() {
 }
 
 /// HTTP from node n1, by hand; waits until the program listens.
-async fn get(world: &World, address: &str, path: &str) -> String {
+pub async fn get(world: &World, address: &str, path: &str) -> String {
     use std::io::{Read, Write};
     let (address, path) = (address.to_owned(), path.to_owned());
     let ns = world.agents.node_ns("n1").unwrap().try_clone().unwrap();
@@ -145,6 +146,7 @@ pub async fn missing_program_is_a_start_error_and_crash_loops() {
     world.end().await;
 }
 
+/// PS9: the count, the last state and the waiting reason.
 pub async fn failing_container_restarts_with_back_off() {
     let world = World::start().await;
     let status = world.run("crash", shell("echo run; exit 3"), |s| {
@@ -199,7 +201,8 @@ pub async fn graceful_delete_terminates_then_removes_the_object() {
 
 pub async fn containers_are_asked_to_end_when_new_connections_go_elsewhere() {
     let world = World::start().await;
-    world.run("bye", shell("trap 'exit 0' TERM; while :; do sleep 0.05; done"), is_ready).await;
+    world.run("bye", shell("trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done"), is_ready).await;
+    world.logged("bye", "up").await;
     let mut asked = world.data_plane.hold();
     world.api.delete_gracefully("bye", 30);
     asked.wait_for(|asked| *asked == 1).await.expect("the agent waits for the data plane");
@@ -230,6 +233,7 @@ pub async fn vanished_object_kills_at_once_and_frees_the_address() {
     world.end().await;
 }
 
+/// PS2 and PS6: gates and foreign conditions.
 pub async fn readiness_probe_decides_and_third_party_conditions_stay() {
     let world = World::start().await;
     let probe = json!({"httpGet": {"path": "/ready", "port": "web"}, "periodSeconds": 1, "failureThreshold": 1});
@@ -348,10 +352,9 @@ trait ExecOk {
 
 impl ExecOk for vipyard::node::Agents {
     async fn exec_ok(&self, pod: &str, script: &str) {
-        let null = || std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap().into();
         let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
-        let child = self.exec("default", pod, "c", argv, [null(), null(), null()]).await.unwrap();
-        assert_eq!(child.wait().await.unwrap(), vipyard::sys::process::Exit::Code(0));
+        let session = self.exec("default", pod, "c", argv, Wanted::default()).await.unwrap();
+        assert_eq!(session.ended.await, 0);
     }
 }
 

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use vipyard::cluster::{Cluster, ObjectKey, Writers};
 use vipyard::config::Network;
+use vipyard::images::Images;
 use vipyard::node::{Agents, AgentsConfig, DataPlane, EventSink, Timings};
 use vipyard::router::{PortId, PortSpec, Ports};
 use vipyard::sys::tun::Tun;
@@ -68,6 +69,10 @@ impl World {
 
     /// A world in which the API already knows some objects.
     pub async fn with(prepare: impl FnOnce(&FakeApi)) -> Self {
+        Self::with_images(Images::default(), prepare).await
+    }
+
+    pub async fn with_images(images: Images, prepare: impl FnOnce(&FakeApi)) -> Self {
         let (cluster, writers) = Cluster::new();
         let api = Arc::new(FakeApi {
             writers,
@@ -77,6 +82,9 @@ impl World {
         });
         prepare(&api);
         api.writers.pods.mark_synced();
+        api.writers.config_maps.mark_synced();
+        api.writers.secrets.mark_synced();
+        api.writers.claims.mark_synced();
         let hub = Arc::new(Hub::default());
         let data_plane = Arc::new(FakeDataPlane::default());
         let dir = tempfile::tempdir().expect("a folder for the test");
@@ -92,9 +100,11 @@ impl World {
             timings: Timings {
                 backoff_base: Duration::from_millis(100),
                 backoff_limit: Duration::from_millis(400),
+                image_look: Duration::from_millis(50),
                 unroute: Duration::from_secs(20),
                 ..Timings::default()
             },
+            images,
         };
         let agents = Agents::start(config).await.expect("the agents start");
         agents.ready().await;
@@ -123,6 +133,54 @@ impl World {
     /// Waits until the Pod's object is gone.
     pub async fn gone(&self, name: &str) {
         self.eventually(|| self.api.pod(name).is_none().then_some(())).await.expect("the object goes away");
+    }
+
+    /// Waits for an event with this reason, about whatever Pod, and returns the message of the first.
+    pub async fn event(&self, reason: &str) -> String {
+        let found = || self.api.events.lock().iter().find(|(known, _)| known == reason).map(|(_, text)| text.clone());
+        let message = self.eventually(found).await;
+        message.unwrap_or_else(|| panic!("no event {reason}, but {:?}", self.api.events.lock()))
+    }
+
+    /// Waits for an event with this message.
+    pub async fn reported(&self, message: &str) {
+        let found = self.eventually(|| self.api.events.lock().iter().any(|(_, known)| known == message).then_some(()));
+        found.await.unwrap_or_else(|| panic!("no event {message:?}, but {:?}", self.api.events.lock()));
+    }
+
+    /// Waits until a container `c` has said a line.
+    pub async fn logged(&self, pod: &str, line: &str) {
+        let begin = std::time::Instant::now();
+        loop {
+            let log = std::fs::read_to_string(self.dir.path().join(format!("pods/uid-{pod}/c/0.log")));
+            let said = log.unwrap_or_default();
+            if said.lines().any(|known| known.ends_with(&format!(" F {line}"))) {
+                return;
+            }
+            assert!(begin.elapsed() < LIMIT, "{pod} says no {line:?} but {said:?}: {:?}", self.api.events.lock());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until a folder is gone.
+    pub async fn vanished(&self, folder: &std::path::Path) {
+        let begin = std::time::Instant::now();
+        while folder.exists() {
+            assert!(begin.elapsed() < LIMIT, "{} stays", folder.display());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Creates or replaces a ConfigMap.
+    pub fn config_map(&self, name: &str, data: Value) {
+        let object = json!({"metadata": {"name": name, "namespace": "default"}, "data": data});
+        self.api.writers.config_maps.apply(serde_json::from_value(object).expect("a ConfigMap"));
+    }
+
+    /// Creates or replaces a Secret.
+    pub fn secret(&self, name: &str, data: Value) {
+        let object = json!({"metadata": {"name": name, "namespace": "default"}, "data": data});
+        self.api.writers.secrets.apply(serde_json::from_value(object).expect("a Secret"));
     }
 
     /// Waits until no more devices than those of the nodes are attached.

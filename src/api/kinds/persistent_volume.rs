@@ -1,4 +1,4 @@
-//! PersistentVolume: kept and checked. There is no storage: no volume is ever bound or mounted.
+//! PersistentVolume: kept and checked. Those of claims are made by a controller; no claim is bound to any other.
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeSpec, PersistentVolumeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -78,8 +78,9 @@ impl super::Kind for Kind {
         ],
         ..Info::DEFAULT
     };
-    const NOTICE: Option<&'static str> =
-        Some("Vipyard keeps PersistentVolumes but has no storage: no claim is bound to this volume");
+    const NOTICE: Option<&'static str> = Some(
+        "Vipyard keeps PersistentVolumes and binds no claim to one made by hand: each claim gets a volume of its own",
+    );
 
     fn default(object: &mut PersistentVolume) {
         object.status.get_or_insert_default().phase.get_or_insert_with(|| PENDING.into());

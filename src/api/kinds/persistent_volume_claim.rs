@@ -51,8 +51,6 @@ impl super::Kind for Kind {
         ],
         ..Info::DEFAULT
     };
-    const NOTICE: Option<&'static str> =
-        Some("Vipyard keeps PersistentVolumeClaims but has no storage: this claim is not bound, and no Pod mounts it");
 
     fn default(object: &mut PersistentVolumeClaim) {
         object.status.get_or_insert_default().phase.get_or_insert_with(|| PENDING.into());

@@ -1,97 +1,125 @@
-//! What a container sees in place of parts of the host's file system.
+//! What a container sees of the file system: the host's or an image's, with volumes and files of the Pod over it.
+
+mod cover;
+mod devices;
+mod root;
 
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::StatVfsMountFlags;
+use rustix::fs::{Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
 use serde::{Deserialize, Serialize};
 
-/// Device nodes of the host that every container has; a missing one is left out.
-const DEVICES: [&str; 9] = ["null", "zero", "full", "random", "urandom", "tty", "net/tun", "fuse", "kvm"];
+use crate::sys::mount::set_read_only_recursive;
+use cover::Covers;
+pub use root::Root;
 
 /// The mounts of a new container.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Mounts {
+    /// An image's file system; without one it is the host's.
+    pub root: Option<Root>,
+    /// Nothing can be written but volumes and what the container has of its own below /dev.
+    pub read_only_root: bool,
     /// In the order in which they are made: one may lie inside an earlier one.
     pub binds: Vec<Bind>,
     /// An empty folder of the host, for mounts on their way to another place.
     pub scratch: PathBuf,
+    /// The Pod has mounts that all its containers see, in a namespace that comes last among the descriptors.
+    pub pod_mounts: bool,
 }
 
 /// A file or folder of the host and the place where the container sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bind {
+    /// Without symlinks.
     pub source: PathBuf,
     pub target: PathBuf,
     pub read_only: bool,
+    /// With the mounts below it.
+    pub recursive: bool,
 }
 
-pub(super) fn set_up(mounts: &Mounts) -> Result<(), String> {
+/// `cwd` is the folder in which the program is to start.
+pub(super) fn set_up(mounts: &Mounts, cwd: &Path) -> Result<(), String> {
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|e| format!("make mounts private: {e}"))?;
-    set_up_dev().map_err(|e| format!("set up /dev: {e}"))?;
-    // Inside some containers the kernel forbids a new /proc. The old one shows the processes of the outside, under
-    // their outside numbers: confusing for `ps`, harmless for everything else.
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    let _ = rustix::mount::mount("proc", "/proc", "proc", flags, None);
-    for bind in &mounts.binds {
-        make(bind, &mounts.scratch).map_err(|e| format!("mount {}: {e}", bind.target.display()))?;
+    // What is brought in is taken hold of first: the way to it may be covered, or gone with the host's root.
+    let sources = mounts.binds.iter().map(|bind| Ok((bind, open_source(bind)?))).collect::<Result<Vec<_>, String>>()?;
+    let devices = devices::open();
+    let mut covers = Covers::new(&mounts.scratch);
+    match &mounts.root {
+        Some(root) => {
+            root::enter(root, &mounts.scratch)?;
+            covers.add(Path::new("/")).map_err(|e| format!("look at the root: {e}"))?;
+        }
+        None => {
+            if mounts.read_only_root {
+                set_read_only_recursive(Path::new("/")).map_err(|e| format!("make the root read-only: {e}"))?;
+            }
+            if mounts.binds.iter().any(|bind| nearest_folder(&bind.target) == Path::new("/")) {
+                covers.renew_root().map_err(|e| format!("make places in /: {e}"))?;
+            }
+            // Inside some containers the kernel forbids a new /proc. The old one shows the processes of the outside,
+            // under their outside numbers: confusing for `ps`, harmless for everything else.
+            let _ = root::mount_proc(Path::new("/proc"));
+        }
+    }
+    devices::set_up(&devices).and_then(|()| covers.know(Path::new("/dev"))).map_err(|e| format!("set up /dev: {e}"))?;
+    for (bind, source) in sources {
+        make(bind, &source, &mut covers).map_err(|e| format!("mount {}: {e}", bind.target.display()))?;
+    }
+    if mounts.root.is_some() {
+        // As container runtimes do: an image names a working folder that its files may not have.
+        let _ = fs::create_dir_all(cwd);
+    }
+    if mounts.read_only_root {
+        covers.close().map_err(|e| format!("make the root read-only: {e}"))?;
     }
     Ok(())
 }
 
-/// A /dev of the container's own: the host's harmless device nodes, an own /dev/shm and terminals.
-fn set_up_dev() -> io::Result<()> {
-    let nodes: Vec<(&str, OwnedFd)> = DEVICES
-        .iter()
-        .filter_map(|name| {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            Some((*name, rustix::mount::open_tree(rustix::fs::CWD, format!("/dev/{name}"), flags).ok()?))
-        })
-        .collect();
-    let quiet = MountFlags::NOSUID | MountFlags::NOEXEC;
-    rustix::mount::mount("tmpfs", "/dev", "tmpfs", MountFlags::NOSUID, Some(c"mode=755,size=65536k"))?;
-    for (name, node) in &nodes {
-        let path = Path::new("/dev").join(name);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        fs::write(&path, "")?;
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        rustix::mount::move_mount(node, c"", rustix::fs::CWD, &path, flags)?;
-    }
-    for (link, target) in
-        [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx")]
-    {
-        symlink(target, Path::new("/dev").join(link))?;
-    }
-    fs::create_dir("/dev/shm")?;
-    rustix::mount::mount("shm", "/dev/shm", "tmpfs", quiet | MountFlags::NODEV, Some(c"mode=1777,size=65536k"))?;
-    fs::create_dir("/dev/pts")?;
-    // Terminals are for programs that open one; a kernel without devpts in user namespaces takes nothing else away.
-    let _ = rustix::mount::mount("devpts", "/dev/pts", "devpts", quiet, Some(c"newinstance,ptmxmode=0666,mode=0620"));
-    Ok(())
+/// A mount of the source, in no place yet. No symlink is followed, as a container may have made one in a volume.
+fn open_source(bind: &Bind) -> Result<OwnedFd, String> {
+    let open = || {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let found =
+            rustix::fs::openat2(rustix::fs::CWD, &bind.source, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+        let all = if bind.recursive { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        rustix::mount::open_tree(&found, c"", flags | all)
+    };
+    open().map_err(|e| format!("mount {} at {}: {e}", bind.source.display(), bind.target.display()))
 }
 
 /// Shows the source at the target. A symlink is followed: what it names is covered. A missing target is made where the
 /// container alone sees it, never on the host.
-fn make(bind: &Bind, scratch: &Path) -> io::Result<()> {
+fn make(bind: &Bind, source: &OwnedFd, covers: &mut Covers<'_>) -> io::Result<()> {
     let place = match fs::canonicalize(&bind.target) {
         Ok(path) => path,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => make_place(bind, scratch)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => make_place(bind, source, covers)?,
         Err(e) => return Err(e),
     };
-    rustix::mount::mount_bind(&bind.source, &place)?;
+    attach(source, &place)?;
     if bind.read_only {
-        // What the file system is mounted with stays: a user namespace may not take it away.
-        let flags = inherited_flags(rustix::fs::statvfs(&place)?.f_flag);
-        rustix::mount::mount_remount(&place, MountFlags::BIND | MountFlags::RDONLY | flags, "")?;
+        return set_read_only(&place);
     }
+    covers.know_volume(&place);
     Ok(())
+}
+
+fn attach(mount: &OwnedFd, place: &Path) -> io::Result<()> {
+    Ok(rustix::mount::move_mount(mount, c"", rustix::fs::CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+/// Makes one mount read-only.
+fn set_read_only(place: &Path) -> io::Result<()> {
+    // What the file system is mounted with stays: a user namespace may not take it away.
+    let flags = inherited_flags(rustix::fs::statvfs(place)?.f_flag);
+    Ok(rustix::mount::mount_remount(place, MountFlags::BIND | MountFlags::RDONLY | flags, "")?)
 }
 
 fn inherited_flags(found: StatVfsMountFlags) -> MountFlags {
@@ -109,14 +137,11 @@ fn inherited_flags(found: StatVfsMountFlags) -> MountFlags {
 }
 
 /// Makes an empty file or folder where a path leads to that does not exist.
-fn make_place(bind: &Bind, scratch: &Path) -> io::Result<PathBuf> {
+fn make_place(bind: &Bind, source: &OwnedFd, covers: &mut Covers<'_>) -> io::Result<PathBuf> {
     let target = follow_dangling(&bind.target);
-    let existing = target.ancestors().skip(1).find(|path| path.is_dir()).unwrap_or(Path::new("/"));
-    let existing = fs::canonicalize(existing)?;
-    if !existing.starts_with("/dev") {
-        cover(&existing, scratch)?;
-    }
-    if bind.source.is_dir() {
+    covers.make_writable(&fs::canonicalize(nearest_folder(&target))?)?;
+    let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(source)?.st_mode);
+    if kind == rustix::fs::FileType::Directory {
         fs::create_dir_all(&target)?;
         return Ok(target);
     }
@@ -125,6 +150,15 @@ fn make_place(bind: &Bind, scratch: &Path) -> io::Result<PathBuf> {
     }
     fs::write(&target, "")?;
     Ok(target)
+}
+
+/// The folder that exists and is nearest to a path, or the path itself where that is one.
+fn nearest_folder(path: &Path) -> PathBuf {
+    let target = follow_dangling(path);
+    if target.exists() {
+        return target;
+    }
+    target.ancestors().skip(1).find(|path| path.is_dir()).unwrap_or(Path::new("/")).to_owned()
 }
 
 /// Where a symlink to nowhere points to, through as many links as the kernel would follow.
@@ -139,44 +173,10 @@ fn follow_dangling(path: &Path) -> PathBuf {
     path
 }
 
-/// Puts a writable folder over one of the host, seen by this container alone, with everything in it that is in the
-/// host's. What the host adds later is not seen.
-///
-/// An overlay would be one mount instead of one for each entry. But it hides mounts below the folder, and for a folder
-/// that has some, as /run usually does, the kernel refuses it in user namespaces.
-fn cover(folder: &Path, scratch: &Path) -> io::Result<()> {
-    if folder == Path::new("/") {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "no such folder on the host, and / can't get one"));
-    }
-    rustix::mount::mount("tmpfs", scratch, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, None)?;
-    fs::set_permissions(scratch, fs::metadata(folder)?.permissions())?;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        match show(&entry, &scratch.join(entry.file_name())) {
-            // The host is at work meanwhile.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            shown => shown?,
-        }
-    }
-    Ok(rustix::mount::mount_move(scratch, folder)?)
-}
-
-/// Shows one entry of a folder at another place.
-fn show(entry: &fs::DirEntry, place: &Path) -> io::Result<()> {
-    let kind = entry.file_type()?;
-    if kind.is_symlink() {
-        return symlink(fs::read_link(entry.path())?, place);
-    }
-    if kind.is_dir() {
-        fs::create_dir(place)?;
-    } else {
-        fs::write(place, "")?;
-    }
-    Ok(rustix::mount::mount_bind_recursive(entry.path(), place)?)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
@@ -184,5 +184,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         symlink("../run/resolve.conf", folder.path().join("link")).unwrap();
         assert_eq!(follow_dangling(&folder.path().join("link")), folder.path().join("../run/resolve.conf"));
+        assert_eq!(nearest_folder(&folder.path().join("no/such/file")), folder.path());
+        assert_eq!(nearest_folder(Path::new("/no-such-folder/x")), Path::new("/"));
     }
 }

@@ -6,11 +6,9 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{LifecycleHandler, Probe};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::stopping::terminate;
 use super::{News, Worker};
 use crate::node::probe::{Finding, Target, attempt};
-
-/// The longest that a hook may take when nothing else limits it.
-const LONGEST: Duration = Duration::from_secs(300);
 
 impl Worker {
     /// What probes and hooks of a running container act on.
@@ -24,25 +22,47 @@ impl Worker {
         })
     }
 
-    /// Runs a hook beside everything else. A preStop hook has a deadline, and reports when it is over, however it went.
+    /// Runs a hook beside everything else, and reports when it is over. A preStop hook has a deadline.
     pub(super) fn run_hook(&self, index: usize, hook: LifecycleHandler, deadline: Option<Instant>) {
         let slot = &self.slots[index];
         let Some(target) = self.target(index) else { return };
         let (sender, run) = (self.sender.clone(), slot.run);
         let (events, pod) = (Arc::clone(&self.node.shared.events), Arc::clone(&self.pod));
         tokio::spawn(async move {
-            let limit = deadline.unwrap_or_else(|| Instant::now() + LONGEST);
-            if let Ok(Some(failure)) = timeout_at(limit, perform(hook, &target)).await {
+            let done = match deadline {
+                Some(deadline) => timeout_at(deadline, perform(hook, &target)).await.unwrap_or_default(),
+                None => perform(hook, &target).await,
+            };
+            if let Some(failure) = &done {
                 let (reason, word) = match deadline {
                     Some(_) => ("FailedPreStopHook", "PreStopHook"),
                     None => ("FailedPostStartHook", "PostStartHook"),
                 };
                 events.event(&pod, "Warning", reason, &format!("{word} failed: {failure}"));
             }
-            if deadline.is_some() {
-                let _ = sender.send(News::HookDone { slot: index, run });
-            }
+            let _ = sender.send(News::HookDone {
+                slot: index,
+                run,
+                before_stop: deadline.is_some(),
+                failed: done.is_some(),
+            });
         });
+    }
+
+    pub(super) fn take_hook(&mut self, index: usize, run: u32, before_stop: bool, failed: bool) {
+        let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.run == run && slot.is_running()) else { return };
+        if before_stop {
+            terminate(slot);
+        } else if slot.in_post_start() {
+            if failed {
+                slot.post_start(false);
+                slot.wait_with("PostStartHookError", "PostStartHook failed".to_owned());
+                self.event("Normal", "Killing", "FailedPostStartHook");
+                self.stop_slot(index, Instant::now() + Duration::from_secs(self.grace_seconds()));
+            } else if let Some(since) = slot.active.as_ref().map(|active| active.at) {
+                self.running(index, since);
+            }
+        }
     }
 }
 

@@ -10,19 +10,34 @@ use rustix::process::Signal;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::super::cgroups::is_limited;
 use super::super::container::{self, StartError};
 use super::super::init::START_ERROR;
 use super::super::probe::{self, Kind};
-use super::super::sandbox::Sandbox;
-use super::super::slot::Active;
+use super::super::sandbox::{Sandbox, is_own_sysctl};
+use super::super::slot::{Active, Slot};
 use super::super::status::Phase;
 use super::super::volumes::Volumes;
 use super::{News, Stage, Worker, restart_policy};
-use crate::images::Image;
 use crate::metrics::CONTAINER_STARTS;
+use crate::node::{machine, security};
 use crate::sys::process::Exit;
 
+/// The reason of events about what was asked for and is not given.
+const NOT_SUPPORTED: &str = "NotSupported";
+
 impl Worker {
+    /// What the kubelet refuses before it makes anything.
+    fn admit(&mut self) -> bool {
+        let context = self.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+        let mut sysctls = context.iter().flat_map(|context| context.sysctls.iter().flatten());
+        let Some(bad) = sysctls.find(|sysctl| !is_own_sysctl(&sysctl.name)).map(|sysctl| sysctl.name.clone()) else {
+            return true;
+        };
+        self.fail("SysctlForbidden", format!("forbidden sysctl: {bad:?} not allowlisted"));
+        false
+    }
+
     /// Makes what containers need to start: the sandbox, then the volumes.
     pub(super) async fn prepare(&mut self) {
         if self.gone || self.shutdown {
@@ -30,7 +45,14 @@ impl Worker {
             return;
         }
         if self.sandbox.is_none() {
+            if !self.admit() {
+                return;
+            }
             self.make_sandbox().await;
+        }
+        if !self.hold_process_ids().await {
+            self.retry.failed();
+            return;
         }
         let Some(sandbox) = &self.sandbox else { return };
         match Volumes::set_up(&self.node, &self.pod, &sandbox.dir, &sandbox.pod_ips).await {
@@ -47,6 +69,25 @@ impl Worker {
         }
     }
 
+    /// Sees to it that the process is there whose process ids the containers share, where they do. False when it can't.
+    async fn hold_process_ids(&mut self) -> bool {
+        let shares = self.pod.spec.as_ref().is_some_and(|spec| spec.share_process_namespace == Some(true));
+        let Some(sandbox) = self.sandbox.as_mut().filter(|_| shares) else { return true };
+        if sandbox.process.as_ref().is_some_and(|process| !process.has_ended()) {
+            return true;
+        }
+        match container::hold_process_ids(&self.node.shared.spawner).await {
+            Ok(process) => {
+                sandbox.process = Some(process);
+                true
+            }
+            Err(e) => {
+                self.event("Warning", "FailedCreatePodSandBox", &format!("Failed to create pod sandbox: {e}"));
+                false
+            }
+        }
+    }
+
     pub(super) async fn make_sandbox(&mut self) {
         let (node, pod, uid) = (Arc::clone(&self.node), Arc::clone(&self.pod), self.uid.clone());
         let claimed = self.claimed.take();
@@ -55,6 +96,9 @@ impl Worker {
             Ok(Ok(sandbox)) => {
                 for note in &sandbox.dns_notes {
                     self.event("Warning", "DNSConfigForming", note);
+                }
+                for note in security::pod_notes(&self.pod) {
+                    self.event("Warning", NOT_SUPPORTED, &note);
                 }
                 self.pod_ips.clone_from(&sandbox.pod_ips);
                 self.sandbox = Some(sandbox);
@@ -78,25 +122,52 @@ impl Worker {
             if slot.due.is_some_and(|due| due <= Instant::now()) && !slot.is_running() {
                 self.start(index).await;
             }
-            if !self.slots[index].view.initialized() {
+            let slot = &self.slots[index];
+            if slot.in_post_start() || !(self.initialized || slot.view.initialized()) {
                 return;
             }
         }
     }
 
     pub(super) async fn start(&mut self, index: usize) {
+        // Somebody may have killed it, and all containers with it.
+        if !self.hold_process_ids().await {
+            self.slots[index].due = Some(Instant::now() + self.node.shared.timings.backoff_base);
+            return;
+        }
         let (Some(sandbox), Some(volumes)) = (&self.sandbox, &self.volumes) else { return };
         let slot = &mut self.slots[index];
         let reference = slot.view.image.clone();
-        let Some(image) = Image::find(&reference) else {
+        let Some(image) = self.node.shared.images.find(&reference) else {
             self.no_image(index, &reference);
             return;
         };
+        slot.image_backoff = Slot::image_backoff(&self.node.shared.timings);
+        slot.image_due = None;
         let container = Arc::clone(&slot.container);
+        let security = security::of_container(&self.pod, &container, &image, machine::ids_mapped());
+        let notes = security.as_ref().map(|security| security.notes.clone()).unwrap_or_default();
         slot.begin_run();
         slot.view.image_id = format!("vipyard://{}", reference.rsplit('/').next().unwrap_or_default());
         let run = slot.run;
-        let result = container::start(&self.node, &self.pod, sandbox, volumes, &container, image, run).await;
+        let first = !std::mem::replace(&mut slot.noted, true);
+        let result = match security {
+            Ok(security) => {
+                container::start(&self.node, &self.pod, sandbox, volumes, &container, &image, security, run).await
+            }
+            Err(message) => Err(StartError::Config(message)),
+        };
+        for note in notes.iter().filter(|_| first) {
+            self.event("Warning", NOT_SUPPORTED, note);
+        }
+        let shared = &self.node.shared;
+        if let Some(why) = shared.cgroups.refusal()
+            && is_limited(&container)
+            && !shared.unlimited.swap(true, Relaxed)
+        {
+            let note = format!("limits of resources are not kept, of this Pod and of others: {why}");
+            self.event("Warning", NOT_SUPPORTED, &note);
+        }
         let (now, at) = (Instant::now(), Timestamp::now());
         let pulled = format!("Container image {reference:?} already present on machine and can be accessed by the pod");
         match result {
@@ -141,28 +212,6 @@ impl Worker {
         }
     }
 
-    pub(super) fn no_image(&mut self, index: usize, reference: &str) {
-        let message = format!(
-            "failed to pull image {reference:?}: vipyard does not pull images yet; use vipyard/whoami, vipyard/pause, \
-             or vipyard/host with a command that is on this machine"
-        );
-        let slot = &mut self.slots[index];
-        let again = matches!(&slot.view.phase, Phase::Waiting { reason, .. } if reason == "ErrImagePull");
-        if again {
-            // Nothing but a new image in the object can help, and that is news.
-            slot.due = None;
-            let back_off = format!("Back-off pulling image {reference:?}");
-            slot.wait_with("ImagePullBackOff", format!("{back_off}: ErrImagePull: {message}"));
-            self.event("Normal", "BackOff", &back_off);
-        } else {
-            slot.due = Some(Instant::now() + self.node.shared.timings.backoff_base);
-            slot.wait_with("ErrImagePull", message.clone());
-            self.event("Warning", "Failed", &message);
-            self.event("Warning", "Failed", "Error: ErrImagePull");
-        }
-        self.note_waiting(index, "trying and failing to pull image");
-    }
-
     pub(super) fn note_waiting(&self, index: usize, why: &str) {
         let name = &self.slots[index].view.name;
         self.node.shared.registry.update(&self.key, &self.uid, name, |entry| entry.waiting = Some(why.to_owned()));
@@ -178,14 +227,26 @@ impl Worker {
             let exit = child.wait().await.unwrap_or(Exit::Signal(Signal::KILL.as_raw()));
             let _ = sender.send(News::Exited { slot: index, run, exit });
         });
-        slot.view.phase = Phase::Running { since: at };
-        slot.view.started = slot.container.startup_probe.is_none();
+        slot.view.started = false;
         slot.view.ready = false;
         let post_start = slot.container.lifecycle.as_ref().and_then(|l| l.post_start.clone());
         slot.active = Some(active);
-        if let Some(hook) = post_start {
-            self.run_hook(index, hook, None);
+        match post_start {
+            // Until it is over the container counts as being made, and the next one waits.
+            Some(hook) => {
+                slot.post_start(true);
+                self.run_hook(index, hook, None);
+            }
+            None => self.running(index, at),
         }
+    }
+
+    /// The container is what the status calls running.
+    pub(super) fn running(&mut self, index: usize, since: Timestamp) {
+        let slot = &mut self.slots[index];
+        slot.post_start(false);
+        slot.view.phase = Phase::Running { since };
+        slot.view.started = slot.container.startup_probe.is_none();
         self.begin_probes(index);
     }
 

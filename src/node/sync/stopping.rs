@@ -115,6 +115,9 @@ impl Worker {
         if let Some(sandbox) = self.sandbox.take() {
             sandbox.destroy(&self.node);
         }
+        for slot in &mut self.slots {
+            slot.view.ready = false;
+        }
         info!(pod = %self.key, "pod ended");
     }
 }

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::jiff::Timestamp;
@@ -33,11 +33,11 @@ pub struct VolumeFile {
 /// The files of a volume by their paths inside it.
 pub type Files = BTreeMap<PathBuf, VolumeFile>;
 
-/// Makes the volume in `folder` have exactly these files. Nothing is touched when it has them already.
+/// Makes the volume in `folder` have exactly these files, of this group. Nothing is touched when it has them already.
 ///
 /// # Errors
 /// Of the file system, and for a path that leads out of the volume or into the layout. What was there before stays.
-pub fn write(folder: &Path, files: &Files) -> io::Result<()> {
+pub fn write(folder: &Path, files: &Files, group: Option<u32>) -> io::Result<()> {
     if let Some(bad) = files.keys().find(|path| !is_inside(path)) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("invalid path {:?}", bad.display())));
     }
@@ -48,7 +48,7 @@ pub fn write(folder: &Path, files: &Files) -> io::Result<()> {
     }
     let name = Timestamp::now().strftime("..%Y_%m_%d_%H_%M_%S.%9f").to_string();
     let next = folder.join(&name);
-    let made = fill(&next, files).and_then(|()| {
+    let made = fill(&next, files, group).and_then(|()| {
         let link = folder.join(DATA_NEW);
         // Left behind by a writer that was cut off.
         let _ = fs::remove_file(&link);
@@ -93,7 +93,7 @@ fn count(set: &Path) -> io::Result<usize> {
     Ok(all)
 }
 
-fn fill(set: &Path, files: &Files) -> io::Result<()> {
+fn fill(set: &Path, files: &Files, group: Option<u32>) -> io::Result<()> {
     make_folder(set)?;
     for (path, file) in files {
         let place = set.join(path);
@@ -101,6 +101,9 @@ fn fill(set: &Path, files: &Files) -> io::Result<()> {
             make_folder(&set.join(parent))?;
         }
         fs::write(&place, &file.content)?;
+        if group.is_some() {
+            chown(&place, None, group)?;
+        }
         fs::set_permissions(&place, fs::Permissions::from_mode(file.mode))?;
     }
     Ok(())
@@ -151,14 +154,14 @@ mod tests {
     fn files_are_there_with_their_modes_and_change_by_one_rename() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("volume");
-        write(&folder, &files(&[("token", "one"), ("deep/er/file", "x")])).unwrap();
+        write(&folder, &files(&[("token", "one"), ("deep/er/file", "x")]), None).unwrap();
         assert_eq!(names(&folder), ["deep", "token"]);
         assert_eq!(fs::read_to_string(folder.join("token")).unwrap(), "one");
         assert_eq!(fs::metadata(folder.join("token")).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(fs::read_link(folder.join("token")).unwrap(), Path::new("..data/token"));
         let open = fs::File::open(folder.join("token")).unwrap();
 
-        write(&folder, &files(&[("token", "two"), ("more", "y")])).unwrap();
+        write(&folder, &files(&[("token", "two"), ("more", "y")]), None).unwrap();
         assert_eq!(names(&folder), ["more", "token"]);
         assert_eq!(fs::read_to_string(folder.join("token")).unwrap(), "two");
         assert_eq!(std::io::read_to_string(open).unwrap(), "one", "who has it open reads on");
@@ -169,11 +172,11 @@ mod tests {
     fn same_files_are_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let wanted = files(&[("a", "1"), ("b/c", "2")]);
-        write(folder.path(), &wanted).unwrap();
+        write(folder.path(), &wanted, None).unwrap();
         let before = fs::read_link(folder.path().join(DATA)).unwrap();
-        write(folder.path(), &wanted).unwrap();
+        write(folder.path(), &wanted, None).unwrap();
         assert_eq!(fs::read_link(folder.path().join(DATA)).unwrap(), before);
-        write(folder.path(), &files(&[("a", "1")])).unwrap();
+        write(folder.path(), &files(&[("a", "1")]), None).unwrap();
         assert_ne!(fs::read_link(folder.path().join(DATA)).unwrap(), before, "a file less is a change");
     }
 
@@ -181,7 +184,7 @@ mod tests {
     fn paths_out_of_the_volume_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         for bad in ["../x", "/etc/x", "a/../../x", "..data/x", ""] {
-            let error = write(&folder.path().join("v"), &files(&[(bad, "")])).unwrap_err();
+            let error = write(&folder.path().join("v"), &files(&[(bad, "")]), None).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{bad}");
         }
         assert!(!folder.path().join("x").exists());

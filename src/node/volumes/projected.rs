@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, ServiceAccount, ServiceAccountTokenProjection,
-    VolumeProjection,
+    ConfigMapProjection, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource,
+    SecretProjection, ServiceAccount, ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
+use parking_lot::Mutex;
 use rand::Rng;
 
 use super::atomic_writer::{Files, VolumeFile};
@@ -40,8 +41,14 @@ pub enum Error {
     Field(#[from] EnvError),
     #[error("container {0:?} not found")]
     NoContainer(String),
-    #[error("a projected volume of {0} is not supported")]
-    Unsupported(&'static str),
+    #[error(
+        "volumes of type {0} are not supported: use emptyDir, hostPath, persistentVolumeClaim, configMap, secret, downwardAPI, or projected"
+    )]
+    Unsupported(String),
+    #[error("{0}")]
+    HostPath(String),
+    #[error("persistentvolumeclaim {0:?} is not bound")]
+    Unbound(String),
     #[error(transparent)]
     Write(std::io::Error),
 }
@@ -62,33 +69,71 @@ pub struct Payload {
     pub renew_after: Option<Duration>,
 }
 
+/// The volume as a projected one: of that type, or of one whose sources a projected volume may have.
+pub fn source(volume: &Volume) -> Option<ProjectedVolumeSource> {
+    let one = |projection, default_mode| ProjectedVolumeSource { default_mode, sources: Some(vec![projection]) };
+    if let Some(map) = volume.config_map.clone() {
+        let (name, mode) = (map.name, map.default_mode);
+        let config_map = Some(ConfigMapProjection { items: map.items, name, optional: map.optional });
+        return Some(one(VolumeProjection { config_map, ..VolumeProjection::default() }, mode));
+    }
+    if let Some(secret) = volume.secret.clone() {
+        let (name, mode) = (secret.secret_name.unwrap_or_default(), secret.default_mode);
+        let secret = Some(SecretProjection { items: secret.items, name, optional: secret.optional });
+        return Some(one(VolumeProjection { secret, ..VolumeProjection::default() }, mode));
+    }
+    if let Some(downward) = volume.downward_api.clone() {
+        let downward_api = Some(DownwardAPIProjection { items: downward.items });
+        return Some(one(VolumeProjection { downward_api, ..VolumeProjection::default() }, downward.default_mode));
+    }
+    volume.projected.clone()
+}
+
 /// A projected volume of a Pod.
 pub struct Projection {
     node: Arc<NodeContext>,
-    pod: Arc<Pod>,
+    /// The object changes, and with it what the downward API shows.
+    pod: Arc<Mutex<Arc<Pod>>>,
     pod_ips: Vec<String>,
     source: ProjectedVolumeSource,
 }
 
 impl Projection {
-    pub fn new(node: Arc<NodeContext>, pod: Arc<Pod>, pod_ips: Vec<String>, source: ProjectedVolumeSource) -> Self {
+    pub fn new(
+        node: Arc<NodeContext>,
+        pod: Arc<Mutex<Arc<Pod>>>,
+        pod_ips: Vec<String>,
+        source: ProjectedVolumeSource,
+    ) -> Self {
         Self { node, pod, pod_ips, source }
+    }
+
+    /// Whether it shows anything that may change.
+    pub fn follows(&self) -> bool {
+        let changes = |source: &VolumeProjection| {
+            source.config_map.is_some() || source.secret.is_some() || source.downward_api.is_some()
+        };
+        self.source.sources.iter().flatten().any(changes)
+    }
+
+    fn pod(&self) -> Arc<Pod> {
+        Arc::clone(&self.pod.lock())
     }
 
     /// Brings together what all sources have to say now. Of two with one path, the later counts.
     pub async fn collect(&self) -> Result<Payload, Error> {
-        let mut payload = Payload::default();
+        let (mut payload, pod) = (Payload::default(), self.pod());
         for source in self.source.sources.iter().flatten() {
-            self.add(source, &mut payload).await?;
+            self.add(&pod, source, &mut payload).await?;
         }
         Ok(payload)
     }
 
-    async fn add(&self, source: &VolumeProjection, payload: &mut Payload) -> Result<(), Error> {
+    async fn add(&self, pod: &Pod, source: &VolumeProjection, payload: &mut Payload) -> Result<(), Error> {
         let cluster = &self.node.shared.cluster;
-        let namespace = self.pod.namespace().unwrap_or_default();
+        let namespace = pod.namespace().unwrap_or_default();
         if let Some(token) = &source.service_account_token {
-            let (text, renew_after) = self.token(token).await?;
+            let (text, renew_after) = self.token(pod, token).await?;
             self.put(payload, token.path.clone(), text.into_bytes(), None);
             payload.renew_after = payload.renew_after.into_iter().chain([renew_after]).min();
         }
@@ -112,13 +157,13 @@ impl Projection {
             self.put_keys(payload, "secret", &secret.name, data, secret.items.as_deref(), optional)?;
         }
         for item in source.downward_api.iter().flat_map(|downward| downward.items.iter().flatten()) {
-            self.put(payload, item.path.clone(), self.downward(item)?.into_bytes(), item.mode);
+            self.put(payload, item.path.clone(), self.downward(pod, item)?.into_bytes(), item.mode);
         }
         if source.cluster_trust_bundle.is_some() {
-            return Err(Error::Unsupported("clusterTrustBundle"));
+            return Err(Error::Unsupported("clusterTrustBundle".to_owned()));
         }
         if source.pod_certificate.is_some() {
-            return Err(Error::Unsupported("podCertificate"));
+            return Err(Error::Unsupported("podCertificate".to_owned()));
         }
         Ok(())
     }
@@ -159,10 +204,10 @@ impl Projection {
         Ok(())
     }
 
-    fn downward(&self, item: &DownwardAPIVolumeFile) -> Result<String, Error> {
+    fn downward(&self, pod: &Pod, item: &DownwardAPIVolumeFile) -> Result<String, Error> {
         if let Some(resource) = &item.resource_field_ref {
             let name = resource.container_name.as_deref().unwrap_or_default();
-            let spec = self.pod.spec.as_ref();
+            let spec = pod.spec.as_ref();
             let mut containers =
                 spec.into_iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
             let container = containers.find(|c| c.name == name).ok_or_else(|| Error::NoContainer(name.to_owned()))?;
@@ -171,11 +216,11 @@ impl Projection {
         }
         let path = item.field_ref.as_ref().map(|field| field.field_path.as_str()).unwrap_or_default();
         match path {
-            "metadata.labels" => Ok(lines(self.pod.labels())),
-            "metadata.annotations" => Ok(lines(self.pod.annotations())),
+            "metadata.labels" => Ok(lines(pod.labels())),
+            "metadata.annotations" => Ok(lines(pod.annotations())),
             path => {
                 let sources = Sources {
-                    pod: &self.pod,
+                    pod,
                     pod_ips: &self.pod_ips,
                     host_ips: &self.node.address_texts(),
                     config_map: &|_| None,
@@ -187,8 +232,8 @@ impl Projection {
     }
 
     /// A new token for the Pod, and after which time to ask for the next.
-    async fn token(&self, wanted: &ServiceAccountTokenProjection) -> Result<(String, Duration), Error> {
-        let spec = self.pod.spec.as_ref();
+    async fn token(&self, pod: &Pod, wanted: &ServiceAccountTokenProjection) -> Result<(String, Duration), Error> {
+        let spec = pod.spec.as_ref();
         let account = spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_else(|| "default".to_owned());
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
@@ -196,14 +241,14 @@ impl Projection {
                 bound_object_ref: Some(BoundObjectReference {
                     api_version: Some("v1".to_owned()),
                     kind: Some("Pod".to_owned()),
-                    name: Some(self.pod.name_any()),
-                    uid: self.pod.uid(),
+                    name: Some(pod.name_any()),
+                    uid: pod.uid(),
                 }),
                 expiration_seconds: Some(wanted.expiration_seconds.unwrap_or(DEFAULT_SECONDS)),
             }),
             ..TokenRequest::default()
         };
-        let namespace = self.pod.namespace().unwrap_or_default();
+        let namespace = pod.namespace().unwrap_or_default();
         let api: Api<ServiceAccount> = Api::namespaced(self.node.shared.client.clone(), &namespace);
         let made = api.create_token_request(&account, &PostParams::default(), &request).await.map_err(Error::Token)?;
         let status = made.status.unwrap_or_default();

@@ -42,6 +42,7 @@ fn assert_causes(place: Place, cases: Vec<(Value, Option<&str>)>) {
     }
 }
 
+/// PD1, but for what admission adds.
 #[test]
 fn template_has_the_defaults_of_a_spec_and_not_those_of_a_pod() {
     let overlay =

@@ -1,0 +1,184 @@
+//! What containers may do, and as whom.
+
+use serde_json::{Value, json};
+
+use super::pods::{shell, whole_log, with};
+use super::world::{World, condition, is_ready};
+
+fn succeeded(status: &Value) -> bool {
+    status["phase"] == "Succeeded"
+}
+
+fn once(script: &str, security: Value) -> Value {
+    let mut spec = with(shell(script), json!({"restartPolicy": "Never"}));
+    spec["containers"][0]["securityContext"] = security;
+    spec
+}
+
+/// Whether all ids of the machine can be had, as by root.
+pub fn all_ids() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.contains("4294967295"))
+}
+
+/// A set of capabilities, as the bits that /proc shows.
+fn bits(numbers: &[u32]) -> String {
+    format!("{:016x}", numbers.iter().fold(0_u64, |all, number| all | 1 << number))
+}
+
+pub async fn users_groups_and_capabilities_are_as_asked() {
+    let world = World::start().await;
+    let show = "grep -E '^(Cap(Bnd|Eff)|NoNewPrivs):' /proc/self/status | cut -f2";
+    // CAP_NET_BIND_SERVICE is number 10.
+    let drop =
+        json!({"capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}, "allowPrivilegeEscalation": false});
+    world.run("dropped", once(show, drop), succeeded).await;
+    let one = bits(&[10]);
+    assert_eq!(whole_log(&world, "dropped").await, format!("{one}\n{one}\n1\n"));
+    world.run("default", once(show, json!({})), succeeded).await;
+    let default = bits(&[0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31]);
+    assert_eq!(whole_log(&world, "default").await, format!("{default}\n{default}\n0\n"));
+    world.run("privileged", once(show, json!({"privileged": true})), succeeded).await;
+    let log = whole_log(&world, "privileged").await;
+    assert!(log.len() > 3 && !log.starts_with(&default), "{log}");
+
+    if all_ids() {
+        let script = "id -u; id -g; id -G; echo $HOME; touch /data/f; stat -c '%u %g %a' /data/f; echo out >/dev/stdout; \
+                      cat /keys/k; stat -Lc '%g %a' /keys/k";
+        let mut spec = once(script, json!({"runAsUser": 1234, "runAsNonRoot": true}));
+        spec["securityContext"] =
+            json!({"runAsUser": 1, "runAsGroup": 2345, "supplementalGroups": [7777], "fsGroup": 3456});
+        spec["volumes"] =
+            json!([{"name": "v", "emptyDir": {}}, {"name": "k", "secret": {"secretName": "s", "defaultMode": 0o400}}]);
+        let mounts = json!([{"name": "v", "mountPath": "/data"}, {"name": "k", "mountPath": "/keys"}]);
+        spec["containers"][0]["volumeMounts"] = mounts;
+        world.secret("s", json!({"k": "eAo="}));
+        world.run("user", spec, succeeded).await;
+        let log = whole_log(&world, "user").await;
+        assert_eq!(log, "1234\n2345\n2345 3456 7777\n/\n1234 3456 644\nout\nx\n3456 440\n");
+    } else {
+        world.run("user", once("id -u", json!({"runAsUser": 1234})), succeeded).await;
+        let told = |text: &str| text.starts_with("runAsUser 1234 of container c is not honored");
+        assert!(world.api.events.lock().iter().any(|(reason, text)| reason == "NotSupported" && told(text)));
+        assert_eq!(whole_log(&world, "user").await, "0\n");
+    }
+    world.end().await;
+}
+
+pub async fn read_only_root_leaves_volumes_writable() {
+    let world = World::start().await;
+    let script = "for p in /x /etc/x /tmp/x /new/y/x /etc/hosts; do (echo >$p) 2>/dev/null && echo wrote $p; done; \
+                  echo v >/data/x; cat /data/x; echo s >/dev/shm/x; cat /dev/shm/x; echo n >/dev/null; \
+                  echo last >/dev/termination-log";
+    let mut spec = once(script, json!({"readOnlyRootFilesystem": true}));
+    spec["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
+    spec["containers"][0]["volumeMounts"] = json!([{"name": "v", "mountPath": "/data"},
+        {"name": "v", "mountPath": "/new/y/z"}]);
+    let status = world.run("fixed", spec, succeeded).await;
+    // /etc/hosts is the Pod's own file, as with a container runtime.
+    assert_eq!(whole_log(&world, "fixed").await, "wrote /etc/hosts\nv\ns\n");
+    assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["message"], "last\n");
+    world.end().await;
+}
+
+pub async fn root_user_is_refused_where_the_pod_forbids_it() {
+    let world = World::start().await;
+    let spec = once("true", json!({"runAsNonRoot": true}));
+    let waiting = |s: &Value| s["containerStatuses"][0]["state"]["waiting"]["reason"] == "CreateContainerConfigError";
+    let status = world.run("root", spec, waiting).await;
+    let message =
+        "container has runAsNonRoot and image will run as root (pod: \"root_default(uid-root)\", container: c)";
+    assert_eq!(status["containerStatuses"][0]["state"]["waiting"]["message"], message);
+    assert_eq!(world.event("Failed").await, format!("Error: {message}"));
+    world.end().await;
+}
+
+pub async fn sysctls_of_the_pods_network_are_set_and_others_refused() {
+    let world = World::start().await;
+    let sysctl = |name: &str, value: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": value}]}});
+    let script = shell("cat /proc/sys/net/ipv4/ip_local_port_range");
+    let spec = with(script.clone(), json!({"restartPolicy": "Never"}));
+    world.run("set", with(spec.clone(), sysctl("net.ipv4.ip_local_port_range", "2000 3000")), succeeded).await;
+    assert_eq!(whole_log(&world, "set").await.split_whitespace().collect::<Vec<_>>(), ["2000", "3000"]);
+    let status = world.run("refused", with(spec, sysctl("vm.swappiness", "1")), |s| s["phase"] == "Failed").await;
+    assert_eq!(
+        (&status["reason"], &status["message"]),
+        (&json!("SysctlForbidden"), &json!("forbidden sysctl: \"vm.swappiness\" not allowlisted"))
+    );
+    world.end().await;
+}
+
+pub async fn shared_process_namespace_shows_all_and_reaps() {
+    let world = World::start().await;
+    // An orphan goes to process 1, which is not the container's; it must not stay as a zombie.
+    let script = "(sleep 0.01 &) ; i=0; while :; do n=0; z=0; for d in /proc/[0-9]*; do read -r _ _ s _ <$d/stat || continue; \
+                  n=$((n+1)); [ $s = Z ] && z=$((z+1)); done 2>/dev/null; [ $n -ge 3 ] && [ $z = 0 ] && [ $i -gt 3 ] && break; \
+                  i=$((i+1)); [ $i -lt 200 ] || break; sleep 0.05; done; echo $$ zombies $z; tr '\\0' ' ' </proc/1/cmdline; \
+                  echo; exec sleep 100";
+    let mut spec = with(shell(script), json!({"shareProcessNamespace": true, "terminationGracePeriodSeconds": 1}));
+    spec["containers"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"name": "d", "image": "vipyard/host", "command": ["/bin/sleep", "100"]}));
+    world.run("shares", spec, is_ready).await;
+    world.logged("shares", "vipyard image pause ").await;
+    let log = std::fs::read_to_string(world.dir.path().join("pods/uid-shares/c/0.log")).unwrap();
+    let said = log.lines().next().unwrap().splitn(4, ' ').nth(3).unwrap().to_owned();
+    assert!(said.ends_with(" zombies 0") && !said.starts_with("1 "), "{said}");
+    world.api.delete_gracefully("shares", 1);
+    world.gone("shares").await;
+    world.end().await;
+}
+
+pub async fn what_can_not_be_given_is_told_once() {
+    let world = World::start().await;
+    let mut spec = with(shell("exit 1"), json!({"hostPID": true}));
+    spec["containers"][0]["securityContext"] = json!({"capabilities": {"add": ["FLY"]}});
+    world.run("asks", spec, |s| s["containerStatuses"][0]["restartCount"].as_i64() >= Some(2)).await;
+    let events = world.api.events.lock().clone();
+    let told: Vec<&str> = events.iter().filter(|(r, _)| r == "NotSupported").map(|(_, text)| text.as_str()).collect();
+    assert_eq!(
+        told,
+        [
+            "hostPID is not honored: containers have process ids of their own, and end with them",
+            "capability FLY of container c is not known to this kernel"
+        ]
+    );
+    world.end().await;
+}
+
+pub async fn limits_that_can_not_be_kept_are_told_once_for_all() {
+    let world = World::start().await;
+    let mut spec = with(shell("true"), json!({"restartPolicy": "Never"}));
+    spec["containers"][0]["resources"] = json!({"limits": {"memory": "64Mi"}});
+    for name in ["one", "two"] {
+        world.run(name, spec.clone(), succeeded).await;
+    }
+    let events = world.api.events.lock().clone();
+    let told = events.iter().filter(|(_, text)| text.starts_with("limits of resources are not kept")).count();
+    if std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").is_ok_and(|known| known.contains("memory")) {
+        assert!(told <= 1, "{events:?}");
+        // Where they are kept, who wants more is killed.
+        spec["containers"][0]["command"][2] = json!("x=$(head -c 200000000 /dev/zero | tr '\0' x); echo ${#x}");
+        if told == 0 {
+            let status = world.run("big", spec, |s| s["phase"] == "Failed").await;
+            assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["reason"], "OOMKilled");
+        }
+    } else {
+        assert_eq!(told, 1, "{events:?}");
+    }
+    world.end().await;
+}
+
+pub async fn last_words_come_from_the_log_where_the_file_is_empty() {
+    let world = World::start().await;
+    let mut spec = with(shell("echo in the log; exit 2"), json!({"restartPolicy": "Never"}));
+    spec["containers"][0]["terminationMessagePolicy"] = json!("FallbackToLogsOnError");
+    let status = world.run("log", spec.clone(), |s| s["phase"] == "Failed").await;
+    assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["message"], "in the log");
+    assert_eq!(condition(&status, "Ready"), "False");
+    spec["containers"][0]["command"][2] = json!("echo no; echo -n own >/tmp/words; exit 2");
+    spec["containers"][0]["terminationMessagePath"] = json!("/tmp/words");
+    let status = world.run("file", spec, |s| s["phase"] == "Failed").await;
+    assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["message"], "own");
+    world.end().await;
+}
