@@ -27,6 +27,9 @@ test: apt-test tools web lint rust-test netns-test kubectl-test client-test fuzz
 
 bench: apt-bench web release ## Measure the figures that README names
 	$(PYTHON) benches/figures.py --binary target/release/vipyard
+	$(CARGO) build --release --example dashboard_demo
+	@if [ -x "$(CHROMIUM)" ]; then $(PYTHON) tests/browser/run.py --scale target/release/examples/dashboard_demo --chromium "$(CHROMIUM)"; \
+	else echo "the map's figures ignored: no Chromium; install it with: apt-get install chromium"; fi
 	$(PYTHON) benches/dns.py --binary target/release/vipyard
 	$(CARGO) bench --bench api
 	$(CARGO) bench --bench dataplane -- --seconds 1 --rounds 9
@@ -78,11 +81,12 @@ web-test: web ## Type checks and unit tests of the page
 	npm --prefix web run check
 	npm --prefix web test
 
-browser-test: debug ## The page in headless Chromium, on a real cluster
-	@if [ -x "$(CHROMIUM)" ]; then $(PYTHON) tests/browser/run.py --binary target/debug/vipyard --chromium "$(CHROMIUM)"; \
+browser-test: debug ## The page in headless Chromium, on a real cluster and on a large made-up one
+	$(CARGO) build --example dashboard_demo
+	@if [ -x "$(CHROMIUM)" ]; then $(PYTHON) tests/browser/run.py --binary target/debug/vipyard --demo target/debug/examples/dashboard_demo --chromium "$(CHROMIUM)"; \
 	else echo "browser test ignored: no Chromium; install it with: apt-get install chromium"; fi
 
-screenshots: debug web ## Pictures of the page, light and dark, into docs/pictures
+screenshots: web debug ## Pictures of every page, light and dark, into docs/pictures
 	$(PYTHON) tests/browser/run.py --binary target/debug/vipyard --chromium "$(CHROMIUM)" --shots docs/pictures
 
 web: web/dist/index.html ## Build the page

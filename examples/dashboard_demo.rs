@@ -3,7 +3,7 @@
 //!
 //! `cargo run --example dashboard_demo -- [--listen 127.0.0.1:8090] [--still] [--empty] [--hostile] [--services N]`
 //!
-//! `--still` plays nothing, `--empty` has nodes alone, `--hostile` adds objects whose texts try to be markup,
+//! The API behind the page is empty. `--still` plays nothing, `--empty` has nodes alone, `--hostile` adds objects whose texts try to be markup,
 //! `--services N` adds N Services of ten Pods each.
 
 use std::collections::VecDeque;
@@ -49,6 +49,9 @@ async fn main() -> anyhow::Result<()> {
         yard.slice(&name, 8080);
     }
     yard.synced();
+    let serving = yard.pods.iter().filter(|pod| pod.ready && pod.app != "client");
+    let lines: Vec<_> = serving.map(|pod| (format!("default/{}", pod.app), format!("default/{}", pod.name))).collect();
+    let lines = if flag("--still") { Vec::new() } else { lines };
 
     let listener = tokio::net::TcpListener::bind(value("--listen").unwrap_or("127.0.0.1:8090")).await?;
     let token = dashboard::new_token();
@@ -59,6 +62,8 @@ async fn main() -> anyhow::Result<()> {
     let router = dashboard::router(DashboardConfig {
         token,
         cluster,
+        api: axum::Router::new(),
+        meter: Box::new(move || Box::new(Traffic(lines.clone()))),
         allowed_hosts: Vec::new(),
         version: env!("CARGO_PKG_VERSION"),
         shutdown: Default::default(),
@@ -72,6 +77,16 @@ async fn main() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Traffic that waxes and wanes.
+struct Traffic(Vec<(String, String)>);
+
+impl dashboard::Meter for Traffic {
+    fn read(&mut self) -> dashboard::view::Traffic {
+        let passed = self.0.iter().map(|(service, pod)| (service.clone(), pod.clone(), 1 << rand::random_range(8..24)));
+        dashboard::view::Traffic { passed: passed.collect(), ..Default::default() }
+    }
 }
 
 /// A Pod of the made-up cluster.
@@ -181,7 +196,10 @@ impl Yard {
         let state = waiting.map_or(json!({"running": {}}), |m| json!({"waiting": {"reason": pod.state, "message": m}}));
         let deleted = (pod.state == "Terminating").then_some("2026-01-01T00:00:00Z");
         self.writers.pods.apply(object(json!({
-            "metadata": {"namespace": "default", "name": pod.name, "uid": pod.name, "deletionTimestamp": deleted},
+            "metadata": {
+                "namespace": "default", "name": pod.name, "uid": pod.name, "deletionTimestamp": deleted,
+                "labels": {"app": pod.app},
+            },
             "spec": {"nodeName": node_name(pod.node), "containers": []},
             "status": {
                 "phase": if pod.state == "ContainerCreating" { "Pending" } else { "Running" },

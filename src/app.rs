@@ -269,6 +269,8 @@ pub async fn build(config: Config) -> Result<Running> {
     let page = dashboard::router(DashboardConfig {
         token,
         cluster: cluster.clone(),
+        api: api.public_router().layer(axum::Extension(Identity::system("vipyard-admin"))),
+        meter: adapters::meters(&router),
         allowed_hosts: vec![addresses.ui.to_string()],
         version: env!("CARGO_PKG_VERSION"),
         shutdown: stopping.clone(),

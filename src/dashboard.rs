@@ -7,16 +7,18 @@
 //! | `/?token=…` | the token becomes a cookie, redirect to `/` |
 //! | `/`, `/assets/…` | the page, built from `web/` and embedded in the binary |
 //! | `/ui/v1/map` | the map as one JSON document, see [`view::Snapshot`] |
-//! | `/ui/v1/map/stream` | the map as server-sent events: a `snapshot`, then a `patch` ([`view::Patch`]) per change |
+//! | `/ui/v1/map/stream` | the map as server-sent events: a `snapshot`, then a `patch` ([`view::Patch`]) per change, and `traffic` ([`view::Traffic`]) while there is some |
+//! | `/ui/v1/api/…` | the Kubernetes API and `/vipyard/v1/…` as the cluster's owner, see `passage` |
 //!
 //! Arrows inside: `view` is the shape on the wire and how objects become it (pure), `model` keeps the map and tells
 //! what changed (pure), `live` feeds one model from the informer cache while somebody watches, `guard` decides who may
-//! ask, `assets` holds the page.
+//! ask, `passage` what of the API, `assets` holds the page.
 
 mod assets;
 mod guard;
 mod live;
 mod model;
+mod passage;
 pub mod view;
 
 #[cfg(test)]
@@ -39,6 +41,8 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::Cluster;
 use live::{Hub, Message};
 
+pub use live::NewMeter;
+
 /// The file of the data directory that holds the page's address with its token. The caller writes it, readable by
 /// its user alone; the page that refuses a visitor names it.
 pub const ADDRESS_FILE: &str = "dashboard.url";
@@ -48,6 +52,10 @@ pub struct DashboardConfig {
     /// The secret that opens the page: letters, digits, `-` and `_`, see [`new_token`]. An empty one opens nothing.
     pub token: String,
     pub cluster: Cluster,
+    /// The API, as the cluster's owner: whoever holds the token may do everything.
+    pub api: Router,
+    /// What counts the traffic that the map shows.
+    pub meter: NewMeter,
     /// `Host` headers to answer beside `localhost`, `127.0.0.1` and `[::1]` (those with any port), each as the browser
     /// sends it: `name:port`, or `name` alone for port 80.
     pub allowed_hosts: Vec<String>,
@@ -55,6 +63,12 @@ pub struct DashboardConfig {
     pub version: &'static str,
     /// Ends the streams, which would otherwise hold up a graceful shutdown for ever.
     pub shutdown: CancellationToken,
+}
+
+/// Counts what passes from Services to their endpoints.
+pub trait Meter: Send {
+    /// What has passed since the last call, or since the meter was made. The time is filled in by the caller.
+    fn read(&mut self) -> view::Traffic;
 }
 
 /// A fresh token of 256 random bits, in characters that pass through URLs and cookies unchanged.
@@ -65,13 +79,14 @@ pub fn new_token() -> String {
 /// The dashboard's router. Nothing runs until a viewer comes.
 pub fn router(config: DashboardConfig) -> Router {
     let guard = Arc::new(guard::Guard::new(config.token, config.allowed_hosts));
-    let hub = Arc::new(Hub::new(config.cluster, config.version, config.shutdown));
+    let hub = Arc::new(Hub::new(config.cluster, config.meter, config.version, config.shutdown));
     Router::new()
         .route("/", get(assets::index))
         .route("/ui/v1/map", get(map))
         .route("/ui/v1/map/stream", get(map_stream))
         .fallback(get(assets::file))
         .with_state(hub)
+        .nest_service("/ui/v1/api", passage::to(config.api))
         .layer(axum::middleware::from_fn_with_state(guard, guard::check))
 }
 
@@ -90,6 +105,7 @@ async fn map_stream(State(hub): State<Arc<Hub>>) -> Sse<impl Stream<Item = Resul
         Ok(match message {
             Message::Snapshot(json) => Event::default().event("snapshot").data(&*json),
             Message::Patch(json) => Event::default().event("patch").data(&*json),
+            Message::Traffic(json) => Event::default().event("traffic").data(&*json),
         })
     });
     // The comment that keeps a connection alive belongs to that connection: no viewer, no timer.

@@ -39,7 +39,7 @@
 //! | Where | What |
 //! |---|---|
 //! | `--api-listen`, 127.0.0.1:6443 | API over TLS, client certificates from the cluster's own CA or ServiceAccounts' tokens |
-//! | `--ui-listen`, 127.0.0.1:8080 | dashboard, plain HTTP with a token that becomes a cookie |
+//! | `--ui-listen`, 127.0.0.1:8080 | dashboard and its way to the API, plain HTTP with a token that becomes a cookie |
 //! | `--metrics-listen`, nowhere | `/metrics` in plain HTTP, for everybody who reaches it |
 //! | 127.0.0.1, node ports and load-balancer ports | relay to Services, where the host has no device into the cluster |
 //! | port 1 of 10.245.0.3 and its IPv6 twin, TCP and UDP | flows of Pods into the world, in a namespace of their own |

@@ -32,6 +32,7 @@ pub mod fragments;
 pub mod gate;
 pub mod icmp;
 pub mod log;
+pub mod meter;
 pub mod nat;
 pub mod pipeline;
 pub mod ports;

@@ -28,6 +28,8 @@ function runningCluster(): Record<string, ProxyOptions> {
 export default defineConfig({
   plugins: [svelte(), keepFolderInGit()],
   build: { target: 'es2022', modulePreload: { polyfill: false }, assetsInlineLimit: 0 },
-  server: { proxy: runningCluster() },
+  // Who may use the API through the proxy is this page alone: no other origin is let in.
+  server: { cors: false, proxy: runningCluster() },
+  preview: { cors: false },
   test: { include: ['src/**/*.test.ts'] },
 });

@@ -16,8 +16,10 @@ use crate::api::ApiError;
 use crate::api::logs::{LogOptions, LogSource, LogStream};
 use crate::api::node_power::{NodePower, SwitchError};
 use crate::api::streams::{ContainerRef, Ended, Nodes, Resize, Session, Wanted};
+use crate::dashboard::{self, view::Traffic};
 use crate::events::{EventType, Recorder};
 use crate::node::{self, Agents, EventSink, LogError, PowerError};
+use crate::router::{Router, meter};
 use crate::sys::netns::NetNs;
 
 /// What the node agents have to say about Pods becomes Events.
@@ -76,6 +78,31 @@ impl LogSource for NodeLogs {
             | LogError::NoPrevious { .. } => ApiError::bad_request(e.to_string()),
         });
         Box::pin(std::future::ready(log))
+    }
+}
+
+/// The router's counters, in the page's words.
+struct PageMeter(meter::Meter);
+
+/// What makes the page's meters.
+pub(super) fn meters(router: &Arc<Router>) -> dashboard::NewMeter {
+    let router = Arc::clone(router);
+    Box::new(move || Box::new(PageMeter(meter::Meter::new(Arc::clone(&router)))))
+}
+
+impl dashboard::Meter for PageMeter {
+    fn read(&mut self) -> Traffic {
+        let reading = self.0.read();
+        let passed = reading.passed.into_iter().map(|(line, bytes)| {
+            let end = match line.pod {
+                Some(pod) => format!("{}/{pod}", line.namespace),
+                None => format!("ip:{}", line.address),
+            };
+            (format!("{}/{}", line.namespace, line.service), end, bytes)
+        });
+        let refused =
+            reading.refused.into_iter().map(|((namespace, name), count)| (format!("{namespace}/{name}"), count));
+        Traffic { passed: passed.collect(), refused: refused.collect(), ..Traffic::default() }
     }
 }
 

@@ -3,7 +3,8 @@
 //! The dashboard listens on loopback, where any web page that the user visits can send requests. Three checks keep
 //! such pages out: the Host must be a name of ours (a foreign name that was re-bound to 127.0.0.1 is refused), the
 //! Origin, when sent, must be our own, and the visitor must hold the token, which comes once in the URL and then as a
-//! cookie that scripts can't read.
+//! cookie that scripts can't read. Another port of this host is the same site to a browser, which sends a strict cookie
+//! along; so what the browser says of the way that a request came (`Sec-Fetch-Site`) counts too, the page itself aside.
 
 use std::sync::Arc;
 
@@ -69,6 +70,10 @@ impl Guard {
             if !authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host)) {
                 return Err(Refusal::ForeignOrigin);
             }
+        }
+        let apart = matches!(text(headers, &SEC_FETCH_SITE), Some("cross-site" | "same-site"));
+        if apart && uri.path() != "/" {
+            return Err(Refusal::ForeignOrigin);
         }
         let cookie = cookie_name(host);
         let known = cookies(headers).any(|(name, value)| name == cookie && self.opens(value));
@@ -191,6 +196,22 @@ mod tests {
         assert_eq!(ask("http://localhost:80"), Ok(Admission::Answer));
         for origin in ["http://localhost:81", "http://evil.example", "null", "", "localhost:80"] {
             assert_eq!(ask(origin), Err(Refusal::ForeignOrigin), "{origin}");
+        }
+    }
+
+    #[test]
+    fn pages_of_other_ports_and_sites_get_nothing_but_the_way_in() {
+        let ask = |path, site| {
+            let headers = [("host", "localhost:80"), ("cookie", "vipyard-80=s3cret"), ("sec-fetch-site", site)];
+            admit(path, &headers)
+        };
+        for site in ["same-site", "cross-site"] {
+            assert_eq!(ask("/ui/v1/api/api/v1/pods", site), Err(Refusal::ForeignOrigin), "{site}");
+            assert_eq!(ask("/assets/page.js", site), Err(Refusal::ForeignOrigin), "{site}");
+            assert_eq!(ask("/", site), Ok(Admission::Answer), "{site}");
+        }
+        for site in ["same-origin", "none"] {
+            assert_eq!(ask("/ui/v1/map", site), Ok(Admission::Answer), "{site}");
         }
     }
 

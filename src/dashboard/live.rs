@@ -3,7 +3,8 @@
 //! The first viewer starts the keeper, a task that reads the informer subscriptions into the model and broadcasts
 //! patches; with the last viewer it ends, so that an unwatched dashboard costs nothing. A viewer takes a snapshot and
 //! its place in the broadcast under one lock, hence sees each change exactly once. One that falls too far behind to be
-//! told every patch gets a new snapshot instead.
+//! told every patch gets a new snapshot instead. Beside it a meter is read once a second, and told of when something
+//! has passed.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -15,11 +16,14 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::model::{Input, Model};
+use super::Meter;
+use super::model::{Input, Model, json};
 use crate::cluster::{Cluster, Subscription};
 
 /// The least time between two patches: changes in between travel together.
 const PATCH_INTERVAL: Duration = Duration::from_millis(33);
+/// The time between two readings of the meter.
+const METER_INTERVAL: Duration = Duration::from_secs(1);
 /// Patches kept for a viewer that is slow to read, about two seconds' worth.
 const BACKLOG: usize = 64;
 /// How long one who asks for a snapshot waits for the cluster's first lists.
@@ -36,31 +40,37 @@ pub(super) enum Error {
 pub(super) enum Message {
     Snapshot(Arc<str>),
     Patch(Arc<str>),
+    Traffic(Arc<str>),
 }
+
+/// Makes a meter that starts at nothing.
+pub type NewMeter = Box<dyn Fn() -> Box<dyn Meter> + Send + Sync>;
 
 /// Where viewers come and go.
 pub(super) struct Hub {
     cluster: Cluster,
+    meter: NewMeter,
     version: &'static str,
     shutdown: CancellationToken,
     live: Mutex<Weak<Live>>,
 }
 
-/// The model and its keeper, owned by those who watch.
+/// The model and its tasks, owned by those who watch.
 struct Live {
     shared: Arc<Shared>,
     _keeper: AbortOnDropHandle<()>,
+    _reader: AbortOnDropHandle<()>,
 }
 
 struct Shared {
     model: Mutex<Model>,
-    patches: broadcast::Sender<Arc<str>>,
+    news: broadcast::Sender<Message>,
     complete: watch::Sender<bool>,
 }
 
 impl Hub {
-    pub(super) fn new(cluster: Cluster, version: &'static str, shutdown: CancellationToken) -> Self {
-        Self { cluster, version, shutdown, live: Mutex::new(Weak::new()) }
+    pub(super) fn new(cluster: Cluster, meter: NewMeter, version: &'static str, shutdown: CancellationToken) -> Self {
+        Self { cluster, meter, version, shutdown, live: Mutex::new(Weak::new()) }
     }
 
     /// The map as it is now.
@@ -75,13 +85,13 @@ impl Hub {
         let live = self.join();
         let start = async move {
             live.complete().await;
-            let (snapshot, patches) = live.follow();
-            let rest = futures::stream::unfold((live, patches), |(live, mut patches)| async move {
-                match patches.recv().await {
-                    Ok(patch) => Some((Message::Patch(patch), (live, patches))),
+            let (snapshot, news) = live.follow();
+            let rest = futures::stream::unfold((live, news), |(live, mut news)| async move {
+                match news.recv().await {
+                    Ok(message) => Some((message, (live, news))),
                     Err(RecvError::Lagged(_)) => {
-                        let (snapshot, patches) = live.follow();
-                        Some((Message::Snapshot(snapshot), (live, patches)))
+                        let (snapshot, news) = live.follow();
+                        Some((Message::Snapshot(snapshot), (live, news)))
                     }
                     Err(RecvError::Closed) => None,
                 }
@@ -98,11 +108,13 @@ impl Hub {
         }
         let shared = Arc::new(Shared {
             model: Mutex::new(Model::new(self.version)),
-            patches: broadcast::Sender::new(BACKLOG),
+            news: broadcast::Sender::new(BACKLOG),
             complete: watch::Sender::new(false),
         });
         let keeper = tokio::spawn(keep(Arc::clone(&shared), Feed::of(&self.cluster)));
-        let live = Arc::new(Live { shared, _keeper: AbortOnDropHandle::new(keeper) });
+        let reader = tokio::spawn(read(shared.news.clone(), (self.meter)()));
+        let live =
+            Arc::new(Live { shared, _keeper: AbortOnDropHandle::new(keeper), _reader: AbortOnDropHandle::new(reader) });
         *current = Arc::downgrade(&live);
         live
     }
@@ -120,9 +132,9 @@ impl Live {
     }
 
     /// The map and the patches that follow it without gap or overlap.
-    fn follow(&self) -> (Arc<str>, broadcast::Receiver<Arc<str>>) {
+    fn follow(&self) -> (Arc<str>, broadcast::Receiver<Message>) {
         let mut model = self.shared.model.lock();
-        (model.snapshot(), self.shared.patches.subscribe())
+        (model.snapshot(), self.shared.news.subscribe())
     }
 }
 
@@ -184,7 +196,7 @@ async fn keep(shared: Arc<Shared>, mut feed: Feed) {
             let patch = model.flush();
             shared.complete.send_if_modified(|complete| !std::mem::replace(complete, true));
             // Sent under the lock: whoever holds it sees the model and the broadcast in step. No receiver is fine.
-            patch.map(|patch| shared.patches.send(patch)).is_some()
+            patch.map(|patch| shared.news.send(Message::Patch(patch))).is_some()
         };
         if told {
             tokio::time::sleep(PATCH_INTERVAL).await;
@@ -192,9 +204,68 @@ async fn keep(shared: Arc<Shared>, mut feed: Feed) {
     }
 }
 
+/// Tells what the meter says; that nothing passes any more is told once.
+async fn read(news: broadcast::Sender<Message>, mut meter: Box<dyn Meter>) {
+    let mut quiet = true;
+    loop {
+        let started = tokio::time::Instant::now();
+        tokio::time::sleep(METER_INTERVAL).await;
+        let mut traffic = meter.read();
+        if !(quiet && traffic.is_empty()) {
+            quiet = traffic.is_empty();
+            traffic.milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            // No receiver is fine: the last one is just leaving.
+            let _ = news.send(Message::Traffic(json(&traffic)));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dashboard::view::Traffic;
+
+    /// Gives what it holds, then nothing.
+    struct Readings(std::vec::IntoIter<Traffic>);
+
+    impl Meter for Readings {
+        fn read(&mut self) -> Traffic {
+            self.0.next().unwrap_or_default()
+        }
+    }
+
+    fn still() -> NewMeter {
+        Box::new(|| Box::new(Readings(Vec::new().into_iter())))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn traffic_is_told_once_a_second_and_its_end_once() {
+        let (cluster, writers) = Cluster::new();
+        writers.nodes.mark_synced();
+        writers.pods.mark_synced();
+        writers.services.mark_synced();
+        writers.slices.mark_synced();
+        let passed = |bytes| Traffic {
+            passed: vec![("default/web".into(), "default/web-1".into(), bytes)],
+            ..Traffic::default()
+        };
+        let meter: NewMeter =
+            Box::new(move || Box::new(Readings(vec![Traffic::default(), passed(5), passed(7)].into_iter())));
+        let hub = Hub::new(cluster, meter, "1.2.3", CancellationToken::new());
+        let started = tokio::time::Instant::now();
+        let mut viewer = std::pin::pin!(hub.messages());
+        assert!(matches!(viewer.next().await, Some(Message::Snapshot(_))));
+        let mut told = Vec::new();
+        for _ in 0..3 {
+            let Some(Message::Traffic(text)) = viewer.next().await else { panic!("traffic is told") };
+            told.push((started.elapsed().as_secs(), text.to_string()));
+        }
+        let line =
+            |bytes| format!("{{\"milliseconds\":1000,\"passed\":[[\"default/web\",\"default/web-1\",{bytes}]]}}");
+        assert_eq!(told, [(2, line(5)), (3, line(7)), (4, "{\"milliseconds\":1000}".to_owned())]);
+        let more = tokio::time::timeout(Duration::from_secs(60), viewer.next()).await;
+        assert!(more.is_err(), "silence is not told again");
+    }
 
     fn hub() -> (Hub, crate::cluster::Writers) {
         let (cluster, writers) = Cluster::new();
@@ -202,7 +273,7 @@ mod tests {
         writers.pods.mark_synced();
         writers.services.mark_synced();
         writers.slices.mark_synced();
-        (Hub::new(cluster, "1.2.3", CancellationToken::new()), writers)
+        (Hub::new(cluster, still(), "1.2.3", CancellationToken::new()), writers)
     }
 
     #[tokio::test]
@@ -212,7 +283,7 @@ mod tests {
         assert!(matches!(viewer.next().await, Some(Message::Snapshot(_))));
         let shared = Arc::clone(&hub.join().shared);
         for _ in 0..=BACKLOG {
-            let _ = shared.patches.send("{}".into());
+            let _ = shared.news.send(Message::Patch("{}".into()));
         }
         assert!(matches!(viewer.next().await, Some(Message::Snapshot(_))));
         writers.pods.apply(k8s_openapi::api::core::v1::Pod::default());
@@ -239,7 +310,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn map_waits_for_the_first_lists() {
         let (cluster, writers) = Cluster::new();
-        let hub = Hub::new(cluster, "1.2.3", CancellationToken::new());
+        let hub = Hub::new(cluster, still(), "1.2.3", CancellationToken::new());
         let mut asked = std::pin::pin!(hub.snapshot());
         writers.pods.apply(k8s_openapi::api::core::v1::Pod::default());
         for _ in 0..10 {

@@ -1,7 +1,8 @@
 //! The map as one value: takes informer changes, keeps a view per object, and tells what differs since it was last
 //! asked. An object that changed in ways that the map doesn't show (a lease renewed, a condition's time) leaves no trace.
 //!
-//! Costs: a change of a slice rebuilds the view of its Service, once per patch; everything else is O(changed).
+//! Costs: a change of a slice rebuilds the view of its Service, once per patch, and tells of the endpoints that differ;
+//! everything else is O(changed).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::Serialize;
 
-use super::view::{self, Delta, NodeView, Patch, PodView, ServiceView, Snapshot};
+use super::view::{self, Delta, EndpointKey, EndpointsDelta, NodeView, Patch, PodView, ServiceView, Snapshot};
 use crate::cluster::{Change, ObjectKey};
 
 /// A change of one of the kinds that the map is made of.
@@ -49,27 +50,68 @@ impl<V: PartialEq + Serialize> Kind<V> {
         Self { shown: BTreeMap::new(), pending: BTreeMap::new() }
     }
 
-    /// Moves what is pending to what is shown, and returns the keys that differ.
-    fn settle(&mut self) -> (Vec<ObjectKey>, Vec<ObjectKey>) {
-        let (mut changed, mut removed) = (Vec::new(), Vec::new());
+    /// Moves what is pending to what is shown, and returns the keys that differ. `partly` may take a change that is
+    /// told in another way than whole: it gets what was shown and what is now.
+    fn settle(&mut self, mut partly: impl FnMut(&ObjectKey, &V, &V) -> bool) -> Differing {
+        let mut differing = Differing::default();
         for (key, view) in std::mem::take(&mut self.pending) {
             match view {
                 Some(view) if self.shown.get(&key) != Some(&view) => {
-                    self.shown.insert(key.clone(), view);
-                    changed.push(key);
+                    let before = self.shown.get(&key);
+                    if !before.is_some_and(|before| partly(&key, before, &view)) {
+                        differing.changed.push(key.clone());
+                    }
+                    self.shown.insert(key, view);
                 }
-                None if self.shown.remove(&key).is_some() => removed.push(key),
+                None if self.shown.remove(&key).is_some() => differing.removed.push(key),
                 _ => {}
             }
         }
-        (changed, removed)
+        differing
     }
 
-    fn delta(&self, (changed, removed): (Vec<ObjectKey>, Vec<ObjectKey>)) -> Delta<'_, V> {
+    fn delta(&self, differing: &Differing) -> Delta<'_, V> {
         Delta {
-            changed: changed.iter().filter_map(|key| self.shown.get(key)).collect(),
-            removed: removed.iter().map(ObjectKey::to_string).collect(),
+            changed: differing.changed.iter().filter_map(|key| self.shown.get(key)).collect(),
+            removed: differing.removed.iter().map(ObjectKey::to_string).collect(),
         }
+    }
+}
+
+/// The keys of what differs.
+#[derive(Default)]
+struct Differing {
+    changed: Vec<ObjectKey>,
+    removed: Vec<ObjectKey>,
+}
+
+impl Differing {
+    fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.removed.is_empty()
+    }
+}
+
+/// The endpoints of a Service that differ, by key.
+#[derive(Default)]
+struct DifferingEndpoints {
+    changed: BTreeSet<EndpointKey>,
+    removed: Vec<EndpointKey>,
+}
+
+impl DifferingEndpoints {
+    fn between(before: &ServiceView, after: &ServiceView) -> Self {
+        let known: BTreeMap<EndpointKey, _> =
+            before.endpoints.iter().map(|endpoint| (endpoint.key(), endpoint)).collect();
+        let mut gone: BTreeSet<EndpointKey> = known.keys().cloned().collect();
+        let mut changed = BTreeSet::new();
+        for endpoint in &after.endpoints {
+            let key = endpoint.key();
+            gone.remove(&key);
+            if known.get(&key) != Some(&endpoint) {
+                changed.insert(key);
+            }
+        }
+        Self { changed, removed: gone.into_iter().collect() }
     }
 }
 
@@ -164,18 +206,34 @@ impl Model {
             let view = self.sources.get(&key).map(|service| view::service(service, slices));
             self.services.pending.insert(key, view);
         }
-        let (services, pods, nodes) = (self.services.settle(), self.pods.settle(), self.nodes.settle());
-        if [&services, &pods].iter().chain([&&nodes]).all(|(changed, removed)| changed.is_empty() && removed.is_empty())
-        {
+        let mut endpoints: Vec<(ObjectKey, DifferingEndpoints)> = Vec::new();
+        let services = self.services.settle(|key, before, after| {
+            let same = before.head == after.head;
+            if same {
+                endpoints.push((key.clone(), DifferingEndpoints::between(before, after)));
+            }
+            same
+        });
+        let (pods, nodes) = (self.pods.settle(|_, _, _| false), self.nodes.settle(|_, _, _| false));
+        if services.is_empty() && endpoints.is_empty() && pods.is_empty() && nodes.is_empty() {
             return None;
         }
         self.revision += 1;
         self.snapshot = None;
+        let endpoints = endpoints.into_iter().map(|(key, differing)| {
+            let known = self.services.shown.get(&key).into_iter().flat_map(|service| &service.endpoints);
+            EndpointsDelta {
+                service: key.to_string(),
+                changed: known.filter(|endpoint| differing.changed.contains(&endpoint.key())).collect(),
+                removed: differing.removed,
+            }
+        });
         Some(json(&Patch {
             revision: self.revision,
-            services: self.services.delta(services),
-            pods: self.pods.delta(pods),
-            nodes: self.nodes.delta(nodes),
+            services: self.services.delta(&services),
+            endpoints: endpoints.collect(),
+            pods: self.pods.delta(&pods),
+            nodes: self.nodes.delta(&nodes),
         }))
     }
 
@@ -195,7 +253,7 @@ impl Model {
     }
 }
 
-fn json(value: &impl Serialize) -> Arc<str> {
+pub(super) fn json(value: &impl Serialize) -> Arc<str> {
     // Views are strings, numbers and lists: there is nothing in them that JSON can't hold.
     serde_json::to_string(value).unwrap_or_default().into()
 }

@@ -15,12 +15,30 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::model::{Input, Model};
-use super::{DashboardConfig, new_token, router, view};
+use super::{DashboardConfig, Meter, new_token, router, view};
 use crate::cluster::{Change, Cluster, ObjectKey, Writers};
 
 const HOST: &str = "127.0.0.1:8080";
 const COOKIE: &str = "vipyard-8080=s3cret";
 const LIMIT: Duration = Duration::from_secs(10);
+
+struct Silence;
+
+impl Meter for Silence {
+    fn read(&mut self) -> view::Traffic {
+        view::Traffic::default()
+    }
+}
+
+/// In the API's place: says what it was asked, as a page that would run scripts if it were let.
+async fn echo(request: Request<Body>) -> impl axum::response::IntoResponse {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let mut names: Vec<String> = parts.headers.keys().map(ToString::to_string).collect();
+    names.sort();
+    let text = format!("{} {} {} {}", parts.method, parts.uri, names.join(","), String::from_utf8_lossy(&body));
+    ([("content-type", "text/html"), ("set-cookie", "a=b"), ("content-security-policy", "default-src *")], text)
+}
 
 struct Yard {
     router: Router,
@@ -34,6 +52,8 @@ fn yard() -> Yard {
     let router = router(DashboardConfig {
         token: "s3cret".into(),
         cluster,
+        api: axum::Router::new().fallback(echo),
+        meter: Box::new(|| Box::new(Silence)),
         allowed_hosts: Vec::new(),
         version: "1.2.3",
         shutdown: shutdown.clone(),
@@ -282,14 +302,27 @@ async fn stream_begins_with_a_snapshot_and_goes_on_with_what_changed() {
 
     yard.writers.slices.apply(slice("web-x", "web", json!([endpoint("web-1", "10.244.1.2")])));
     let (name, patch) = events.next().await.unwrap();
-    let endpoints = json!([{
-        "pod": "default/web-1", "ip": "10.244.1.2", "node": "n1", "ready": true, "serving": true, "terminating": false,
-        "ports": [{"name": "http", "protocol": "TCP", "port": 8080}],
-    }]);
+    let endpoints = json!([{"pod": "default/web-1", "ip": "10.244.1.2", "node": "n1"}]);
     assert_eq!(name, "patch");
     assert_eq!((&patch["revision"], &patch["pods"], &patch["nodes"]), (&json!(2), &Value::Null, &Value::Null));
     assert_eq!(patch["services"]["changed"].as_array().unwrap().len(), 1);
     assert_eq!(patch["services"]["changed"][0]["endpoints"], endpoints);
+    let targets = json!([{"name": "http", "protocol": "TCP", "port": 8080}]);
+    assert_eq!(patch["services"]["changed"][0]["targets"], targets);
+
+    let mut going = endpoint("web-1", "10.244.1.2");
+    going["conditions"] = json!({"ready": false, "serving": true, "terminating": true});
+    yard.writers.slices.apply(slice("web-x", "web", json!([going, endpoint("web-2", "10.244.1.3")])));
+    let (_, patch) = events.next().await.unwrap();
+    let expected = json!({"revision": 3, "endpoints": [{"service": "default/web", "changed": [
+        {"pod": "default/web-1", "ip": "10.244.1.2", "node": "n1", "notReady": true, "terminating": true},
+        {"pod": "default/web-2", "ip": "10.244.1.3", "node": "n1"},
+    ]}]});
+    assert_eq!(patch, expected, "of a Service that stays as it is, what differs");
+    yard.writers.slices.apply(slice("web-x", "web", json!([endpoint("web-2", "10.244.1.3")])));
+    let (_, patch) = events.next().await.unwrap();
+    let removed = json!([{"service": "default/web", "removed": [{"pod": "default/web-1", "ip": "10.244.1.2"}]}]);
+    assert_eq!((&patch["endpoints"], &patch["services"]), (&removed, &Value::Null));
 
     yard.writers.pods.apply(pod("web-1", running()));
     let (_, patch) = events.next().await.unwrap();
@@ -299,7 +332,7 @@ async fn stream_begins_with_a_snapshot_and_goes_on_with_what_changed() {
     yard.writers.pods.delete(&ObjectKey::new("default", "web-1"));
     let (_, patch) = events.next().await.unwrap();
     let expected = json!({
-        "revision": 4, "services": {"removed": ["default/web"]}, "pods": {"removed": ["default/web-1"]},
+        "revision": 6, "services": {"removed": ["default/web"]}, "pods": {"removed": ["default/web-1"]},
     });
     assert_eq!(patch, expected);
 }
@@ -363,10 +396,67 @@ fn slices_of_a_service_merge_by_address() {
     let view = view::service(&service("web"), [&first, &second]);
     assert_eq!(view.endpoints.len(), 1);
     let merged = &view.endpoints[0];
-    assert_eq!((merged.ready, merged.serving, merged.terminating), (true, true, false), "S9, S11");
-    let ports: Vec<_> = merged.ports.iter().map(|port| (port.name.as_str(), port.port)).collect();
+    assert_eq!((merged.not_ready, merged.not_serving, merged.terminating), (false, false, false), "S9, S11");
+    assert_eq!(merged.ports, None);
+    let ports: Vec<_> = view.head.targets.iter().map(|port| (port.name.as_str(), port.port)).collect();
     assert_eq!(ports, [("admin", 9000), ("http", 8080)], "S10");
     assert_eq!(view, view::service(&service("web"), [&second, &first]), "in whatever order");
+}
+
+#[test]
+fn endpoint_with_ports_of_its_own_says_so() {
+    let usual = slice("a", "web", json!([endpoint("web-1", "10.244.1.2"), endpoint("web-2", "10.244.1.3")]));
+    let mut other = slice("b", "web", json!([endpoint("web-3", "10.244.1.4")]));
+    other.ports.as_mut().unwrap()[0].port = Some(9000);
+    let view = view::service(&service("web"), [&usual, &other]);
+    let numbers = |ports: &[view::EndpointPortView]| ports.iter().map(|port| port.port).collect::<Vec<_>>();
+    assert_eq!(numbers(&view.head.targets), [8080]);
+    let own: Vec<_> = view.endpoints.iter().map(|e| e.ports.as_deref().map(numbers)).collect();
+    assert_eq!(own, [None, None, Some(vec![9000])]);
+}
+
+#[tokio::test]
+async fn api_is_passed_on_with_what_is_asked_and_not_who_asks() {
+    let yard = yard().synced();
+    let headers = [
+        ("cookie", COOKIE),
+        ("accept", "application/yaml"),
+        ("authorization", "Bearer x"),
+        ("impersonate-user", "somebody"),
+    ];
+    let (status, headers, body) = yard.get("/ui/v1/api/api/v1/pods?limit=1", &headers).await;
+    assert_eq!((status, body.as_str()), (StatusCode::OK, "GET /api/v1/pods?limit=1 accept "));
+    assert!(!headers.contains_key("set-cookie"));
+    let policy = headers["content-security-policy"].to_str().unwrap();
+    assert!(policy.starts_with("default-src 'none'; sandbox;"), "whatever the answer says of itself: {policy}");
+    assert_eq!(headers["x-content-type-options"], "nosniff");
+}
+
+#[tokio::test]
+async fn nothing_is_changed_for_a_request_that_a_form_could_send() {
+    let yard = yard().synced();
+    let send = async |method: &str, headers: &[(&str, &str)]| {
+        let mut request = Request::builder().method(method).uri("/ui/v1/api/api/v1/namespaces").header("host", HOST);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = yard.router.clone().oneshot(request.body(Body::from("{}")).unwrap()).await.unwrap();
+        let status = response.status();
+        (status, String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    };
+    let (cookie, mark) = (("cookie", COOKIE), ("x-vipyard-ui", "1"));
+    for method in ["POST", "PUT", "PATCH", "DELETE"] {
+        assert_eq!(send(method, &[cookie]).await.0, StatusCode::FORBIDDEN, "{method} without the mark");
+        assert_eq!(send(method, &[mark]).await.0, StatusCode::UNAUTHORIZED, "{method} without the cookie");
+        let foreign = [cookie, mark, ("origin", "http://127.0.0.1:3000")];
+        assert_eq!(send(method, &foreign).await.0, StatusCode::FORBIDDEN, "{method} of another port's page");
+        let foreign = [cookie, mark, ("sec-fetch-site", "same-site")];
+        assert_eq!(send(method, &foreign).await.0, StatusCode::FORBIDDEN, "{method} of another port's page");
+        let (status, body) = send(method, &[cookie, mark, ("origin", "http://127.0.0.1:8080")]).await;
+        assert_eq!((status, body), (StatusCode::OK, format!("{method} /api/v1/namespaces  {{}}")));
+    }
+    let (status, ..) = yard.get("/ui/v1/api/api/v1/namespaces/a/pods/b/proxy/", &[cookie]).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
 }
 
 #[test]
@@ -382,7 +472,7 @@ fn slices_that_the_proxy_ignores_give_no_endpoints() {
     assert_eq!(view::service(&headless, [&withdrawn]).endpoints.len(), 1);
     let mut portless = slice("c", "web", endpoints());
     portless.ports.as_mut().unwrap()[0].port = None;
-    assert_eq!(view::service(&service("web"), [&portless]).endpoints[0].ports, [], "S7");
+    assert_eq!(view::service(&service("web"), [&portless]).head.targets, [], "S7");
     assert_eq!(view::owner_of(&slice("d", "", endpoints())), None, "S4");
 }
 

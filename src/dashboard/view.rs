@@ -2,7 +2,8 @@
 //! TypeScript; `web/src/model/fixture.json` is read by the tests of both sides, so that they can't drift apart.
 //!
 //! Conventions: names are camelCase, an empty list or missing text is left out of the JSON, lists have a fixed order
-//! so that equal things are equal text.
+//! so that equal things are equal text. What ten thousand endpoints have in common is said once: an endpoint that is
+//! ready says nothing of its conditions, and nothing of ports that are its Service's usual ones.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -37,6 +38,9 @@ pub struct Patch<'a> {
     pub revision: u64,
     #[serde(skip_serializing_if = "Delta::is_empty")]
     pub services: Delta<'a, ServiceView>,
+    /// Of Services that are the same but for some of their endpoints.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<EndpointsDelta<'a>>,
     #[serde(skip_serializing_if = "Delta::is_empty")]
     pub pods: Delta<'a, PodView>,
     #[serde(skip_serializing_if = "Delta::is_empty")]
@@ -58,10 +62,58 @@ impl<V> Delta<'_, V> {
     }
 }
 
+/// The endpoints of one Service that differ.
+#[derive(Debug, Serialize)]
+pub struct EndpointsDelta<'a> {
+    /// The Service's `namespace/name`.
+    pub service: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<&'a EndpointView>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<EndpointKey>,
+}
+
+/// What tells an endpoint of a Service from the others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct EndpointKey {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    pub ip: String,
+}
+
+/// What passed since the last time, see [`Meter`](super::Meter).
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// How long that was.
+    pub milliseconds: u64,
+    /// Service, Pod (or `ip:ADDRESS` of an endpoint that is none), bytes in both directions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub passed: Vec<(String, String, u64)>,
+    /// Service, packets to it that were dropped or rejected.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<(String, u64)>,
+}
+
+impl Traffic {
+    pub fn is_empty(&self) -> bool {
+        self.passed.is_empty() && self.refused.is_empty()
+    }
+}
+
 /// A Service with the endpoints of all its slices.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct ServiceView {
+    #[serde(flatten)]
+    pub head: ServiceHead,
+    /// Ordered by Pod, then address.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// A Service without its endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceHead {
     pub namespace: String,
     pub name: String,
     /// `ClusterIP`, `NodePort`, `LoadBalancer`, `ExternalName`, or `Headless` for a Service with `clusterIP: None`.
@@ -74,9 +126,11 @@ pub struct ServiceView {
     pub external_name: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortView>,
-    /// Ordered by Pod, then address.
+    /// On which ports most of its endpoints answer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub endpoints: Vec<EndpointView>,
+    pub targets: Vec<EndpointPortView>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A port of a Service. `target_port` is what its author wrote: a number or a name.
@@ -95,6 +149,7 @@ pub struct PortView {
 
 /// One address behind a Service. Conditions are as rule S11 reads them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct EndpointView {
     /// The Pod's `namespace/name`, where the slice names a Pod.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -102,11 +157,21 @@ pub struct EndpointView {
     pub ip: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    pub ready: bool,
-    pub serving: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub not_ready: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub not_serving: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub terminating: bool,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub ports: Vec<EndpointPortView>,
+    /// Where they are not the Service's `targets`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Vec<EndpointPortView>>,
+}
+
+impl EndpointView {
+    pub fn key(&self) -> EndpointKey {
+        EndpointKey { pod: self.pod.clone(), ip: self.ip.clone() }
+    }
 }
 
 /// A port on which an endpoint answers for the Service port of the same name.
@@ -138,6 +203,8 @@ pub struct PodView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     pub restarts: i32,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A node as the map shows it.
@@ -160,7 +227,8 @@ pub fn owner_of(slice: &EndpointSlice) -> Option<ObjectKey> {
 /// A Service and the slices that belong to it, in any order.
 pub fn service<'a>(service: &Service, slices: impl IntoIterator<Item = &'a EndpointSlice>) -> ServiceView {
     let key = ObjectKey::of(service);
-    let mut view = ServiceView { namespace: key.namespace, name: key.name, ..Default::default() };
+    let mut view = ServiceHead { namespace: key.namespace, name: key.name, ..Default::default() };
+    view.labels = service.metadata.labels.clone().unwrap_or_default();
     view.r#type = "ClusterIP".to_owned();
     let mut headless = false;
     if let Some(spec) = &service.spec {
@@ -189,13 +257,18 @@ pub fn service<'a>(service: &Service, slices: impl IntoIterator<Item = &'a Endpo
     let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = balancer.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
     view.vips.extend(ingress.filter_map(|ingress| ingress.ip.clone().or_else(|| ingress.hostname.clone())));
-    view.endpoints = endpoints(slices, headless);
-    view
+    let (targets, endpoints) = endpoints(slices, headless);
+    view.targets = targets;
+    ServiceView { head: view, endpoints }
 }
 
-/// Merges the endpoints of a Service's slices by Pod and address (rules S5, S7 to S11).
-fn endpoints<'a>(slices: impl IntoIterator<Item = &'a EndpointSlice>, headless: bool) -> Vec<EndpointView> {
-    let mut merged: BTreeMap<(Option<String>, String), EndpointView> = BTreeMap::new();
+/// Merges the endpoints of a Service's slices by Pod and address (rules S5, S7 to S11), and says which ports most of
+/// them have.
+fn endpoints<'a>(
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    headless: bool,
+) -> (Vec<EndpointPortView>, Vec<EndpointView>) {
+    let mut merged: BTreeMap<EndpointKey, (EndpointView, Vec<EndpointPortView>)> = BTreeMap::new();
     for slice in slices {
         let withdrawn = slice.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(HEADLESS));
         if slice.address_type == "FQDN" || (withdrawn && !headless) {
@@ -217,27 +290,36 @@ fn endpoints<'a>(slices: impl IntoIterator<Item = &'a EndpointSlice>, headless: 
             let conditions = endpoint.conditions.as_ref();
             let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
             let seen = EndpointView {
-                pod: pod.clone(),
+                pod,
                 ip: ip.clone(),
                 node: endpoint.node_name.clone(),
-                ready: conditions.and_then(|c| c.ready).unwrap_or(true),
-                serving: conditions.and_then(|c| c.serving).unwrap_or(true),
+                not_ready: !conditions.and_then(|c| c.ready).unwrap_or(true),
+                not_serving: !conditions.and_then(|c| c.serving).unwrap_or(true),
                 terminating,
-                ports: Vec::new(),
+                ports: None,
             };
-            let entry = merged.entry((pod, ip.clone())).or_insert_with(|| seen.clone());
-            if entry.terminating && !terminating {
-                *entry = EndpointView { ports: std::mem::take(&mut entry.ports), ..seen };
+            let (known, known_ports) = merged.entry(seen.key()).or_insert_with(|| (seen.clone(), Vec::new()));
+            if known.terminating && !terminating {
+                *known = seen;
             }
-            entry.ports.extend_from_slice(&ports);
+            known_ports.extend_from_slice(&ports);
         }
     }
-    let mut endpoints: Vec<EndpointView> = merged.into_values().collect();
-    for endpoint in &mut endpoints {
-        endpoint.ports.sort_unstable();
-        endpoint.ports.dedup();
+    let mut counts: BTreeMap<Vec<EndpointPortView>, usize> = BTreeMap::new();
+    for (_, ports) in merged.values_mut() {
+        ports.sort_unstable();
+        ports.dedup();
+        match counts.get_mut(ports) {
+            Some(count) => *count += 1,
+            None => _ = counts.insert(ports.clone(), 1),
+        }
     }
-    endpoints
+    let usual = counts.into_iter().max_by_key(|(_, count)| *count).map(|(ports, _)| ports).unwrap_or_default();
+    let endpoints = merged
+        .into_values()
+        .map(|(endpoint, ports)| EndpointView { ports: (ports != usual).then_some(ports), ..endpoint });
+    let endpoints = endpoints.collect();
+    (usual, endpoints)
 }
 
 /// A Pod with the word that kubectl would print for it.
@@ -250,6 +332,7 @@ pub fn pod(pod: &Pod) -> PodView {
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).filter(|node| !node.is_empty()),
         phase: "Pending".to_owned(),
         terminating: pod.metadata.deletion_timestamp.is_some(),
+        labels: pod.metadata.labels.clone().unwrap_or_default(),
         ..Default::default()
     };
     if let Some(status) = &pod.status {

@@ -12,7 +12,7 @@ use rand::rngs::SmallRng;
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 
-use super::flow::{Flow, Millis};
+use super::flow::{Flow, FlowId, Millis};
 use super::gate::Held;
 use super::log::FlowLog;
 use super::pipeline::{Limits, Pipeline};
@@ -141,6 +141,12 @@ impl Router {
     /// Looks at up to `limit` flows, in no order. Packets wait meanwhile, so keep `limit` and `view` small.
     pub fn flows<T>(&self, limit: usize, view: impl FnMut(&Flow) -> T) -> Vec<T> {
         self.shared.pipeline.lock().flows().iter().take(limit).map(view).collect()
+    }
+
+    /// Shows the flows of `budget` places of the table from `start`; returns where to go on, or `None` at the end. Packets
+    /// wait meanwhile.
+    pub fn visit_flows(&self, start: usize, budget: usize, see: impl FnMut(FlowId, &Flow)) -> Option<usize> {
+        self.shared.pipeline.lock().flows().visit(start, budget, see)
     }
 
     /// Whether all threads still move packets.

@@ -244,6 +244,13 @@ pub struct FlowId {
     generation: u32,
 }
 
+impl FlowId {
+    /// Its place in the table, which another flow may have after it.
+    pub fn slot(self) -> usize {
+        self.slot as usize
+    }
+}
+
 #[derive(Debug)]
 struct Slot {
     generation: u32,
@@ -456,6 +463,18 @@ impl FlowTable {
             if self.flow_at(slot).is_some_and(|flow| !flow.ports.iter().all(|port| is_alive(*port))) {
                 self.counters.replaced += 1;
                 self.unlink(slot, Ending::PortGone);
+            }
+        }
+        (end < self.chunks.len() * CHUNK).then_some(end)
+    }
+
+    /// Shows the flows of `budget` slots from `start`; returns where to go on, or `None` at the end.
+    pub fn visit(&self, start: usize, budget: usize, mut see: impl FnMut(FlowId, &Flow)) -> Option<usize> {
+        let end = (start + budget).min(self.chunks.len() * CHUNK);
+        for slot in start..end {
+            let place = &self.chunks[slot / CHUNK][slot % CHUNK];
+            if let Some(flow) = &place.flow {
+                see(FlowId { slot: u32::try_from(slot).unwrap_or(NONE), generation: place.generation }, flow);
             }
         }
         (end < self.chunks.len() * CHUNK).then_some(end)

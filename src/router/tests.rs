@@ -4,6 +4,7 @@ mod conntrack;
 mod egress;
 mod faults;
 mod fuzz;
+mod meter;
 mod outside;
 mod policies;
 mod services;

@@ -1,23 +1,19 @@
 // Opens the dashboard's map in a real browser and checks what a visitor would see.
 //
 //   node tests/browser/map.mjs --url URL_WITH_TOKEN [--service NS/NAME] [--live COMMAND] [--text TEXT]
-//                              [--shots FOLDER] [--chromium /usr/bin/chromium]
+//                              [--chromium /usr/bin/chromium]
 //
 // --service  a Service that must be shown with lines; without it any will do
 // --live     a shell command that changes that Service's endpoints; without it the cluster must change by itself
 // --text     text that must be on the page as text, whatever markup it looks like
-// --shots    a folder for screenshots, light and dark
 //
 // playwright-core comes from web/ (`npm --prefix web ci`). Exit status: 0 fine, 1 a check failed.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { mkdir } from 'node:fs/promises';
-import { createRequire } from 'node:module';
-import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 
-const { chromium } = createRequire(new URL('../../web/package.json', import.meta.url))('playwright-core');
+import { check, launch, LIMIT, visit } from './visit.mjs';
 
 const { values: options } = parseArgs({
   options: {
@@ -25,41 +21,16 @@ const { values: options } = parseArgs({
     service: { type: 'string' },
     live: { type: 'string' },
     text: { type: 'string' },
-    shots: { type: 'string' },
     chromium: { type: 'string', default: '/usr/bin/chromium' },
   },
 });
 assert(options.url, 'say --url with the address that `vipyard up` prints, token included');
-const LIMIT = 15_000;
 /** What a Service with endpoints shows: how many are ready, of how many. */
 const BACKED = /\d\/[1-9]/;
 
-const browser = await chromium.launch({
-  executablePath: options.chromium,
-  args: [
-    '--headless',
-    '--no-sandbox',
-    '--disable-gpu',
-    '--disable-quic',
-    '--no-first-run',
-    '--disable-background-networking',
-    '--disable-component-update',
-    '--disable-sync',
-  ],
-});
+const browser = await launch(options.chromium);
 try {
-  const context = await browser.newContext({ viewport: { width: 1440, height: 960 }, colorScheme: 'light' });
-  context.setDefaultTimeout(LIMIT);
-  const page = await context.newPage();
-  const complaints = [];
-  page.on('console', (message) => message.type() === 'error' && complaints.push(message.text()));
-  page.on('pageerror', (error) => complaints.push(String(error)));
-  page.on('dialog', (dialog) => (complaints.push(`dialog: ${dialog.message()}`), dialog.dismiss()));
-  const origin = new URL(options.url).origin;
-  page.on('request', (request) => {
-    const url = new URL(request.url());
-    if (url.origin !== origin && url.protocol !== 'data:') complaints.push(`asked elsewhere: ${url.origin}`);
-  });
+  const { context, page, complaints, origin } = await visit(browser, options.url);
 
   await check('the token is refused when it is wrong or missing', async () => {
     const stranger = await browser.newContext();
@@ -72,7 +43,7 @@ try {
   await check('the page loads and the token leaves the address', async () => {
     await page.goto(options.url);
     await page.locator('[data-connection="live"]').waitFor();
-    assert.equal(page.url(), `${origin}/`);
+    assert.equal(page.url().replace(/#.*/, ''), `${origin}/`);
     const [cookie] = await context.cookies();
     assert.equal(cookie.httpOnly, true);
     assert.equal(cookie.sameSite, 'Strict');
@@ -157,36 +128,9 @@ try {
     complaints.length = before; // the browser's own words about the request that failed
   });
 
-  if (options.shots) {
-    await mkdir(options.shots, { recursive: true });
-    for (const colorScheme of ['light', 'dark']) {
-      await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
-      const shoot = (name) => page.screenshot({ path: join(options.shots, `map${name}-${colorScheme}.png`) });
-      await page.mouse.move(2, 2);
-      await page.waitForTimeout(300);
-      await shoot('');
-      await page.locator('[data-kind="service"]', { hasText: BACKED }).first().click();
-      await page.locator('aside').waitFor();
-      await page.waitForTimeout(300);
-      await shoot('-details');
-      await page.keyboard.press('Escape');
-      await page.evaluate(() => document.activeElement.blur());
-    }
-  }
-
   await check('nothing complained and nothing was asked elsewhere', () => assert.deepEqual(complaints, []));
 } finally {
   await browser.close();
-}
-
-async function check(what, action) {
-  try {
-    await action();
-    console.log(`ok      ${what}`);
-  } catch (error) {
-    console.log(`FAILED  ${what}`);
-    throw error;
-  }
 }
 
 function run(command) {

@@ -1,4 +1,4 @@
-import type { Patch, Snapshot } from './model/types';
+import type { Patch, Snapshot, Traffic } from './model/types';
 
 /** `paused`: nobody looks at the page, so it doesn't listen. `signedOut`: the token isn't valid (any more). */
 export type Connection = 'connecting' | 'live' | 'lost' | 'signedOut' | 'paused';
@@ -7,6 +7,7 @@ export interface Listener {
   snapshot(snapshot: Snapshot): void;
   /** Returns false if something was missed and a new snapshot is needed. */
   patch(patch: Patch): boolean;
+  traffic(traffic: Traffic): void;
   connection(connection: Connection): void;
 }
 
@@ -38,6 +39,7 @@ export function follow(listener: Listener): () => void {
     opened.addEventListener('patch', (event) => {
       if (!listener.patch(JSON.parse(event.data) as Patch)) open();
     });
+    opened.addEventListener('traffic', (event) => listener.traffic(JSON.parse(event.data) as Traffic));
     opened.addEventListener('error', () => {
       if (source !== opened) return;
       close();

@@ -38,6 +38,22 @@ describe('the map as a viewer knows it', () => {
     expect(map.services.get('default/web')).toBe(web);
   });
 
+  test('a patch of endpoints touches those and makes a new Service of the old one', () => {
+    const map = known();
+    const before = map.services.get('default/web');
+    const [address, first, second] = before!.endpoints!;
+    const going = { pod: 'default/web-1', ip: '10.244.1.2', node: 'n1', notReady: true, terminating: true };
+    const added = { pod: 'default/web-3', ip: '10.244.1.4', node: 'n1' };
+    const delta = { service: 'default/web', changed: [going, added], removed: [{ pod: 'default/web-2', ip: '10.244.1.3' }, { ip: '192.0.2.7' }] };
+    expect([address!.ip, first!.pod, second!.pod]).toEqual(['192.0.2.7', 'default/web-1', 'default/web-2']);
+    expect(map.patch({ revision: 2, endpoints: [delta, { service: 'default/none', changed: [added] }] })).toBe(true);
+    const after = map.services.get('default/web');
+    expect(after?.endpoints).toEqual([going, added]);
+    expect(after).not.toBe(before);
+    expect({ ...after, endpoints: [] }).toEqual({ ...before, endpoints: [] });
+    expect(map.services.has('default/none')).toBe(false);
+  });
+
   test('a patch after a gap is refused and changes nothing', () => {
     const map = known();
     expect(map.patch({ revision: 3, pods: { removed: ['default/web-1'] } })).toBe(false);

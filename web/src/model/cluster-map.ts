@@ -1,4 +1,4 @@
-import type { Delta, NodeView, Patch, PodView, ServiceView, Snapshot } from './types';
+import type { Delta, EndpointKey, EndpointsDelta, NodeView, Patch, PodView, ServiceView, Snapshot } from './types';
 
 /** The map as this viewer knows it: a snapshot, and each patch since. */
 export class ClusterMap {
@@ -26,6 +26,7 @@ export class ClusterMap {
     if (patch.revision !== this.revision + 1) return false;
     this.revision = patch.revision;
     apply(this.services, patch.services, namespaced);
+    for (const delta of patch.endpoints ?? []) mend(this.services, delta);
     apply(this.pods, patch.pods, namespaced);
     apply(this.nodes, patch.nodes, named);
     return true;
@@ -34,6 +35,20 @@ export class ClusterMap {
 
 export function namespaced(thing: { namespace: string; name: string }): string {
   return `${thing.namespace}/${thing.name}`;
+}
+
+/** A Service with some of its endpoints changed is a new object, so that whoever compares sees it. */
+function mend(services: Map<string, ServiceView>, delta: EndpointsDelta): void {
+  const service = services.get(delta.service);
+  if (!service) return;
+  const endpoints = new Map((service.endpoints ?? []).map((endpoint) => [told(endpoint), endpoint]));
+  for (const gone of delta.removed ?? []) endpoints.delete(told(gone));
+  for (const endpoint of delta.changed ?? []) endpoints.set(told(endpoint), endpoint);
+  services.set(delta.service, { ...service, endpoints: [...endpoints.values()] });
+}
+
+function told(endpoint: EndpointKey): string {
+  return `${endpoint.pod ?? ''} ${endpoint.ip}`;
 }
 
 function named(thing: { name: string }): string {

@@ -5,6 +5,8 @@ export interface Filter {
   text: string;
   /** Empty for all. */
   namespace: string;
+  /** A label selector: `app=web,tier!=db,canary,!old`. */
+  labels: string;
   /** Whether the cluster's own Services and Pods are shown too. */
   system: boolean;
 }
@@ -29,20 +31,22 @@ export function select(map: ClusterMap, filter: Filter): Selection {
   let hiddenSystem = 0;
   // Whoever asks for a system namespace by name wants to see it.
   const system = filter.system || SYSTEM_NAMESPACES.has(filter.namespace);
+  const wanted = selector(filter.labels);
   const inScope = (thing: { namespace: string; name: string }) =>
     (!filter.namespace || thing.namespace === filter.namespace) && (system || !isSystem(thing));
+  const labelled = (thing: { labels?: Record<string, string> }) => wanted.every((term) => term(thing.labels ?? {}));
   const words = filter.text.toLowerCase().split(/\s+/).filter(Boolean);
 
   const podHits = new Set<string>();
   for (const [key, pod] of map.pods) {
-    if (inScope(pod) && matches(words, () => podText(pod))) podHits.add(key);
+    if (inScope(pod) && labelled(pod) && matches(words, () => podText(pod))) podHits.add(key);
   }
   for (const [key, service] of map.services) {
     if (!inScope(service)) {
       if (!system && isSystem(service)) hiddenSystem += 1;
       continue;
     }
-    if (matches(words, () => serviceText(service))) {
+    if (labelled(service) && matches(words, () => serviceText(service))) {
       services.add(key);
       for (const endpoint of service.endpoints ?? []) {
         const pod = endpoint.pod === undefined ? undefined : map.pods.get(endpoint.pod);
@@ -54,6 +58,26 @@ export function select(map: ClusterMap, filter: Filter): Selection {
   }
   for (const key of podHits) pods.add(key);
   return { services, pods, hiddenSystem };
+}
+
+/** Whether anything beside the cluster's own is left out. */
+export function narrows(filter: Filter): boolean {
+  return filter.text.trim() !== '' || filter.namespace !== '' || filter.labels.trim() !== '';
+}
+
+/** The terms of a label selector; one that is not finished yet asks for nothing. */
+function selector(text: string): ((labels: Record<string, string>) => boolean)[] {
+  const terms = text.split(',').map((term) => term.trim()).filter(Boolean);
+  return terms.map((term) => {
+    const [, not, key = '', operator, value = ''] = /^(!?)\s*([^\s=!]*)\s*(==?|!=)?\s*(.*)$/.exec(term) ?? [];
+    return (labels) => {
+      if (!key) return true;
+      const found = Object.hasOwn(labels, key) ? labels[key] : undefined;
+      if (operator === '!=') return found !== value;
+      if (operator) return found === value;
+      return (found === undefined) === (not === '!');
+    };
+  });
 }
 
 export function namespaces(map: ClusterMap): string[] {

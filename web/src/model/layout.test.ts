@@ -7,7 +7,7 @@ import { GROUP, layout, POD, SERVICE, type Layout } from './layout';
 import { Slots } from './slots';
 import type { EndpointView, PodView, ServiceView } from './types';
 
-const ALL = { text: '', namespace: '', system: false };
+const ALL = { text: '', namespace: '', labels: '', system: false };
 
 let map: ClusterMap;
 let slots: Slots;
@@ -66,7 +66,7 @@ describe('layout', () => {
   });
 
   test('a terminating endpoint is shown as such, two addresses of one Pod are one line', () => {
-    const endpoint = { pod: 'default/web-1', ready: false, serving: true, terminating: true };
+    const endpoint = { pod: 'default/web-1', notReady: true, terminating: true };
     change([service('default', 'web', [{ ...endpoint, ip: '10.244.1.2' }, { ...endpoint, ip: 'fd00::2' }])]);
     const row = layout(map, ALL, slots).services.find((row) => row.key === 'default/web')!;
     expect(row.targets).toEqual([{ row: 'default/web-1', state: 'terminating', ips: ['10.244.1.2', 'fd00::2'] }]);
@@ -140,7 +140,7 @@ test('ten thousand endpoints are laid out fast enough for live updates', () => {
     const endpoints: EndpointView[] = [];
     for (let e = 0; e < 10; e += 1) {
       pods.push(pod('load', `p-${s}-${e}`, `n${e % 3}`));
-      endpoints.push({ pod: `load/p-${s}-${e}`, ip: '10.244.1.1', ready: true, serving: true, terminating: false });
+      endpoints.push({ pod: `load/p-${s}-${e}`, ip: '10.244.1.1' });
     }
     services.push(service('load', `s-${s}`, endpoints));
   }

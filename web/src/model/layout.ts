@@ -3,7 +3,7 @@
  * measuring and rows out of sight need no elements.
  */
 import type { ClusterMap } from './cluster-map';
-import { select, type Filter } from './filter';
+import { narrows, select, type Filter } from './filter';
 import { Slots } from './slots';
 import { endpointState, podState, type State } from './state';
 import type { NodeView, PodView, ServiceView } from './types';
@@ -115,7 +115,7 @@ export function layout(map: ClusterMap, filter: Filter, slots: Slots): Layout {
     if (!rows) byNode.set(group, (rows = new Map()));
     rows.set(key, { key, y: 0, state: podState(pod), pod });
   }
-  const narrowed = filter.text.trim() !== '' || filter.namespace !== '';
+  const narrowed = narrows(filter);
   for (const node of nodesOf(map, byNode)) {
     const rows = byNode.get(`node:${node.name}`) ?? new Map<string, PodRow>();
     if (rows.size > 0 || !narrowed) place(`node:${node.name}`, 'node', rows, node);

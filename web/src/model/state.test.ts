@@ -4,7 +4,7 @@ import { endpointState, podState, targetOf } from './state';
 import type { EndpointView, PodView } from './types';
 
 const POD: PodView = { namespace: 'a', name: 'p', uid: 'u', phase: 'Running', ready: true, terminating: false, status: 'Running', restarts: 0 };
-const ENDPOINT: EndpointView = { ip: '10.0.0.1', ready: true, serving: true, terminating: false };
+const ENDPOINT: EndpointView = { ip: '10.0.0.1' };
 
 test.each([
   [{}, 'ready'],
@@ -22,8 +22,8 @@ test.each([
 test("an endpoint's own conditions decide, its Pod only tells why it isn't ready", () => {
   const failing = { ...POD, ready: false, status: 'CrashLoopBackOff' };
   expect(endpointState(ENDPOINT, failing)).toBe('ready');
-  expect(endpointState({ ...ENDPOINT, ready: false }, failing)).toBe('failing');
-  expect(endpointState({ ...ENDPOINT, ready: false }, undefined)).toBe('notReady');
+  expect(endpointState({ ...ENDPOINT, notReady: true }, failing)).toBe('failing');
+  expect(endpointState({ ...ENDPOINT, notReady: true }, undefined)).toBe('notReady');
   expect(endpointState({ ...ENDPOINT, terminating: true }, POD)).toBe('terminating');
 });
 
@@ -31,6 +31,6 @@ test("a port leads where its endpoints answer, else where the Service says", () 
   const port = { name: 'http', protocol: 'TCP', port: 80, targetPort: 'web' };
   const service = { namespace: 'a', name: 's', type: 'ClusterIP', ports: [port] };
   expect(targetOf(service, port)).toBe('web');
-  const endpoints = [{ ...ENDPOINT, ports: [{ name: 'http', protocol: 'UDP', port: 1 }, { name: 'http', protocol: 'TCP', port: 8080 }] }];
-  expect(targetOf({ ...service, endpoints }, port)).toBe('8080');
+  const targets = [{ name: 'http', protocol: 'UDP', port: 1 }, { name: 'http', protocol: 'TCP', port: 8080 }];
+  expect(targetOf({ ...service, targets }, port)).toBe('8080');
 });

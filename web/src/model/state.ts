@@ -25,17 +25,12 @@ export function podState(pod: PodView): State {
 /** The endpoint's own conditions decide; the Pod only tells why one isn't ready. */
 export function endpointState(endpoint: EndpointView, pod: PodView | undefined): State {
   if (endpoint.terminating) return 'terminating';
-  if (endpoint.ready) return 'ready';
+  if (!endpoint.notReady) return 'ready';
   return pod && podState(pod) === 'failing' ? 'failing' : 'notReady';
 }
 
 /** Where a Service port leads: the number that its endpoints answer on, else what the Service says. */
 export function targetOf(service: ServiceView, port: PortView): string | undefined {
-  for (const endpoint of service.endpoints ?? []) {
-    const found = endpoint.ports?.find(
-      (p) => (p.name ?? '') === (port.name ?? '') && p.protocol === port.protocol,
-    );
-    if (found) return String(found.port);
-  }
-  return port.targetPort;
+  const found = service.targets?.find((p) => (p.name ?? '') === (port.name ?? '') && p.protocol === port.protocol);
+  return found ? String(found.port) : port.targetPort;
 }

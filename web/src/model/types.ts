@@ -1,6 +1,6 @@
 /**
  * The map on the wire, as `src/dashboard/view.rs` writes it. An empty list or missing text is left out.
- * `fixture.json` is read by the tests of both sides.
+ * `fixture.json` is read by the tests of both sides. An endpoint says what is unusual about it.
  */
 
 export interface Snapshot {
@@ -15,6 +15,8 @@ export interface Snapshot {
 export interface Patch {
   revision: number;
   services?: Delta<ServiceView>;
+  /** Of Services that are the same but for some of their endpoints. */
+  endpoints?: EndpointsDelta[];
   pods?: Delta<PodView>;
   nodes?: Delta<NodeView>;
 }
@@ -25,6 +27,27 @@ export interface Delta<V> {
   removed?: string[];
 }
 
+export interface EndpointsDelta {
+  /** The Service's `namespace/name`. */
+  service: string;
+  changed?: EndpointView[];
+  removed?: EndpointKey[];
+}
+
+export interface EndpointKey {
+  pod?: string;
+  ip: string;
+}
+
+/** What passed in the last `milliseconds`. */
+export interface Traffic {
+  milliseconds: number;
+  /** Service, Pod (or `ip:ADDRESS`), bytes. */
+  passed?: [string, string, number][];
+  /** Service, packets that were dropped or rejected. */
+  refused?: [string, number][];
+}
+
 export interface ServiceView {
   namespace: string;
   name: string;
@@ -33,6 +56,9 @@ export interface ServiceView {
   vips?: string[];
   externalName?: string;
   ports?: PortView[];
+  /** On which ports most of its endpoints answer. */
+  targets?: EndpointPortView[];
+  labels?: Record<string, string>;
   endpoints?: EndpointView[];
 }
 
@@ -45,14 +71,12 @@ export interface PortView {
   targetPort?: string;
 }
 
-export interface EndpointView {
-  /** The Pod's `namespace/name`. */
-  pod?: string;
-  ip: string;
+export interface EndpointView extends EndpointKey {
   node?: string;
-  ready: boolean;
-  serving: boolean;
-  terminating: boolean;
+  notReady?: boolean;
+  notServing?: boolean;
+  terminating?: boolean;
+  /** Where they are not the Service's `targets`. */
   ports?: EndpointPortView[];
 }
 
@@ -75,6 +99,7 @@ export interface PodView {
   status: string;
   message?: string;
   restarts: number;
+  labels?: Record<string, string>;
 }
 
 export interface NodeView {
