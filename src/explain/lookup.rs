@@ -82,6 +82,10 @@ impl Lookup<'_> {
                 if let Some(outside) = &answer.outside {
                     return Resolved::Outside { name: outside.to_string() };
                 }
+                // A name that is not there has no record of any type: once is enough.
+                if answer.code == Code::NxDomain {
+                    break;
+                }
                 if answer.code == Code::NoError {
                     exists.get_or_insert_with(|| (asked.clone(), service_of(&answer)));
                 }

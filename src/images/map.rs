@@ -238,9 +238,9 @@ mod tests {
             ("images:\n  a: {rotfs: x}\n", ["line 2", "rotfs"]),
             ("images:\n  a:\n    cmd: {x: y}\n", ["line 3", "a list of words"]),
             ("pictures: {}\n", ["line 1", "pictures"]),
-            ("images:\n  b: x\n  MyApp: y\n", ["line 3, entry \"MyApp\"", "lower-case"]),
+            ("images:\n  b: x\n  MyApp: z\n", ["line 3, entry \"MyApp\"", "lower-case"]),
             ("images:\n  vipyard/pause:1: x\n", ["entry \"vipyard/pause:1\"", "built in"]),
-            ("images:\n  library/a: x\n  a: y\n", ["entry \"library/a\"", "names the same image as \"a\""]),
+            ("images:\n  library/a: x\n  a: z\n", ["entry \"library/a\"", "names the same image as \"a\""]),
             ("images:\n  a: {rootfs: x, workingDir: y}\n", ["entry \"a\"", "workingDir must be absolute"]),
             ("images:\n  a: {env: {\"x=y\": z}}\n", ["entry \"a\"", "\"x=y\" is no name"]),
         ] {
