@@ -31,6 +31,7 @@ mod managed;
 mod metadata;
 mod names;
 mod negotiate;
+pub mod node_power;
 mod object;
 mod openapi;
 mod patch;
@@ -65,7 +66,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::config::Network;
+use crate::config::{Network, NodeTimes};
 use crate::store::{Scope, Store};
 use alloc::Allocators;
 use auth::Identity;
@@ -74,6 +75,7 @@ use dns::NameService;
 use insight::Insight;
 use kinds::{Context, Registry, Strategy};
 use logs::LogSource;
+use node_power::NodePower;
 use streams::Nodes;
 use tokens::TokenKey;
 use tokens::discovery::{CONFIGURATION_PATH, KEYS_PATH};
@@ -110,6 +112,8 @@ struct Inner {
     data_plane: std::sync::OnceLock<Arc<dyn DataPlane>>,
     /// Knows why packets go where they go, and what was counted.
     insight: std::sync::OnceLock<Arc<dyn Insight>>,
+    /// Runs the nodes, once they run.
+    node_power: std::sync::OnceLock<Arc<dyn NodePower>>,
     /// Looks names up as Pods do, once there is DNS.
     names: std::sync::OnceLock<Arc<dyn NameService>>,
     /// One for each request from outside that is worked on.
@@ -122,6 +126,17 @@ struct Inner {
 impl Api {
     /// `token_key` has signed the tokens of earlier runs, too, if these are to be worth something.
     pub fn new(store: Store, network: Network, token_key: TokenKey, stopping: CancellationToken) -> Self {
+        Self::with_times(store, network, NodeTimes::default(), token_key, stopping)
+    }
+
+    /// [`Self::new`] with other tolerations of lost nodes for Pods that name none.
+    pub fn with_times(
+        store: Store,
+        network: Network,
+        node_times: NodeTimes,
+        token_key: TokenKey,
+        stopping: CancellationToken,
+    ) -> Self {
         let allocators = Arc::new(Allocators::new(&network));
         for entry in store.list(&Scope::all("services")).items {
             #[derive(serde::Deserialize)]
@@ -140,13 +155,14 @@ impl Api {
             definitions: Mutex::default(),
             token_key,
             issuer: format!("https://kubernetes.default.svc.{}", network.domain),
-            ctx: Context { network, allocators, store },
+            ctx: Context { network, node_times, allocators, store },
             logs: std::sync::OnceLock::new(),
             nodes: std::sync::OnceLock::new(),
             streams: TaskTracker::new(),
             stream_room: Arc::new(tokio::sync::Semaphore::new(streams::STREAMS)),
             data_plane: std::sync::OnceLock::new(),
             insight: std::sync::OnceLock::new(),
+            node_power: std::sync::OnceLock::new(),
             names: std::sync::OnceLock::new(),
             in_flight: tokio::sync::Semaphore::new(limits::IN_FLIGHT),
             stopping,
@@ -213,6 +229,11 @@ impl Api {
         let _ = self.inner.insight.set(insight);
     }
 
+    /// Says who stops and starts nodes. Only the first call counts.
+    pub fn set_node_power(&self, power: Arc<dyn NodePower>) {
+        let _ = self.inner.node_power.set(power);
+    }
+
     /// Says who answers `/vipyard/v1/dns`. Only the first call counts.
     pub fn set_names(&self, names: Arc<dyn NameService>) {
         let _ = self.inner.names.set(names);
@@ -261,6 +282,7 @@ impl Api {
             .route(insight::FLOW, get(insight::flow))
             .route(insight::FLOWS, get(insight::flows))
             .route(insight::METRICS, get(insight::metrics))
+            .route(node_power::PATH, axum::routing::post(node_power::switch))
             .route(dns::PATH, get(dns::look_up))
             .route(dns::QUERIES_PATH, get(dns::queries))
             .fallback(|| async { discovery::page_not_found() })

@@ -119,7 +119,7 @@ pub async fn build(config: Config) -> Result<Running> {
     let mut tasks = JoinSet::new();
     let pki_dir = config.store.path.is_some().then(|| config.data_dir.join(PKI_FOLDER));
     let token_key = pki::token_key(pki_dir.as_deref())?;
-    let api = Api::new(store, config.network.clone(), token_key, stopping.clone());
+    let api = Api::with_times(store, config.network.clone(), config.node_times, token_key, stopping.clone());
 
     let router_config = RouterConfig { flow_log: config.flow_log, ..RouterConfig::new(config.network.clone()) };
     let router = Router::start(router_config).context("cannot start the packet router")?;
@@ -162,6 +162,7 @@ pub async fn build(config: Config) -> Result<Running> {
             network: config.network.clone(),
             root_ca_pem: authority.cert_pem().to_owned(),
             claims_folder: config.data_dir.join(CLAIMS_FOLDER),
+            node_times: config.node_times,
             resources: api.registry().resources(),
         },
         &mut tasks,
@@ -202,6 +203,7 @@ pub async fn build(config: Config) -> Result<Running> {
     }
     let agents = Agents::start(AgentsConfig {
         nodes: config.nodes,
+        monitor_grace: config.node_times.monitor_grace,
         network: config.network.clone(),
         data_dir: config.data_dir.clone(),
         client: client("system:node"),
@@ -233,6 +235,7 @@ pub async fn build(config: Config) -> Result<Running> {
     if let Some(listener) = metrics_listener {
         spawn_http(listener, metrics::routes(insight), &stopping, &connections, "metrics listener ended");
     }
+    api.set_node_power(Arc::new(adapters::Power(agents.clone())));
     api.set_log_source(Arc::new(adapters::NodeLogs(agents.clone())));
     let inside = Arc::new(control_plane.namespace()?);
     api.set_nodes(Arc::new(adapters::NodeStreams { agents: agents.clone(), control_plane: inside }));
@@ -293,6 +296,16 @@ pub async fn build(config: Config) -> Result<Running> {
 }
 
 impl Running {
+    /// Returns when a part has panicked: the others would go on with what it last said.
+    pub async fn broken(&mut self) {
+        while let Some(ended) = self.tasks.join_next().await {
+            if ended.is_err_and(|e| e.is_panic()) {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
     /// Makes /readyz say so.
     pub fn set_ready(&self) {
         self.api.set_ready();

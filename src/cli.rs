@@ -10,6 +10,7 @@ mod explain;
 mod flows;
 mod images;
 mod kubeconfig;
+mod node;
 mod paths;
 mod reach;
 mod restore;
@@ -51,6 +52,8 @@ enum Command {
     Explain(Box<explain::Args>),
     /// Print what flows through the router, and what it refuses
     Flows(flows::Args),
+    /// Stop and start virtual nodes, as when a machine loses power
+    Node(node::Args),
     /// Look a name up as a Pod does, and show each step and the objects behind the answer
     Dns(dns::Args),
     /// Return when what was written is in the packets
@@ -132,6 +135,7 @@ pub fn main() -> ExitCode {
             Err(failure) => Err(failure),
         },
         Command::Flows(args) => flows::run(&args),
+        Command::Node(args) => node::run(args),
         Command::Dns(args) => dns::run(args),
         Command::Wait(args) => wait::run(args),
         Command::Backup(args) => backup::run(args),

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -36,6 +37,9 @@ pub const PROXY_HEALTH_PORT: u16 = 10256;
 /// Where each node tells its proxy's mode, on its loopback address only.
 pub const PROXY_MODE_PORT: u16 = 10249;
 
+/// Where each node has its Lease.
+pub const NODE_LEASES: &str = "kube-node-lease";
+
 /// What `vipyard up` was asked to do.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -47,6 +51,7 @@ pub struct Config {
     pub host_access: HostAccess,
     /// The file that maps names of images.
     pub images: Option<PathBuf>,
+    pub node_times: NodeTimes,
     pub dns: DnsConfig,
     pub data_dir: PathBuf,
     /// Where `/metrics` is served without asking who asks; nowhere when it is not said.
@@ -55,6 +60,33 @@ pub struct Config {
     pub flow_log: usize,
     /// A second place for the kubeconfig, beside `DATA_DIR/kubeconfig`.
     pub kubeconfig: Option<PathBuf>,
+}
+
+/// How long a node that is lost is waited for, and how long its Pods stay.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeTimes {
+    /// From a node's last heartbeat until nothing is known of it any more.
+    pub monitor_grace: Duration,
+    /// For how many seconds Pods that say nothing else stay on a node that is not ready,
+    pub not_ready_toleration: i64,
+    /// and on one that is lost.
+    pub unreachable_toleration: i64,
+}
+
+impl NodeTimes {
+    /// As the flags of kube-controller-manager and kube-apiserver have them.
+    pub const MONITOR_GRACE_SECONDS: u64 = 50;
+    pub const TOLERATION_SECONDS: i64 = 300;
+}
+
+impl Default for NodeTimes {
+    fn default() -> Self {
+        Self {
+            monitor_grace: Duration::from_secs(Self::MONITOR_GRACE_SECONDS),
+            not_ready_toleration: Self::TOLERATION_SECONDS,
+            unreachable_toleration: Self::TOLERATION_SECONDS,
+        }
+    }
 }
 
 /// Where names are answered and asked.

@@ -20,6 +20,8 @@
 //! | `event_expiry` | Events whose time is over | |
 //! | `garbage` | dependents of deleted owners | ES19 |
 //! | `disruption` | status of PodDisruptionBudgets | |
+//! | `node_life` | conditions of lost nodes, taints, Pods that these drive away | PD1 |
+//! | `workloads` | Pods of ReplicaSets, ReplicationControllers, Deployments, StatefulSets, DaemonSets, Jobs, CronJobs | DP1-DP3 |
 //! | `load_balancer` | addresses of Services of type LoadBalancer | V2, W2 |
 //! | `claims` | a volume for each PersistentVolumeClaim | |
 //! | `ip_addresses` | an IPAddress for each Service address | SC5-SC7 |
@@ -47,6 +49,8 @@ mod mirror_plan;
 mod mirroring;
 mod namespace_deletion;
 mod namespaces;
+mod node_life;
+mod node_life_plan;
 mod placement;
 mod placement_affinity;
 mod queue;
@@ -59,6 +63,7 @@ mod slice_packing;
 pub(crate) mod slice_plan;
 mod slice_writer;
 mod slices;
+mod workloads;
 mod zone_shares;
 
 use std::path::PathBuf;
@@ -76,7 +81,7 @@ pub use namespaces::{DEFAULT_SERVICE_ACCOUNT, ROOT_CA_CONFIG_MAP, ROOT_CA_KEY, w
 pub use runner::Error;
 
 use crate::cluster::Cluster;
-use crate::config::Network;
+use crate::config::{Network, NodeTimes};
 
 /// A kind that the API serves.
 #[derive(Clone, Debug)]
@@ -144,6 +149,7 @@ pub struct ControllersConfig {
     pub root_ca_pem: String,
     /// Where the node agents keep the folders of claims.
     pub claims_folder: PathBuf,
+    pub node_times: NodeTimes,
     /// Every kind that the API serves with list, watch, get, patch, delete and deletecollection; `true` if its
     /// objects live in namespaces.
     pub resources: watch::Receiver<Vec<(ApiResource, bool)>>,
@@ -156,7 +162,7 @@ impl Controllers {
     /// Starts every controller; they end when their tasks are aborted or the set is dropped. [`bootstrap`] should have
     /// run before, so that the first Services of users do not race the system's for addresses.
     pub fn start(config: ControllersConfig, tasks: &mut JoinSet<()>) {
-        let ControllersConfig { client, cluster, network, root_ca_pem, claims_folder, resources } = config;
+        let ControllersConfig { client, cluster, network, root_ca_pem, claims_folder, node_times, resources } = config;
         let served = Served(resources);
 
         let slice_queue = Arc::new(queue::Queue::new());
@@ -169,6 +175,8 @@ impl Controllers {
 
         scheduler::Scheduler::start(&client, &cluster, tasks);
         namespaces::NamespaceController::start(&client, &cluster, root_ca_pem, tasks);
+        node_life::NodeLife::start(&client, &cluster, node_times.monitor_grace, tasks);
+        workloads::start(&client, &cluster, tasks);
         disruption::DisruptionController::start(&client, &cluster, tasks);
         service_cidrs::ServiceCidrController::start(&client, &cluster, &network, tasks);
         load_balancer::LoadBalancerController::start(&client, &cluster, &network, tasks);

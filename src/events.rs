@@ -3,6 +3,9 @@
 //! [`Recorder::event`] never waits: it puts the note into a bounded queue that one task empties. Events are a courtesy,
 //! so a full queue drops the newest and says so in the log, and a write that fails is not tried again. A note that
 //! repeats (same object, type, reason and message) raises the count of the Event that is there.
+//!
+//! One object gets 25 notes of a component in a burst and one more every five minutes, as with client-go: a set of a
+//! thousand Pods does not write a thousand Events.
 
 use std::collections::VecDeque;
 
@@ -22,6 +25,10 @@ const QUEUE: usize = 1024;
 const BATCH: usize = 32;
 /// Events that a repeat can still be added to.
 const REMEMBERED: usize = 4096;
+
+/// Notes of one object in a burst, and the time after which there may be one more.
+const BURST: u32 = 25;
+const REFILL_SECONDS: i64 = 300;
 
 /// The two kinds of Event that Kubernetes knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,7 +77,13 @@ impl Recorder {
     /// tokio runtime; its task ends when the last clone is dropped.
     pub fn new(client: Client, component: &str, host: Option<String>) -> Self {
         let (notes, queue) = mpsc::channel(QUEUE);
-        let worker = Worker { client, component: component.to_owned(), host, written: Written::default() };
+        let worker = Worker {
+            client,
+            component: component.to_owned(),
+            host,
+            written: Written::default(),
+            allowance: Allowance::default(),
+        };
         tokio::spawn(worker.run(queue));
         Self { notes }
     }
@@ -111,6 +124,32 @@ impl Note {
     }
 }
 
+/// How many notes each object may still have.
+#[derive(Default)]
+struct Allowance(FxHashMap<(Option<String>, Option<String>), (u32, Timestamp)>);
+
+impl Allowance {
+    /// Takes one note of an object from its allowance, if there is one.
+    fn take(&mut self, regarding: &ObjectReference, now: Timestamp) -> bool {
+        let refilled =
+            |since: Timestamp| u32::try_from(now.duration_since(since).as_secs() / REFILL_SECONDS).unwrap_or(0);
+        if self.0.len() >= REMEMBERED {
+            // Whoever has all of it back is as one that was never seen.
+            self.0.retain(|_, (used, since)| *used > refilled(*since));
+        }
+        let key = (regarding.kind.clone(), regarding.uid.clone().or_else(|| regarding.name.clone()));
+        let (used, since) = self.0.entry(key).or_insert((0, now));
+        let back = refilled(*since);
+        if back > 0 {
+            *used = used.saturating_sub(back);
+            *since = now;
+        }
+        let allowed = *used < BURST;
+        *used += u32::from(allowed);
+        allowed
+    }
+}
+
 /// The Events that were written last, so that repeats can be counted.
 #[derive(Default)]
 struct Written {
@@ -136,6 +175,7 @@ struct Worker {
     component: String,
     host: Option<String>,
     written: Written,
+    allowance: Allowance,
 }
 
 impl Worker {
@@ -144,6 +184,10 @@ impl Worker {
         while queue.recv_many(&mut batch, BATCH).await > 0 {
             let (mut new, mut repeats): (Vec<Note>, Vec<Note>) = (Vec::new(), Vec::new());
             for note in batch.drain(..) {
+                if !self.allowance.take(&note.regarding, note.at) {
+                    debug!(reason = note.reason, message = note.message, "event dropped, its object has had too many");
+                    continue;
+                }
                 let key = note.key();
                 let known = self.written.by_key.contains_key(&key) || new.iter().any(|other| other.key() == key);
                 if known { repeats.push(note) } else { new.push(note) }

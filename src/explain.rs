@@ -19,8 +19,6 @@ pub mod request;
 pub mod service;
 mod steps;
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Event;
@@ -30,7 +28,7 @@ use kube::{Api, Client, ResourceExt};
 use self::report::{FlowReport, ServiceReport, VerdictResult};
 use self::request::{BadRequest, FlowRequest};
 use crate::cluster::Cluster;
-use crate::dns::{Index, Zone};
+use crate::dns::{Index, RESOLV_CONF, Zone};
 use crate::node::ResolvConf;
 use crate::router::Router;
 
@@ -82,7 +80,7 @@ impl Explainer {
     /// # Errors
     /// When the question names what is not there.
     pub async fn flow(&self, request: &FlowRequest) -> Result<FlowReport, BadRequest> {
-        let host = std::fs::read_to_string(Path::new("/etc/resolv.conf")).unwrap_or_default();
+        let host = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         let explained = {
             let records = self.index.load();
             let facts = flow::Facts {
@@ -91,9 +89,7 @@ impl Explainer {
                 zone: &self.zone,
                 host: &ResolvConf::parse(&host),
             };
-            flow::explain(&facts, request, |client| {
-                self.router.scratch(client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
-            })?
+            flow::explain(&facts, request, |client| self.router.scratch(client))?
         };
         let mut report = explained.report;
         if !matches!(report.verdict.result, VerdictResult::Delivered)

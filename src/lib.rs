@@ -9,7 +9,7 @@
 //! ```text
 //! main ─ cli ─ app ──┬── api ────── store            requests, objects, the revision log on SQLite
 //!                    ├── cluster                     one typed copy of each object, fed by one watch per kind
-//!                    ├── controllers ─ events        slices, Endpoints, scheduler, namespaces, garbage, budgets
+//!                    ├── controllers ─ events        slices, Endpoints, scheduler, workloads, nodes, garbage, budgets
 //!                    ├── plan ───── router ─ sys     objects in, immutable plan out; packets
 //!                    ├── node ───── images ─ sys     Pods: namespaces, devices, processes, probes, logs
 //!                    ├── edge ───── router, node     the host's own access, Pods' way out, health checks

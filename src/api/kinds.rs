@@ -66,10 +66,11 @@ use super::names::NameRule;
 use super::schema::builtin::{self, Definitions};
 use super::schema::{self, Schema};
 use super::status::ApiError;
-use crate::config::Network;
+use crate::config::{Network, NodeTimes};
 use crate::store::Store;
 
-pub use checks::{scaled_up, selects};
+pub use checks::{scaled_down, scaled_up, selects};
+pub use cron_schedule::{CronSchedule, parse as parse_schedule};
 pub use registry::{Registry, Resources};
 
 pub(super) use events_event::{check as event_rules, from_core as event_from_core, to_core as event_to_core};
@@ -249,6 +250,7 @@ pub(super) const AGE: Column = column(
 #[derive(Clone)]
 pub struct Context {
     pub network: Network,
+    pub node_times: NodeTimes,
     pub allocators: Arc<Allocators>,
     pub store: Store,
 }

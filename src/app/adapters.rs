@@ -14,10 +14,11 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::api::ApiError;
 use crate::api::logs::{LogOptions, LogSource, LogStream};
+use crate::api::node_power::{NodePower, SwitchError};
 use crate::api::streams::{ContainerRef, Ended, Nodes, Resize, Session, Wanted};
 use crate::dashboard::{self, view::Traffic};
 use crate::events::{EventType, Recorder};
-use crate::node::{self, Agents, EventSink, LogError};
+use crate::node::{self, Agents, EventSink, LogError, PowerError};
 use crate::router::{Router, meter};
 use crate::sys::netns::NetNs;
 
@@ -28,6 +29,21 @@ impl EventSink for NodeEvents {
     fn event(&self, pod: &Pod, type_: &str, reason: &str, message: &str) {
         let type_ = if type_ == "Warning" { EventType::Warning } else { EventType::Normal };
         self.0.event(pod.object_ref(&()), type_, reason, message);
+    }
+}
+
+/// The API's power switch is the agents'.
+pub(super) struct Power(pub Agents);
+
+impl NodePower for Power {
+    fn switch(&self, node: String, on: bool) -> BoxFuture<'_, Result<(), SwitchError>> {
+        Box::pin(async move {
+            let switched = if on { self.0.start_node(&node).await } else { self.0.stop_node(&node).await };
+            switched.map_err(|e| match e {
+                PowerError::NoSuchNode => SwitchError::NoSuchNode,
+                e => SwitchError::Failed(e.to_string()),
+            })
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -52,7 +52,16 @@ impl DataDir {
 impl Client {
     /// The code and the JSON of the answer.
     pub(super) async fn get(&self, path: &str) -> anyhow::Result<(StatusCode, Value)> {
-        let (code, body) = self.ask(path).await?;
+        self.json(Method::GET, path).await
+    }
+
+    /// The same for a request that changes something.
+    pub(super) async fn post(&self, path: &str) -> anyhow::Result<(StatusCode, Value)> {
+        self.json(Method::POST, path).await
+    }
+
+    async fn json(&self, method: Method, path: &str) -> anyhow::Result<(StatusCode, Value)> {
+        let (code, body) = self.ask(method, path).await?;
         let body = body.collect().await?.to_bytes();
         let body = serde_json::from_slice(&body).map_err(|_| anyhow!("{path}: {code}: the answer is not JSON"))?;
         Ok((code, body))
@@ -64,7 +73,7 @@ impl Client {
         path: &str,
         mut take: impl FnMut(StatusCode, &str) -> bool,
     ) -> anyhow::Result<StatusCode> {
-        let (code, mut body) = self.ask(path).await?;
+        let (code, mut body) = self.ask(Method::GET, path).await?;
         let mut rest = Vec::new();
         while let Some(frame) = body.frame().await {
             rest.extend_from_slice(frame?.data_ref().map_or(&[][..], |data| data));
@@ -84,9 +93,10 @@ impl Client {
         Ok(code)
     }
 
-    async fn ask(&self, path: &str) -> anyhow::Result<(StatusCode, Incoming)> {
+    async fn ask(&self, method: Method, path: &str) -> anyhow::Result<(StatusCode, Incoming)> {
         let host = self.address.to_string();
-        let request = Request::get(path).header(header::HOST, host).body(Empty::<Bytes>::new())?;
+        let request = Request::builder().method(method).uri(path).header(header::HOST, host);
+        let request = request.body(Empty::<Bytes>::new())?;
         let answer = self.send(request).await;
         answer.with_context(|| format!("cannot ask the cluster at {}: is it running?", self.address))
     }

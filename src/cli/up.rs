@@ -14,7 +14,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{DataDir, Failure};
 use crate::app::{self, Running};
-use crate::config::{self, Config, DnsConfig, HostAccess, Network, StoreConfig};
+use crate::config::{self, Config, DnsConfig, HostAccess, Network, NodeTimes, StoreConfig};
 use crate::images::ImageMap;
 use crate::lifecycle::Signals;
 use crate::{sys, telemetry};
@@ -70,6 +70,15 @@ pub(super) struct Args {
     /// Load-balancer addresses
     #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',')]
     lb_cidr: Vec<IpNet>,
+    /// How long after a node's last heartbeat nothing is known of it any more (see `vipyard node stop`)
+    #[arg(long, value_name = "SECONDS", default_value_t = NodeTimes::MONITOR_GRACE_SECONDS)]
+    node_monitor_grace_period: u64,
+    /// How long Pods that say nothing else stay on a node that is not ready
+    #[arg(long, value_name = "SECONDS", default_value_t = NodeTimes::TOLERATION_SECONDS, value_parser = clap::value_parser!(i64).range(0..))]
+    default_not_ready_toleration_seconds: i64,
+    /// How long Pods that say nothing else stay on a node that is lost
+    #[arg(long, value_name = "SECONDS", default_value_t = NodeTimes::TOLERATION_SECONDS, value_parser = clap::value_parser!(i64).range(0..))]
+    default_unreachable_toleration_seconds: i64,
     /// Where this host asks cluster DNS, UDP and TCP; port 0 lets the kernel choose
     #[arg(long, value_name = "ADDRESS:PORT", default_value = config::DNS_LISTEN)]
     dns_listen: SocketAddr,
@@ -118,6 +127,9 @@ impl Args {
             dns_stub: Vec::new(),
             dns_log: None,
             host_access: HostAccess::No,
+            node_monitor_grace_period: NodeTimes::MONITOR_GRACE_SECONDS,
+            default_not_ready_toleration_seconds: NodeTimes::TOLERATION_SECONDS,
+            default_unreachable_toleration_seconds: NodeTimes::TOLERATION_SECONDS,
         }
     }
 
@@ -159,6 +171,11 @@ impl Args {
             network,
             host_access: self.host_access,
             images,
+            node_times: NodeTimes {
+                monitor_grace: Duration::from_secs(self.node_monitor_grace_period),
+                not_ready_toleration: self.default_not_ready_toleration_seconds,
+                unreachable_toleration: self.default_unreachable_toleration_seconds,
+            },
             dns,
             data_dir,
             kubeconfig: self.kubeconfig.clone(),
@@ -220,7 +237,7 @@ pub(super) fn start(
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
         let mut signals = Signals::listen().context("cannot listen for signals")?;
-        let running = tokio::select! {
+        let mut running = tokio::select! {
             running = app::build(config) => running?,
             // What was started ends with the values that are dropped.
             _ = signals.next() => return Ok(()),
@@ -235,10 +252,12 @@ pub(super) fn start(
             _ = signals.next() => None,
         };
         let result = match done {
-            Some(Ok(())) if !end => {
-                signals.next().await;
-                Ok(())
-            }
+            Some(Ok(())) if !end => tokio::select! {
+                _ = signals.next() => Ok(()),
+                () = running.broken() => {
+                    Err(anyhow::anyhow!("a part of the cluster has panicked, see above: please report it; start it again"))
+                }
+            },
             Some(result) => result,
             // Asked to end before its time: that is no failure.
             None => Ok(()),

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client, Resource};
@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use super::disruption_plan::{self, needs_scale};
 use super::queue::Queue;
 use super::runner::{Action, Error, Reconcile, is_not_found, run};
+use super::workloads::controller_of;
 use crate::api::kinds::selects;
 use crate::cluster::{Change, Cluster, Informer, ObjectKey};
 
@@ -69,6 +70,10 @@ impl DisruptionController {
                 }
                 Ok(Some(set.spec.and_then(|spec| spec.replicas).unwrap_or(0)))
             }
+            "ReplicationController" => {
+                let set = self.get::<ReplicationController>(namespace, &owner.name).await?;
+                Ok(Some(set.and_then(|found| found.spec?.replicas).unwrap_or(0)))
+            }
             "StatefulSet" => {
                 let set = self.get::<StatefulSet>(namespace, &owner.name).await?;
                 Ok(Some(set.and_then(|found| found.spec?.replicas).unwrap_or(0)))
@@ -87,10 +92,6 @@ impl DisruptionController {
         let found = Api::<K>::namespaced(self.client.clone(), namespace).get_opt(name).await;
         found.map_err(Error::api(format!("read {} {namespace}/{name}", K::kind(&()))))
     }
-}
-
-fn controller_of(metadata: &ObjectMeta) -> Option<&OwnerReference> {
-    metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
 }
 
 impl Reconcile for DisruptionController {

@@ -262,7 +262,11 @@ fn untolerated_message(taint: &Taint) -> String {
     format!("node(s) had untolerated taint {{{}: {}}}", taint.key, taint.value.as_deref().unwrap_or_default())
 }
 
-fn untolerated<'a>(spec: &'a PodSpec, node: &'a Node, effects: &'a [&str]) -> impl Iterator<Item = &'a Taint> {
+pub(super) fn untolerated<'a>(
+    spec: &'a PodSpec,
+    node: &'a Node,
+    effects: &'a [&str],
+) -> impl Iterator<Item = &'a Taint> {
     let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
     taints.filter(move |taint| effects.contains(&&*taint.effect) && !tolerates(spec, taint))
 }
@@ -271,7 +275,7 @@ fn tolerates(spec: &PodSpec, taint: &Taint) -> bool {
     spec.tolerations.iter().flatten().any(|toleration| tolerates_taint(toleration, taint))
 }
 
-fn tolerates_taint(toleration: &Toleration, taint: &Taint) -> bool {
+pub(super) fn tolerates_taint(toleration: &Toleration, taint: &Taint) -> bool {
     let key = toleration.key.as_deref().unwrap_or_default();
     let effect = toleration.effect.as_deref().unwrap_or_default();
     let same_value = || toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default();
@@ -285,7 +289,7 @@ fn tolerates_taint(toleration: &Toleration, taint: &Taint) -> bool {
 }
 
 /// nodeSelector and required node affinity.
-fn matches_node(spec: &PodSpec, node: &Node) -> bool {
+pub(super) fn matches_node(spec: &PodSpec, node: &Node) -> bool {
     let labels = node.labels();
     let selected = spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
     let required = spec

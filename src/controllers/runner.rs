@@ -7,12 +7,13 @@
 use std::fmt::Display;
 use std::future::Future;
 use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use kube::core::Status;
 use tracing::{debug, warn};
 
@@ -42,9 +43,15 @@ pub enum Error {
     /// An object that was to be written could not be brought into its kind's form.
     #[error("cannot build {what}: {source}")]
     Encode { what: String, source: serde_json::Error },
+    /// A defect of ours.
+    #[error("panicked")]
+    Panicked,
     /// An object turned up in a namespace that is being emptied, after everything in it was deleted.
     #[error("namespace {0} received new objects while it was being emptied")]
     NamespaceRefilled(String),
+    /// A write was refused, and the object's status and events tell of it.
+    #[error("cannot create {what}: {reason}")]
+    Refused { what: String, reason: String },
 }
 
 impl Error {
@@ -54,6 +61,14 @@ impl Error {
         move |source| Self::Api { action, source }
     }
 
+    /// What was said against it, without what was tried.
+    pub(super) fn cause(&self) -> String {
+        match self {
+            Self::Api { source, .. } => describe(source),
+            other => other.to_string(),
+        }
+    }
+
     /// True if somebody else wrote first: normal, and gone with the next try.
     pub(super) fn is_conflict(&self) -> bool {
         matches!(self, Self::Api { source, .. } if is_conflict(source) || is_already_exists(source))
@@ -61,7 +76,7 @@ impl Error {
 }
 
 /// The server's own words without the debug form that `kube::Error` prints.
-fn describe(error: &kube::Error) -> String {
+pub(super) fn describe(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
@@ -125,7 +140,9 @@ pub(super) async fn run<R: Reconcile>(
                 let reconciler = &reconciler;
                 in_flight.push(async move {
                     let begin = Instant::now();
-                    let result = reconciler.reconcile(&key).await;
+                    // A panic for one key must not end the controller for all; its hook has told of it.
+                    let result = AssertUnwindSafe(reconciler.reconcile(&key)).catch_unwind().await;
+                    let result = result.unwrap_or(Err(Error::Panicked));
                     (key, result, begin.elapsed())
                 });
             }

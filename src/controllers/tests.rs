@@ -19,6 +19,8 @@ use crate::config::StoreConfig;
 use crate::store::Store;
 
 mod load_balancer;
+mod node_life;
+mod workloads;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const CA: &str = "-----BEGIN CERTIFICATE-----\n";
@@ -176,6 +178,7 @@ fn run_controllers(api: &Api, client: &Client) -> (Cluster, JoinSet<()>) {
         network: Network::default(),
         root_ca_pem: CA.to_owned(),
         claims_folder: "/data/volumes".into(),
+        node_times: NodeTimes::default(),
         resources: api.registry().resources(),
     };
     Controllers::start(config, &mut tasks);

@@ -130,3 +130,16 @@ fn only_the_latest_events_are_remembered() {
     assert_eq!(written.by_key.len(), REMEMBERED);
     assert!(!written.by_key.contains_key(&key(2)) && written.by_key.contains_key(&key(3)));
 }
+
+#[test]
+fn one_object_gets_a_burst_of_notes_and_then_one_in_five_minutes() {
+    let object = |uid: &str| ObjectReference { uid: Some(uid.into()), ..ObjectReference::default() };
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let mut allowance = Allowance::default();
+    let burst = (0..40).filter(|_| allowance.take(&object("a"), at(0))).count();
+    assert_eq!(burst, 25);
+    assert!(allowance.take(&object("b"), at(0)), "others have their own");
+    assert!(!allowance.take(&object("a"), at(299)));
+    assert!(allowance.take(&object("a"), at(300)));
+    assert!(!allowance.take(&object("a"), at(301)));
+}

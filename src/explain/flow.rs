@@ -45,14 +45,14 @@ pub struct Explained {
     pub service: Option<Arc<ServicePort>>,
 }
 
-/// Sends the packet. `make` gives a copy of the pipeline for a client, and the time in it.
+/// Sends the packet. `make` gives a copy of the pipeline for a client with these addresses, and the time in it.
 ///
 /// # Errors
 /// When the question names what is not there.
 pub fn explain<R: Rng>(
     facts: &Facts<'_>,
     request: &FlowRequest,
-    make: impl FnOnce(Option<IpAddr>) -> (Pipeline<R>, Millis),
+    make: impl FnOnce(&[IpAddr]) -> (Pipeline<R>, Millis),
 ) -> Result<Explained, BadRequest> {
     let mut report = FlowReport {
         from: request.from.to_string(),
@@ -61,7 +61,7 @@ pub fn explain<R: Rng>(
         ..FlowReport::default()
     };
     let sender = Sender::find(facts, &request.from)?;
-    let (mut pipeline, now) = make(sender.address());
+    let (mut pipeline, now) = make(&sender.addresses());
     report.plan_epoch = pipeline.plan().epoch;
     let Some(port) = sender.port(&pipeline) else {
         report.verdict = Said { message: sender.absence(), ..Said::default() };
@@ -117,10 +117,11 @@ impl Sender {
         }
     }
 
-    fn address(&self) -> Option<IpAddr> {
+    /// Those of nodes and the host are known to the router.
+    fn addresses(&self) -> Vec<IpAddr> {
         match self {
-            Self::Pod(pod) => pod_addresses(pod).next(),
-            Self::Node(_) | Self::Host => None,
+            Self::Pod(pod) => pod_addresses(pod).collect(),
+            Self::Node(_) | Self::Host => Vec::new(),
         }
     }
 

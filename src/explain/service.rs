@@ -264,7 +264,8 @@ impl View<'_> {
                 nodes: vec![node.to_owned()],
                 traffic: traffic.to_owned(),
                 list: list.to_owned(),
-                why: list_text(candidates.kind).to_owned(),
+                why: if uses.is_empty() { "there is none that may be used" } else { list_text(candidates.kind) }
+                    .to_owned(),
                 uses,
                 left_out: left_out.collect(),
             });

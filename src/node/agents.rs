@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,7 +33,7 @@ use super::resolv::ResolvConf;
 use super::sync::{News, Worker};
 use super::volumes::{Claims, Kind};
 use crate::cluster::{Change, Cluster, ObjectKey, Subscription};
-use crate::config::{CLAIMS_FOLDER, Network, node_name};
+use crate::config::{CLAIMS_FOLDER, DualAddr, Network, node_name};
 use crate::images::Images;
 use crate::router::{PortId, PortKind, PortSpec, Ports};
 use crate::sys::netns::NetNs;
@@ -43,6 +43,8 @@ use crate::sys::process::Spawner;
 pub struct AgentsConfig {
     /// How many nodes there are.
     pub nodes: u16,
+    /// How long a node is waited for after its last heartbeat, which the Lease of a stopped node tells.
+    pub monitor_grace: Duration,
     pub network: Network,
     /// The agents keep the folders `pods` and `volumes` in it, and nothing else.
     pub data_dir: PathBuf,
@@ -86,19 +88,36 @@ pub enum LogError {
 /// The agents of all nodes. Cheap to clone; ends with [`Agents::shutdown`].
 #[derive(Clone)]
 pub struct Agents {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
-    shared: Arc<Shared>,
-    nodes: HashMap<String, Arc<NodeContext>>,
-    node_ports: Vec<PortId>,
-    workers: Mutex<HashMap<String, mpsc::UnboundedSender<News>>>,
+pub(super) struct Inner {
+    pub(super) shared: Arc<Shared>,
+    pub(super) nodes: HashMap<String, Place>,
+    pub(super) monitor_grace: Duration,
+    pub(super) workers: Mutex<HashMap<String, Hand>>,
     tracker: TaskTracker,
     /// Open until the Pods of an earlier run are known; empty when the API tells how they are now.
     adopting: TaskTracker,
     tasks: Mutex<JoinSet<()>>,
     registered: watch::Receiver<usize>,
+}
+
+/// A node and whether it has power.
+pub(super) struct Place {
+    pub(super) index: u16,
+    pub(super) context: Arc<NodeContext>,
+    /// `None` without power. Held while the power is switched.
+    pub(super) port: tokio::sync::Mutex<Option<PortId>>,
+    pub(super) on: AtomicBool,
+    /// The tasks of the node's Pods.
+    pub(super) tasks: TaskTracker,
+}
+
+/// A Pod's task as others know it.
+pub(super) struct Hand {
+    pub(super) node: String,
+    pub(super) news: mpsc::UnboundedSender<News>,
 }
 
 /// What is waited for at the end, beyond the containers' time.
@@ -135,15 +154,21 @@ impl Agents {
             resolv_conf: ResolvConf::parse(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
         });
         let mut nodes = HashMap::new();
-        let mut node_ports = Vec::new();
         for index in 1..=config.nodes {
             match make_node(&shared, index) {
                 Ok((node, port)) => {
-                    nodes.insert(node.name.clone(), Arc::new(node));
-                    node_ports.push(port);
+                    let place = Place {
+                        index,
+                        context: Arc::new(node),
+                        port: tokio::sync::Mutex::new(Some(port)),
+                        on: AtomicBool::new(true),
+                        tasks: TaskTracker::new(),
+                    };
+                    nodes.insert(place.context.name.clone(), place);
                 }
                 Err(e) => {
-                    node_ports.into_iter().for_each(|port| shared.ports.detach(port));
+                    let ports = nodes.into_values().filter_map(|place: Place| place.port.into_inner());
+                    ports.for_each(|port| shared.ports.detach(port));
                     return Err(e);
                 }
             }
@@ -153,7 +178,7 @@ impl Agents {
             inner: Arc::new(Inner {
                 shared,
                 nodes,
-                node_ports,
+                monitor_grace: config.monitor_grace,
                 workers: Mutex::default(),
                 tracker: TaskTracker::new(),
                 adopting: TaskTracker::new(),
@@ -231,7 +256,7 @@ impl Agents {
 
     /// The network namespace of a node, by name.
     pub fn node_ns(&self, node: &str) -> Option<&NetNs> {
-        self.inner.nodes.get(node).map(|node| &node.ns)
+        self.inner.nodes.get(node).map(|place| &place.context.ns)
     }
 
     /// Ends everything: containers get SIGTERM and, after `grace` at the latest, SIGKILL; devices are detached and the
@@ -240,13 +265,17 @@ impl Agents {
         let inner = &self.inner;
         inner.tasks.lock().abort_all();
         for worker in inner.workers.lock().values() {
-            let _ = worker.send(News::Shutdown(grace));
+            let _ = worker.news.send(News::Shutdown(grace));
         }
         inner.tracker.close();
         if tokio::time::timeout(grace + LAST_WRITES, inner.tracker.wait()).await.is_err() {
             warn!("some pods did not end in time; their processes end with this one");
         }
-        inner.node_ports.iter().for_each(|port| inner.shared.ports.detach(*port));
+        for place in inner.nodes.values() {
+            if let Some(port) = place.port.lock().await.take() {
+                inner.shared.ports.detach(port);
+            }
+        }
         if let Err(e) = fs::remove_dir_all(&inner.shared.pods_dir) {
             warn!(folder = %inner.shared.pods_dir.display(), error = %e, "folder of pods not removed");
         }
@@ -281,19 +310,31 @@ impl Inner {
         }
     }
 
-    fn applied(&self, pod: Arc<Pod>, adopting: Option<TaskTrackerToken>) {
+    pub(super) fn applied(&self, pod: Arc<Pod>, adopting: Option<TaskTrackerToken>) {
         let name = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
-        let (Some(node), Some(uid)) = (self.nodes.get(name), pod.uid()) else { return };
+        let (Some(place), Some(uid)) = (self.nodes.get(name), pod.uid()) else { return };
         let mut workers = self.workers.lock();
+        // Asked under the lock under which a node is stopped.
+        if !place.on.load(Ordering::Relaxed) {
+            return;
+        }
         if let Some(worker) = workers.get(&uid) {
-            let _ = worker.send(News::Object(pod));
+            let _ = worker.news.send(News::Object(pod));
             return;
         }
         let containers = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers));
         self.shared.registry.add(&ObjectKey::of(&*pod), &uid, containers.map(|container| container.name.as_str()));
         let (sender, queue) = mpsc::unbounded_channel();
-        workers.insert(uid, sender.clone());
-        self.tracker.spawn(Worker::new(Arc::clone(node), pod, sender, queue).run(adopting));
+        workers.insert(uid, Hand { node: name.to_owned(), news: sender.clone() });
+        let worker = Worker::new(Arc::clone(&place.context), pod, sender, queue);
+        self.tracker.spawn(place.tasks.track_future(worker.run(adopting)));
+    }
+
+    /// As [`Self::applied`], for the Pods of one node.
+    pub(super) fn applied_on(&self, pod: Arc<Pod>, node: &str) {
+        if pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node) {
+            self.applied(pod, None);
+        }
     }
 
     /// Has Pods that wait for an image look again when the map of images changes.
@@ -301,7 +342,7 @@ impl Inner {
         let mut changes = self.shared.images.changes();
         while changes.changed().await.is_ok() {
             for worker in self.workers.lock().values() {
-                let _ = worker.send(News::Images);
+                let _ = worker.news.send(News::Images);
             }
         }
     }
@@ -309,7 +350,7 @@ impl Inner {
     fn gone(&self, pod: &Pod) {
         let worker = pod.uid().and_then(|uid| self.workers.lock().remove(&uid));
         if let Some(worker) = worker {
-            let _ = worker.send(News::Gone);
+            let _ = worker.news.send(News::Gone);
         }
     }
 }
@@ -363,21 +404,27 @@ fn make_node(shared: &Arc<Shared>, index: u16) -> Result<(NodeContext, PortId), 
     let addresses = shared.network.node_addr(index);
     let ns = NetNs::create().map_err(|source| NodeError::Namespace { node: name.clone(), source })?;
     netif::relax(&ns);
-    let device = netif::create(&ns, "eth0", &addresses.both(), shared.network.mtu)
-        .map_err(|source| NodeError::Device { node: name.clone(), source })?;
+    let port = attach_node(shared, &name, addresses, &ns)?;
     netif::send_out_node_ports(&ns, "eth0", &addresses.both());
-    let port = shared.ports.attach(PortSpec {
-        name: name.clone(),
-        uid: String::new(),
-        kind: PortKind::Node,
-        node: name.clone(),
-        addresses: addresses.both().to_vec(),
-        device,
-    });
-    let port = port.map_err(|source| NodeError::Attach { node: name.clone(), source })?;
     let (v4, v6) = shared.network.node_pod_cidrs(index);
     let ipam = Mutex::new(Ipam::new(v4, v6));
     Ok((NodeContext { shared: Arc::clone(shared), name, addresses, ns, ipam }, port))
+}
+
+/// Connects a node's namespace to the router.
+pub(super) fn attach_node(shared: &Shared, name: &str, addresses: DualAddr, ns: &NetNs) -> Result<PortId, NodeError> {
+    let node = || name.to_owned();
+    let device = netif::create(ns, "eth0", &addresses.both(), shared.network.mtu)
+        .map_err(|source| NodeError::Device { node: node(), source })?;
+    let port = shared.ports.attach(PortSpec {
+        name: node(),
+        uid: String::new(),
+        kind: PortKind::Node,
+        node: node(),
+        addresses: addresses.both().to_vec(),
+        device,
+    });
+    port.map_err(|source| NodeError::Attach { node: node(), source })
 }
 
 /// Logs may hold secrets, so the folder is for its owner alone.

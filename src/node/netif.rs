@@ -67,6 +67,14 @@ pub fn send_out_node_ports(ns: &NetNs, name: &str, addresses: &[IpAddr]) {
     }
 }
 
+/// What [`send_out_node_ports`] does for the device alone: rules outlive it, and it comes anew.
+pub fn accept_node_ports(ns: &NetNs, name: &str) {
+    let result = ns.run(|| Netlink::open()?.accept_own_sources(interface_index(name)?));
+    if let Err(e) = result.flatten() {
+        warn!(device = name, error = %e, "node ports of a node are out of reach for its own processes");
+    }
+}
+
 /// Makes a TUN device in the calling thread's namespace that leads to `ranges` and to nothing else. Returns its name, a
 /// free one that begins with `prefix`. A host without IPv6 gets no addresses and routes of that family.
 ///

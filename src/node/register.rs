@@ -1,12 +1,14 @@
 //! A node's object in the API, as a kubelet would write it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
     ContainerImage, Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -14,7 +16,7 @@ use serde_json::json;
 
 use super::machine;
 use super::status::seconds;
-use crate::config::{Network, node_name, node_zone};
+use crate::config::{NODE_LEASES, Network, node_name, node_zone};
 
 /// The Kubernetes release whose kubelet the agent behaves as.
 const KUBELET_VERSION: &str = "v1.36.0";
@@ -124,9 +126,52 @@ pub async fn register(client: &Client, mut node: Node) -> Result<(), kube::Error
         }
         Err(e) => return Err(e),
     }
+    // Before the status, which the node controller would undo as that of a node that is lost.
+    renew_lease(client, &name, None).await?;
     // Creation may drop the status, as it does for most kinds.
     let patch = json!({"status": node.status});
     api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+}
+
+/// Writes the heartbeat of a node: one that holds as long as vipyard runs, or a last one that fades after `duration`.
+///
+/// # Errors
+/// The API's.
+pub async fn renew_lease(client: &Client, node: &str, duration: Option<Duration>) -> Result<(), kube::Error> {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), NODE_LEASES);
+    let owner = Api::<Node>::all(client.clone()).get(node).await?;
+    let seconds = duration.map(|duration| i32::try_from(duration.as_secs()).unwrap_or(i32::MAX).max(1));
+    let owner = OwnerReference {
+        api_version: "v1".into(),
+        kind: "Node".into(),
+        name: node.to_owned(),
+        uid: owner.metadata.uid.unwrap_or_default(),
+        ..OwnerReference::default()
+    };
+    let lease = Lease {
+        metadata: ObjectMeta {
+            name: Some(node.to_owned()),
+            namespace: Some(NODE_LEASES.to_owned()),
+            owner_references: Some(vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(node.to_owned()),
+            renew_time: Some(MicroTime(Timestamp::now())),
+            lease_duration_seconds: seconds,
+            ..LeaseSpec::default()
+        }),
+    };
+    match leases.create(&PostParams::default(), &lease).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            let owners = &lease.metadata.owner_references;
+            let spec = json!({"holderIdentity": node, "renewTime": lease.spec.as_ref().map(|spec| &spec.renew_time),
+                "leaseDurationSeconds": seconds});
+            let patch = json!({"metadata": {"ownerReferences": owners}, "spec": spec});
+            leases.patch(node, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+        }
+        other => other.map(drop),
+    }
 }
 
 fn keep_transition_times(node: &mut Node, known: &Node) {

@@ -37,7 +37,14 @@ pub struct Compiler {
     last_id: u64,
 }
 
-type Claim<T> = (ObjectKey, T);
+/// A Service's own address goes before what others say of theirs; among equals the first name wins.
+type Claim<T> = ((Rank, ObjectKey), T);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Allocated,
+    Claimed,
+}
 
 /// What is known of one Service, also before the Service itself is: slices may come first.
 #[derive(Default)]
@@ -206,7 +213,8 @@ impl Compiler {
 
     pub(super) fn publish_vip(&mut self, key: VipKey, owner: &ObjectKey, vip: Vip) {
         self.changed = true;
-        let winner = claim(&mut self.claims, key, owner, vip);
+        let rank = if vip.via == Via::ClusterIp { Rank::Allocated } else { Rank::Claimed };
+        let winner = claim(&mut self.claims, key, (rank, owner), vip);
         self.next.vips.insert(key, winner);
     }
 
@@ -269,7 +277,7 @@ impl Compiler {
                 }
                 if let Some(node_port) = port.node_port {
                     let key = NodePortKey { v6, protocol: port.protocol, port: node_port };
-                    let winner = claim(&mut self.node_port_claims, key, owner, service);
+                    let winner = claim(&mut self.node_port_claims, key, (Rank::Allocated, owner), service);
                     self.next.node_ports.insert(key, winner);
                     published.node_ports.push(key);
                 }
@@ -306,13 +314,14 @@ fn gather(
 fn claim<K: std::hash::Hash + Eq, T: Clone>(
     claims: &mut FxHashMap<K, Vec<Claim<T>>>,
     key: K,
-    owner: &ObjectKey,
+    (rank, owner): (Rank, &ObjectKey),
     value: T,
 ) -> T {
     // Hardly ever more than one: the usual growth would waste three quarters of the room.
     let claims = claims.entry(key).or_insert_with(|| Vec::with_capacity(1));
-    let at = claims.partition_point(|(other, _)| other < owner);
-    claims.insert(at, (owner.clone(), value));
+    let place = (rank, owner.clone());
+    let at = claims.partition_point(|(other, _)| *other < place);
+    claims.insert(at, (place, value));
     claims[0].1.clone()
 }
 
@@ -323,7 +332,7 @@ fn release<K: std::hash::Hash + Eq + Copy, T: Clone>(
     owner: &ObjectKey,
 ) -> Option<T> {
     let claims = all.get_mut(&key)?;
-    claims.retain(|(other, _)| other != owner);
+    claims.retain(|((_, other), _)| other != owner);
     let heir = claims.first().map(|(_, value)| value.clone());
     if heir.is_none() {
         all.remove(&key);

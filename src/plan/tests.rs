@@ -82,6 +82,30 @@ fn plan_of(extra: Value, endpoints: Value) -> Arc<Plan> {
 }
 
 #[test]
+fn own_address_goes_before_an_external_ip_of_an_earlier_name() {
+    let thief = service(
+        "a",
+        json!({"clusterIP": "10.96.0.12", "clusterIPs": ["10.96.0.12"], "externalIPs": ["10.96.0.11"],
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}),
+    );
+    for thief_first in [true, false] {
+        let mut compiler = compiler();
+        if thief_first {
+            compiler.service_applied(&thief);
+        }
+        compiler.service_applied(&web(json!({})));
+        if !thief_first {
+            compiler.service_applied(&thief);
+        }
+        let plan = compiler.plan();
+        assert_eq!(lookup(&plan, "10.96.0.11", 80).map(|vip| vip.via), Some(Via::ClusterIp));
+        compiler.service_deleted(&ObjectKey::new("default", "web"));
+        let plan = compiler.plan();
+        assert_eq!(lookup(&plan, "10.96.0.11", 80).map(|vip| vip.via), Some(Via::ExternalIp));
+    }
+}
+
+#[test]
 fn vip_leads_to_endpoints_with_the_revisions_it_rests_on() {
     let plan = plan_of(
         json!({}),

@@ -133,8 +133,8 @@ impl Router {
         self.flow_log.as_ref()
     }
 
-    /// A copy of the pipeline for trying packets of `client`, see [`Pipeline::scratch`], and the time in it.
-    pub fn scratch(&self, client: IpAddr) -> (Pipeline<SmallRng>, Millis) {
+    /// A copy of the pipeline for trying packets of a client with these addresses ([`Pipeline::scratch`]), and the time in it.
+    pub fn scratch(&self, client: &[IpAddr]) -> (Pipeline<SmallRng>, Millis) {
         (self.shared.pipeline.lock().scratch(client), self.shared.now())
     }
 
@@ -206,8 +206,11 @@ impl Ports for Router {
         };
         all(|id, done| Command::Drain { id, done });
         self.shared.pipeline.lock().detach(port);
-        self.devices.write().remove(&port);
+        let device = self.devices.write().remove(&port);
         all(|id, done| Command::Detach { id, done });
+        // The last one: closing a device takes the kernel some ten milliseconds, in which a thread above would move no
+        // packets.
+        drop(device);
     }
 }
 

@@ -93,9 +93,9 @@ impl<R: Rng> Pipeline<R> {
         self.recorder = Some(recorder);
     }
 
-    /// A copy for trying what would become of packets of `client`: the same plan, ports, memory and dice, and no flows.
+    /// A copy for trying what would become of packets of a client with these addresses: the same plan, ports, memory and dice, and no flows.
     /// The very next packet of the client's would fare the same.
-    pub fn scratch(&self, client: IpAddr) -> Self
+    pub fn scratch(&self, client: &[IpAddr]) -> Self
     where
         R: Clone,
     {
@@ -106,7 +106,7 @@ impl<R: Rng> Pipeline<R> {
             flows: FlowTable::new(self.flows.limit()),
             fragments: Fragments::default(),
             // A masqueraded client is known by its node's address.
-            affinity: self.affinity.of_clients(|addr| addr == client || hosts(addr)),
+            affinity: self.affinity.of_clients(|addr| client.contains(&addr) || hosts(addr)),
             rng: self.rng.clone(),
             mtu: self.mtu,
             stats: Stats::default(),
@@ -392,8 +392,10 @@ impl<R: Rng> Pipeline<R> {
     ) -> Result<FlowId, Stop> {
         self.check_source(headers, from)?;
         check_destination(headers.tuple.dst)?;
+        // A connection begins with a SYN, or is picked up by a segment that acknowledges: what has neither is never
+        // answered, and its flow would stay as long as an established one.
         if let Kind::Tcp { flags } = headers.kind
-            && (flags & RST != 0 || flags & (SYN | ACK) == SYN | ACK)
+            && (flags & RST != 0 || flags & (SYN | ACK) == 0 || flags & (SYN | ACK) == SYN | ACK)
         {
             return Err(DropReason::TcpWithoutFlow.into());
         }

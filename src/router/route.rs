@@ -122,8 +122,11 @@ impl<R: Rng, T: Trace> Walk<'_, R, T> {
                 }
                 let destination = SocketAddr::new(tuple.dst, tuple.dport);
                 self.trace.note(|| Step::Leaves { node: Arc::clone(&node), destination });
-                if self.exit == Exit::Hold {
-                    return Err(Refusal::Hold(destination));
+                match self.exit {
+                    Exit::Hold => return Err(Refusal::Hold(destination)),
+                    // The endpoint that was dialed is not the one of now: the next packet is held for that.
+                    Exit::To(dialed) if dialed != destination => return Err(DropReason::NoRoute.into()),
+                    Exit::To(_) | Exit::Reject | Exit::Closed => {}
                 }
                 tuple.dst = gate.address(tuple.is_v6()).ok_or(DropReason::NoRoute)?;
                 tuple.dport = GATE_PORT;
@@ -248,8 +251,12 @@ impl<R: Rng, T: Trace> Walk<'_, R, T> {
             return Err(Refusal::Answer { reason: AnswerReason::NoEndpoint, node: Arc::clone(node) });
         }
         // What was dialed is what was chosen when the packet was held.
-        let dialed =
-            candidates.indices.iter().find(|index| Exit::To(service.endpoints()[**index as usize].addr) == self.exit);
+        let dialed = match self.exit {
+            Exit::To(dialed) => {
+                candidates.indices.iter().find(|index| service.endpoints()[**index as usize].addr == dialed)
+            }
+            Exit::Hold | Exit::Reject | Exit::Closed => None,
+        };
         let choice = match dialed {
             Some(&endpoint) => Some(Choice { endpoint, sticky: false }),
             None => self.affinity.choose(service, candidates, tuple.src, self.rng, self.now),

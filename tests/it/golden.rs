@@ -16,7 +16,7 @@ const ANY: &str = "<any>";
 /// Left out of the comparison wherever it stands.
 const SKIPPED: [&str; 2] = ["managedFields", "deployment.kubernetes.io/revision"];
 /// Their status is the controllers', who write it in their own time.
-const WORKLOADS: [&str; 5] = ["Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Scale"];
+const WORKLOADS: [&str; 7] = ["Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "CronJob", "Scale"];
 
 #[derive(Deserialize)]
 struct Scenario {
@@ -202,7 +202,10 @@ fn comparable(value: Value) -> Value {
                 fields.remove("rows");
             }
             fields.retain(|key, _| !SKIPPED.contains(&key.as_str()));
-            fields.into_iter().map(|(key, value)| (key, comparable(value))).collect::<Map<_, _>>().into()
+            let fields = fields.into_iter().map(|(key, value)| (key, comparable(value)));
+            // What is left of annotations that are all left out.
+            let some = |(key, value): &(String, Value)| key != "annotations" || *value != json!({});
+            fields.filter(some).collect::<Map<_, _>>().into()
         }
         other => other,
     }

@@ -66,6 +66,7 @@ impl World {
             network: Network::default(),
             root_ca_pem: "-----BEGIN CERTIFICATE-----\n".into(),
             claims_folder: "/data/volumes".into(),
+            node_times: vipyard::config::NodeTimes::default(),
             resources: world.api.registry().resources(),
         };
         Controllers::start(config, &mut world.tasks);

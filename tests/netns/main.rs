@@ -34,6 +34,7 @@ mod rolling;
 mod services;
 mod soak;
 mod streams;
+mod workloads;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -99,6 +100,13 @@ scenarios! {
     streams::proxies_lead_to_pods_services_and_nodes,
     streams::files_are_copied_both_ways: kubectl,
     rolling::replaced_pods_cost_no_request,
+    rolling::restarted_deployment_costs_no_request,
+    workloads::stopped_node_loses_its_pods_and_comes_back,
+    workloads::drained_node_gives_its_pods_to_others: kubectl,
+    workloads::deployment_is_rolled_out_undone_restarted_and_paused: kubectl,
+    workloads::stateful_set_has_names_and_an_order,
+    workloads::daemon_set_runs_on_each_node,
+    workloads::indexed_job_runs_each_index_to_its_end,
     barrier::next_packet_follows_the_slice_that_was_written,
     barrier::next_packet_and_next_answer_follow_what_controllers_wrote,
     barrier::command_returns_when_the_write_is_in_and_refuses_what_nobody_wrote,

@@ -90,6 +90,7 @@ impl World {
         let dir = tempfile::tempdir().expect("a folder for the test");
         let config = AgentsConfig {
             nodes: 2,
+            monitor_grace: Duration::from_secs(50),
             network: Network::default(),
             data_dir: dir.path().to_owned(),
             client: api.client(),

@@ -230,6 +230,14 @@ pub fn scaled_up(value: &IntOrString, total: i64) -> i64 {
     }
 }
 
+/// An amount out of `total`; percentages are rounded down.
+pub fn scaled_down(value: &IntOrString, total: i64) -> i64 {
+    match value {
+        IntOrString::Int(number) => i64::from(*number),
+        IntOrString::String(text) => percent(text).map_or(0, |share| share.saturating_mul(total) / 100),
+    }
+}
+
 /// An amount as kubectl prints it.
 pub(super) fn format_amount(value: Option<&IntOrString>) -> String {
     match value {

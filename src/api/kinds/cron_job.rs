@@ -1,4 +1,4 @@
-//! CronJob (batch/v1): kept and checked; no controller makes Jobs of it.
+//! CronJob (batch/v1).
 
 use std::path::Path;
 
@@ -54,7 +54,6 @@ impl super::Kind for Kind {
         ],
         ..Info::DEFAULT
     };
-    const NOTICE: Option<&'static str> = Some("Vipyard keeps CronJobs but makes no Jobs of them");
 
     fn default(object: &mut CronJob) {
         let spec = &mut object.spec;

@@ -1,5 +1,8 @@
 //! Schedules as crontab(5) has them: five fields, or a name such as `@daily`, with the errors of the reference's parser.
 
+use k8s_openapi::jiff::tz::{AmbiguousOffset, TimeZone};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
 /// The fields in their order: least value, greatest value, and the names that stand for values.
 const FIELDS: [(u32, u32, &[&str]); 5] = [
     (0, 59, &[]),
@@ -8,38 +11,106 @@ const FIELDS: [(u32, u32, &[&str]); 5] = [
     (1, 12, &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]),
     (0, 6, &["sun", "mon", "tue", "wed", "thu", "fri", "sat"]),
 ];
-const NAMES: [&str; 7] = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
+const NAMES: [(&str, &str); 7] = [
+    ("@yearly", "0 0 1 1 *"),
+    ("@annually", "0 0 1 1 *"),
+    ("@monthly", "0 0 1 * *"),
+    ("@weekly", "0 0 * * 0"),
+    ("@daily", "0 0 * * *"),
+    ("@midnight", "0 0 * * *"),
+    ("@hourly", "0 * * * *"),
+];
+/// A schedule that has no time in so many days, such as one of the 30th of February, has none.
+const HORIZON_DAYS: i64 = 5 * 366;
 
-/// Whether `schedule` can be read.
+/// When something is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CronSchedule {
+    /// At these minutes, hours, days of the month, months and days of the week.
+    At([Field; 5]),
+    Every(SignedDuration),
+}
+
+/// The values of a field as bits, and whether it began with a star.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Field {
+    bits: u64,
+    any: bool,
+}
+
+impl Field {
+    fn has(self, value: i8) -> bool {
+        u32::try_from(value).is_ok_and(|value| self.bits >> value & 1 == 1)
+    }
+}
+
+impl CronSchedule {
+    /// The first time after `after`, to the second. Times that a change of the clock leaves out are left out.
+    pub fn next(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+        let fields = match self {
+            Self::Every(delay) => {
+                let next = after.checked_add((*delay).max(SignedDuration::from_secs(1))).ok()?;
+                return Timestamp::from_second(next.as_second()).ok();
+            }
+            Self::At(fields) => fields,
+        };
+        let [minutes, hours, days, months, weekdays] = *fields;
+        let today = after.to_zoned(zone.clone()).date();
+        for offset in 0..HORIZON_DAYS {
+            let date = today.checked_add(SignedDuration::from_hours(24 * offset)).ok()?;
+            let (by_day, by_weekday) = (days.has(date.day()), weekdays.has(date.weekday().to_sunday_zero_offset()));
+            // Where both are given either will do.
+            let matches = if days.any || weekdays.any { by_day && by_weekday } else { by_day || by_weekday };
+            if !matches || !months.has(date.month()) {
+                continue;
+            }
+            for hour in (0..24).filter(|hour| hours.has(*hour)) {
+                for minute in (0..60).filter(|minute| minutes.has(*minute)) {
+                    let time = zone.to_ambiguous_timestamp(date.at(hour, minute, 0, 0));
+                    let skipped = matches!(time.offset(), AmbiguousOffset::Gap { .. });
+                    if let Some(time) = time.compatible().ok().filter(|time| !skipped && *time > after) {
+                        return Some(time);
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Reads a schedule.
 ///
 /// # Errors
 /// Says what is wrong with it.
-pub(super) fn parse(schedule: &str) -> Result<(), String> {
+pub fn parse(schedule: &str) -> Result<CronSchedule, String> {
     let mut schedule = schedule.trim();
     if schedule.starts_with("TZ=") || schedule.starts_with("CRON_TZ=") {
         schedule = schedule.split_once(' ').map_or("", |(_, rest)| rest.trim());
     }
     if let Some(every) = schedule.strip_prefix("@every ") {
-        return match every.parse::<k8s_openapi::jiff::SignedDuration>() {
-            Ok(_) => Ok(()),
-            Err(e) => Err(format!("failed to parse duration {schedule}: {e}")),
-        };
+        let delay = every.parse().map_err(|e| format!("failed to parse duration {schedule}: {e}"))?;
+        return Ok(CronSchedule::Every(delay));
     }
     if schedule.starts_with('@') {
-        return if NAMES.contains(&schedule) { Ok(()) } else { Err(format!("unrecognized descriptor: {schedule}")) };
+        let named = NAMES.iter().find(|(name, _)| *name == schedule);
+        return parse(named.ok_or_else(|| format!("unrecognized descriptor: {schedule}"))?.1);
     }
-    let fields: Vec<&str> = schedule.split_whitespace().collect();
-    if fields.len() != FIELDS.len() {
-        return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
+    let texts: Vec<&str> = schedule.split_whitespace().collect();
+    if texts.len() != FIELDS.len() {
+        return Err(format!("expected exactly 5 fields, found {}: [{}]", texts.len(), texts.join(" ")));
     }
-    for (field, bounds) in fields.into_iter().zip(FIELDS) {
-        field.split(',').filter(|range| !range.is_empty()).try_for_each(|range| check_range(range, bounds))?;
+    let mut fields = [Field::default(); 5];
+    for ((field, text), bounds) in fields.iter_mut().zip(texts).zip(FIELDS) {
+        for range in text.split(',').filter(|range| !range.is_empty()) {
+            let range = parse_range(range, bounds)?;
+            *field = Field { bits: field.bits | range.bits, any: field.any || range.any };
+        }
     }
-    Ok(())
+    Ok(CronSchedule::At(fields))
 }
 
 /// `*`, `3`, `1-5`, `*/10`, `mon-fri`
-fn check_range(range: &str, (least, greatest, names): (u32, u32, &[&str])) -> Result<(), String> {
+fn parse_range(range: &str, (least, greatest, names): (u32, u32, &[&str])) -> Result<Field, String> {
     let mut by_step = range.split('/');
     let (span, step) = (by_step.next().unwrap_or_default(), by_step.next());
     if by_step.next().is_some() {
@@ -51,7 +122,8 @@ fn check_range(range: &str, (least, greatest, names): (u32, u32, &[&str])) -> Re
         Some(place) => Ok(u32::try_from(place).unwrap_or_default() + least),
         None => parse_number(text),
     };
-    let (start, end) = if first == "*" || first == "?" {
+    let star = first == "*" || first == "?";
+    let (start, end) = if star {
         (least, greatest)
     } else {
         let start = number(first)?;
@@ -72,7 +144,11 @@ fn check_range(range: &str, (least, greatest, names): (u32, u32, &[&str])) -> Re
         () if end > greatest => Err(format!("end of range ({end}) above maximum ({greatest}): {range}")),
         () if start > end => Err(format!("beginning of range ({start}) beyond end of range ({end}): {range}")),
         () if step == 0 => Err(format!("step of range should be a positive number: {range}")),
-        () => Ok(()),
+        () => {
+            let values = (start..=end).step_by(usize::try_from(step).unwrap_or(usize::MAX));
+            // `*/2` is a choice as `0,2,4` is.
+            Ok(Field { bits: values.fold(0, |bits, value| bits | 1 << value), any: star && step == 1 })
+        }
     }
 }
 
@@ -92,7 +168,7 @@ mod tests {
     fn schedules_that_cron_reads() {
         for schedule in ["* * * * *", "*/5 0-6,12 1 jan-Mar mon", "0 0 ? * 0", "3/10 * * * *", "@daily", "@every 1h30m"]
         {
-            assert_eq!(parse(schedule), Ok(()), "{schedule}");
+            assert!(parse(schedule).is_ok(), "{schedule}");
         }
     }
 
@@ -111,5 +187,37 @@ mod tests {
         ] {
             assert_eq!(parse(schedule), Err(why.to_owned()), "{schedule}");
         }
+    }
+
+    #[test]
+    fn next_time_is_the_first_that_matches_all_fields() {
+        // A Monday.
+        let after = "2024-01-15T10:30:20Z";
+        for (schedule, expected) in [
+            ("* * * * *", Some("2024-01-15T10:31:00Z")),
+            ("30 10 * * *", Some("2024-01-16T10:30:00Z")),
+            ("*/15 9-17 * * mon-fri", Some("2024-01-15T10:45:00Z")),
+            ("0 0 1 * *", Some("2024-02-01T00:00:00Z")),
+            ("0 0 29 2 *", Some("2024-02-29T00:00:00Z")),
+            ("0 0 30 2 *", None),
+            // Either the 20th or a Sunday.
+            ("0 0 20 * sun", Some("2024-01-20T00:00:00Z")),
+            ("0 0 * * sun", Some("2024-01-21T00:00:00Z")),
+            ("@hourly", Some("2024-01-15T11:00:00Z")),
+            ("@weekly", Some("2024-01-21T00:00:00Z")),
+            ("@every 1h30m", Some("2024-01-15T12:00:20Z")),
+        ] {
+            let found = parse(schedule).unwrap().next(after.parse().unwrap(), &TimeZone::UTC);
+            assert_eq!(found, expected.map(|time| time.parse().unwrap()), "{schedule}");
+        }
+    }
+
+    #[test]
+    fn time_that_the_clock_skips_is_left_out() {
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let schedule = parse("30 2 * * *").unwrap();
+        let next = |after: &str| schedule.next(after.parse().unwrap(), &zone).unwrap().to_string();
+        assert_eq!(next("2024-03-30T00:00:00Z"), "2024-03-30T01:30:00Z");
+        assert_eq!(next("2024-03-30T12:00:00Z"), "2024-04-01T00:30:00Z");
     }
 }

@@ -67,7 +67,6 @@ impl super::Kind for Kind {
         ],
         ..Info::DEFAULT
     };
-    const NOTICE: Option<&'static str> = Some("Vipyard keeps DaemonSets but makes no Pods of them yet");
 
     fn default(object: &mut DaemonSet) {
         let spec = object.spec.get_or_insert_default();

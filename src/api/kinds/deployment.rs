@@ -52,7 +52,6 @@ impl super::Kind for Kind {
         ],
         ..Info::DEFAULT
     };
-    const NOTICE: Option<&'static str> = Some("Vipyard keeps Deployments but makes no Pods of them yet");
 
     fn default(object: &mut Deployment) {
         let spec = object.spec.get_or_insert_default();

@@ -46,7 +46,6 @@ impl super::Kind for Kind {
         ],
         ..Info::DEFAULT
     };
-    const NOTICE: Option<&'static str> = Some("Vipyard keeps Jobs but makes no Pods of them yet");
 
     fn default(object: &mut Job) {
         let spec = object.spec.get_or_insert_default();

@@ -1,5 +1,4 @@
-//! PersistentVolumeClaim: kept and checked. There is no storage: nothing binds a claim, and volumes of Pods that name
-//! one are not mounted.
+//! PersistentVolumeClaim. A controller makes a volume for each, a folder of the data directory.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeClaimStatus};
 use k8s_openapi::jiff::Timestamp;

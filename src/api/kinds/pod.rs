@@ -19,6 +19,7 @@ use super::{Context, Info, Part, priority_class};
 use crate::api::causes::Causes;
 use crate::api::names;
 use crate::api::status::{About, ApiError};
+use crate::config::NodeTimes;
 use crate::store::Key;
 
 const TOKEN_MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -66,7 +67,7 @@ impl super::Kind for Kind {
         let spec = object.spec.get_or_insert_default();
         pod_spec::add_own_labels(spec, &labels);
         admit_service_account(ctx, &namespace, &name, spec)?;
-        admit_tolerations(spec);
+        admit_tolerations(&ctx.node_times, spec);
         priority_class::admit(ctx, &name, spec)?;
         check(spec, causes);
         if spec.ephemeral_containers.as_ref().is_some_and(|containers| !containers.is_empty()) {
@@ -196,10 +197,10 @@ fn mount_token(spec: &mut PodSpec) {
     });
 }
 
-/// Rule PD1: a Pod stays 300 s on a node that is lost, unless it says otherwise.
-fn admit_tolerations(spec: &mut PodSpec) {
+/// Rule PD1: a Pod stays 300 s on a node that is lost, unless it or the cluster's owner says otherwise.
+fn admit_tolerations(times: &NodeTimes, spec: &mut PodSpec) {
     let tolerations = spec.tolerations.get_or_insert_default();
-    for key in NOT_READY {
+    for (key, seconds) in NOT_READY.into_iter().zip([times.not_ready_toleration, times.unreachable_toleration]) {
         let covered = tolerations.iter().any(|t| {
             t.key.as_deref().is_none_or(|k| k.is_empty() || k == key)
                 && t.effect.as_deref().is_none_or(|e| e.is_empty() || e == "NoExecute")
@@ -209,7 +210,7 @@ fn admit_tolerations(spec: &mut PodSpec) {
                 key: Some(key.into()),
                 operator: Some("Exists".into()),
                 effect: Some("NoExecute".into()),
-                toleration_seconds: Some(300),
+                toleration_seconds: Some(seconds),
                 value: None,
             });
         }

@@ -47,7 +47,6 @@ impl super::Kind for Kind {
         ],
         ..Info::DEFAULT
     };
-    const NOTICE: Option<&'static str> = Some("Vipyard keeps ReplicaSets but makes no Pods of them yet");
 
     fn default(object: &mut ReplicaSet) {
         let spec = object.spec.get_or_insert_default();

@@ -1,4 +1,4 @@
-//! ReplicationController: kept and checked; there is no controller for it, ReplicaSet is what took its place.
+//! ReplicationController: what ReplicaSets took the place of.
 
 use k8s_openapi::api::apps::v1::ReplicaSetStatus;
 use k8s_openapi::api::core::v1::{ReplicationController, ReplicationControllerSpec, ReplicationControllerStatus};
@@ -48,8 +48,6 @@ impl super::Kind for Kind {
         ],
         ..Info::DEFAULT
     };
-    const NOTICE: Option<&'static str> =
-        Some("Vipyard keeps ReplicationControllers but makes no Pods for them: use a Deployment or a ReplicaSet");
 
     fn default(object: &mut ReplicationController) {
         let spec = object.spec.get_or_insert_default();

@@ -41,7 +41,6 @@ impl super::Kind for Kind {
         columns: &[NAME, column("Ready", "Number of the pod with ready state"), AGE, CONTAINERS, IMAGES],
         ..Info::DEFAULT
     };
-    const NOTICE: Option<&'static str> = Some("Vipyard keeps StatefulSets but makes no Pods of them yet");
 
     fn default(object: &mut StatefulSet) {
         let spec = object.spec.get_or_insert_default();

@@ -22,7 +22,10 @@ impl Desk {
         let network = Network::default();
         let allocators = Arc::new(Allocators::new(&network));
         let store = Store::open(&StoreConfig::in_memory()).await.expect("the store opens");
-        Self { ctx: Context { network, allocators, store }, kind: Typed::<K>::boxed() }
+        Self {
+            ctx: Context { network, node_times: crate::config::NodeTimes::default(), allocators, store },
+            kind: Typed::<K>::boxed(),
+        }
     }
 
     /// The object as it would be stored, or the causes of its refusal as `field: message`.

@@ -87,7 +87,8 @@ fn choice_text(choice: &Choice, all: usize) -> String {
         n if n == all && n > 1 => format!("all {n}"),
         _ => choice.uses.join(", "),
     };
-    let _ = writeln!(out, "  {nodes} use{traffic} {uses}: {}", choice.why);
+    let verb = if choice.nodes.len() == 1 { "uses" } else { "use" };
+    let _ = writeln!(out, "  {nodes} {verb}{traffic} {uses}: {}", choice.why);
     for left in &choice.left_out {
         let _ = writeln!(out, "    not {}: it {}", left.address, left.why);
     }

@@ -126,9 +126,7 @@ impl World {
     fn explain(&self, request: &FlowRequest) -> Result<Explained, BadRequest> {
         let host = ResolvConf { nameservers: vec!["192.0.2.53".into()], ..ResolvConf::default() };
         let facts = Facts { cluster: &self.cluster, records: &self.records, zone: &self.zone, host: &host };
-        explain(&facts, request, |client| {
-            (self.pipeline.scratch(client.unwrap_or(IpAddr::from([0, 0, 0, 0]))), self.now)
-        })
+        explain(&facts, request, |client| (self.pipeline.scratch(client), self.now))
     }
 
     fn ask(&self, from: &str, to: &str) -> FlowReport {
@@ -311,6 +309,14 @@ fn web(extra: Value) -> World {
     let two = world.pod("web-2", 1, 2, &json!({"app": "web"}));
     let three = world.pod("web-3", 1, 3, &json!({"app": "web"}));
     world.pod("client", 2, 2, &json!({}));
+    world.service(
+        "dns",
+        json!({"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"],
+            "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]}),
+        json!({}),
+    );
+    let control_plane = json!([{"addresses": [Network::default().control_plane().v4]}]);
+    world.slice("dns", "IPv4", &json!([{"name": "dns", "port": 53, "protocol": "UDP"}]), &control_plane);
     let mut spec = json!({"clusterIP": "10.96.0.20", "clusterIPs": ["10.96.0.20"], "ipFamilies": ["IPv4"],
         "selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]});
     json_patch::merge(&mut spec, &extra);

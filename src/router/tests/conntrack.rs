@@ -115,6 +115,9 @@ fn c7_stray_replies_are_dropped_and_running_connections_are_picked_up() {
     let stray = Seen::Dropped(DropReason::TcpWithoutFlow);
     assert_eq!(world.send("b1", &tcp("10.244.2.2:8080", CLIENT, "SA")), stray);
     assert_eq!(world.send("b1", &tcp("10.244.2.2:8080", CLIENT, "R")), stray);
+    // Nobody answers these, so nothing would end their flows.
+    assert_eq!(world.send("a1", &tcp(CLIENT, "10.244.2.2:8080", "")), stray);
+    assert_eq!(world.send("a1", &tcp(CLIENT, "10.244.2.2:8080", "F")), stray);
     assert_eq!(world.send("a1", &tcp(CLIENT, "10.244.2.2:8080", "A")).port(), "b1");
 }
 

@@ -1,6 +1,4 @@
 //! Commands that change workloads, and the ways of deletion.
-//!
-//! `rollout status`, `history` and `undo` tell of what the Deployment controller does: they are tested with it.
 
 use serde_json::{Value, json};
 

@@ -6,16 +6,14 @@ use crate::cluster::Cluster;
 
 pub async fn typed_commands_create_every_kind_that_is_served() {
     let cluster = Cluster::start().await;
-    let created_and_told = async |arguments: &[&str], wanted: &str, warning: &str| {
+    let created = async |arguments: &[&str], wanted: &str| {
         let (code, out, err) = cluster.kubectl_with_code(&[&["create"], arguments].concat()).await;
-        assert_eq!((code, out, err.as_str()), (0, format!("{wanted} created\n"), warning));
+        assert_eq!((code, out, err.as_str()), (0, format!("{wanted} created\n"), ""));
         let shown = cluster.kubectl(&["get", wanted, "-o", "json"]).await;
         serde_json::from_str::<Value>(&shown).expect("an object")
     };
-    let created = async |arguments: &[&str], wanted: &str| created_and_told(arguments, wanted, "").await;
     let deployment = ["deployment", "web", "--image=vipyard/pause", "--replicas=0", "--port=80"];
-    let kept = "Warning: Vipyard keeps Deployments but makes no Pods of them yet\n";
-    let spec = created_and_told(&deployment, "deployment.apps/web", kept).await["spec"].clone();
+    let spec = created(&deployment, "deployment.apps/web").await["spec"].clone();
     assert_eq!(
         (&spec["replicas"], &spec["template"]["spec"]["containers"][0]["image"]),
         (&json!(0), &json!("vipyard/pause"))
@@ -55,8 +53,7 @@ pub async fn typed_commands_create_every_kind_that_is_served() {
     let budget = created(&budget, "poddisruptionbudget.policy/budget").await;
     assert_eq!(budget["spec"], json!({"minAvailable": "50%", "selector": {"matchLabels": {"app": "web"}}}));
     let job = ["job", "once", "--image=vipyard/pause", "--", "a", "b"];
-    let kept = "Warning: Vipyard keeps Jobs but makes no Pods of them yet\n";
-    let job = created_and_told(&job, "job.batch/once", kept).await;
+    let job = created(&job, "job.batch/once").await;
     assert_eq!(job["spec"]["template"]["spec"]["containers"][0]["command"], json!(["a", "b"]));
     let class = ["priorityclass", "high", "--value=10", "--description=first", "--preemption-policy=Never"];
     let class = created(&class, "priorityclass.scheduling.k8s.io/high").await;
@@ -64,8 +61,7 @@ pub async fn typed_commands_create_every_kind_that_is_served() {
     let token = cluster.kubectl(&["create", "token", "robot"]).await;
     assert_eq!(token.trim().split('.').count(), 3, "{token}");
 
-    let kept = "Warning: Vipyard keeps CronJobs but makes no Jobs of them\n";
-    created_and_told(&["cronjob", "c", "--image=x", "--schedule=* * * * *"], "cronjob.batch/c", kept).await;
+    created(&["cronjob", "c", "--image=x", "--schedule=* * * * *"], "cronjob.batch/c").await;
 
     // What is not served is refused, and by its name.
     let (code, _, err) = cluster.kubectl_with_code(&["create", "quota", "q", "--hard=pods=3"]).await;

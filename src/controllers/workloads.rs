@@ -1,0 +1,94 @@
+//! The controllers that keep Pods: ReplicaSets, Deployments, and so on.
+//!
+//! Each is a queue of its objects' keys. A turn begins when the caches show what the turn before wrote ([`own_writes`]),
+//! takes the objects that belong to the owner ([`claims`]), asks a pure plan what to do (`*_plan`), does it, and writes
+//! the status. What a turn did changes its children, whose events bring the next turn; so a turn takes one step.
+//!
+//! The write barrier does not wait for these controllers: what they make is Pods, and those have yet to start.
+
+mod claims;
+mod cron_job;
+mod cron_job_plan;
+mod daemon_set;
+mod daemon_set_plan;
+mod deployment;
+mod deployment_plan;
+mod deployment_status;
+mod hash;
+mod job;
+mod job_indexes;
+mod job_plan;
+mod job_policy;
+mod own_writes;
+mod pods;
+mod replica_set;
+mod replica_set_plan;
+mod revisions;
+mod stateful_set;
+mod stateful_set_plan;
+
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::ReplicationController;
+use kube::api::PostParams;
+use kube::{Api, Client, ResourceExt};
+use tokio::task::JoinSet;
+
+use self::claims::Namespaced;
+pub(super) use self::claims::controller_of;
+use super::runner::{Error, describe, is_not_found};
+use crate::cluster::{Cluster, Informer, ObjectKey};
+
+/// Starts them all.
+pub(super) fn start(client: &Client, cluster: &Cluster, tasks: &mut JoinSet<()>) {
+    let deployments: Informer<Deployment> = follow(client, tasks);
+    let sets: Informer<ReplicaSet> = follow(client, tasks);
+    let replication_controllers: Informer<ReplicationController> = follow(client, tasks);
+    let pods = &cluster.pods;
+    deployment::DeploymentController::start(client, &deployments, &sets, pods, tasks);
+    replica_set::ReplicaSetController::start(client, &sets, pods, tasks);
+    replica_set::ReplicaSetController::start(client, &replication_controllers, pods, tasks);
+    let revisions: Informer<ControllerRevision> = follow(client, tasks);
+    let daemon_sets: Informer<DaemonSet> = follow(client, tasks);
+    daemon_set::DaemonSetController::start(client, cluster, &daemon_sets, &revisions, tasks);
+    let stateful_sets: Informer<StatefulSet> = follow(client, tasks);
+    stateful_set::StatefulSetController::start(client, &stateful_sets, pods, &revisions, tasks);
+    let jobs: Informer<Job> = follow(client, tasks);
+    job::JobController::start(client, &jobs, pods, tasks);
+    let cron_jobs: Informer<CronJob> = follow(client, tasks);
+    cron_job::CronJobController::start(client, &cron_jobs, &jobs, tasks);
+}
+
+/// A cache of a kind that only these controllers read.
+fn follow<K: Namespaced>(client: &Client, tasks: &mut JoinSet<()>) -> Informer<K> {
+    let (informer, writer) = Informer::new();
+    tasks.spawn(writer.run(Api::all(client.clone())));
+    informer
+}
+
+/// What came of a write to an object.
+enum Written<K> {
+    Now(Box<K>),
+    /// Somebody deleted it.
+    Gone,
+}
+
+/// Writes the status of an object, and its metadata as far as a status write may.
+async fn write_status<K: Namespaced>(client: &Client, object: K) -> Result<Written<K>, Error> {
+    let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+    match api.replace_status(&object.name_any(), &PostParams::default(), &object).await {
+        Ok(written) => Ok(Written::Now(Box::new(written))),
+        Err(e) if is_not_found(&e) => Ok(Written::Gone),
+        Err(e) => Err(Error::api(format!("update the status of {} {}", K::kind(&()), ObjectKey::of(&object)))(e)),
+    }
+}
+
+/// A count as the API has it.
+fn counted(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+/// A count that is left out when it is zero.
+fn positive(count: usize) -> Option<i32> {
+    (count > 0).then_some(counted(count))
+}
