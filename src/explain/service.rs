@@ -162,7 +162,7 @@ impl View<'_> {
                     ..PortReport::default()
                 };
                 if headless(self.spec) {
-                    report.endpoints = self.from_slices(port, family);
+                    report.endpoints = self.endpoints_of(port, family);
                     reports.push(report);
                     continue;
                 }
@@ -178,7 +178,7 @@ impl View<'_> {
     }
 
     /// The endpoints of a headless Service, which the router knows nothing of.
-    fn from_slices(&self, port: &ApiPort, family: &str) -> Vec<EndpointReport> {
+    fn endpoints_of(&self, port: &ApiPort, family: &str) -> Vec<EndpointReport> {
         let mut all = Vec::new();
         for slice in self.facts.slices.iter().filter(|slice| slice.address_type == family) {
             let name = port.name.as_deref().unwrap_or_default();
@@ -343,11 +343,10 @@ impl View<'_> {
         }
         let selected = self.selected();
         match &self.spec.selector {
-            Some(selector) if !selector.is_empty() => {
-                if selected.is_empty() {
-                    problems.push(self.nothing_selected(report));
-                }
+            Some(selector) if !selector.is_empty() && selected.is_empty() => {
+                problems.push(self.nothing_selected(report));
             }
+            Some(selector) if !selector.is_empty() => {}
             _ if self.facts.slices.is_empty() => {
                 let message = "it has no selector, and no EndpointSlice names it: its endpoints are yours to write";
                 problems.push(

@@ -18,7 +18,7 @@ impl Backoff {
     }
 
     /// The same with a delay from the first time on.
-    pub fn from_the_first(self) -> Self {
+    pub fn with_first_delay(self) -> Self {
         Self { next: self.base, ..self }
     }
 

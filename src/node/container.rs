@@ -60,7 +60,16 @@ pub struct Started {
     pub cgroup: Option<Cgroup>,
 }
 
-/// Starts `container` of `pod` and returns when its program has taken over.
+/// A run of a container, with what was decided about it.
+pub struct Run<'a> {
+    pub container: &'a Container,
+    pub image: &'a Image,
+    pub security: Security,
+    /// How many runs there were before.
+    pub number: u32,
+}
+
+/// Starts a container of `pod` and returns when its program has taken over.
 ///
 /// # Errors
 /// A [`StartError`].
@@ -69,11 +78,9 @@ pub async fn start(
     pod: &Pod,
     sandbox: &Sandbox,
     volumes: &Volumes,
-    container: &Container,
-    image: &Image,
-    security: Security,
-    run: u32,
+    run: Run<'_>,
 ) -> Result<Started, StartError> {
+    let Run { container, image, security, number: run } = run;
     let mapped = image.mapped();
     let mut env = environment(node, pod, sandbox, container, image)?;
     let (argv, builtin) = command(container, image, &env)?;

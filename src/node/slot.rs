@@ -106,7 +106,7 @@ impl Slot {
 
     /// The delays between looks for an image.
     pub fn image_backoff(timings: &Timings) -> Backoff {
-        Backoff::new(timings.backoff_base, timings.backoff_limit, timings.backoff_reset).from_the_first()
+        Backoff::new(timings.backoff_base, timings.backoff_limit, timings.backoff_reset).with_first_delay()
     }
 
     /// What a waiting container waits for may be there now.

@@ -424,14 +424,14 @@ pub async fn records_of_every_form_are_seen_by_dig_d1_d2_d3_d4_d5_d9() {
     cluster.endpoints("ready", &["web-1"]).await;
     cluster.settled().await;
     // D1: an endpoint that is not ready has a name where it is published, and none where it is not.
-    assert_eq!(dig(&client, &format!("ready.{domain}")).await, [one.clone()]);
+    assert_eq!(dig(&client, &format!("ready.{domain}")).await, [one.as_str()]);
     let mut both = vec![one.clone(), two.clone()];
     both.sort();
     assert_eq!(dig(&client, &format!("all.{domain}")).await, both);
     // D2, D3.
     let endpoint = format!("{}.ready.{domain}.", dashed(&one));
     assert_eq!(dig(&client, &format!("_http._tcp.ready.{domain} SRV")).await, [format!("0 100 80 {endpoint}")]);
-    assert_eq!(dig(&client, &endpoint).await, [one.clone()]);
+    assert_eq!(dig(&client, &endpoint).await, [one.as_str()]);
     assert_eq!(dig(&client, &format!("_http._tcp.9lives.{domain} SRV")).await, [format!("0 100 80 9lives.{domain}.")]);
     assert_eq!(dig(&client, &format!("_udp._udp.9lives.{domain} SRV")).await, [format!("0 100 9001 9lives.{domain}.")]);
     // D4, D9, and Pods by address.
@@ -439,7 +439,7 @@ pub async fn records_of_every_form_are_seen_by_dig_d1_d2_d3_d4_d5_d9() {
     let names = dig(&client, &format!("-x {one}")).await;
     assert!(names.contains(&endpoint), "{names:?}");
     assert_eq!(dig(&client, &format!("9lives.{domain}")).await, [vip]);
-    assert_eq!(dig(&client, &format!("{}.default.pod.cluster.local", dashed(&two))).await, [two.clone()]);
+    assert_eq!(dig(&client, &format!("{}.default.pod.cluster.local", dashed(&two))).await, [two.as_str()]);
     assert_eq!(dig(&client, "-x 10.96.250.250").await, Vec::<String>::new());
     // D5: the change is in the next answer.
     let alias = json!({"type": "ExternalName", "externalName": "one.example", "ipFamilyPolicy": null});

@@ -11,7 +11,7 @@ fn host(name: &str, script: &str) -> Value {
     json!({"name": name, "image": "vipyard/host", "command": ["/bin/sh", "-c", script]})
 }
 
-fn state<'a>(status: &'a Value, container: usize) -> &'a Value {
+fn state(status: &Value, container: usize) -> &Value {
     &status["containerStatuses"][container]["state"]
 }
 

@@ -153,7 +153,8 @@ impl Worker {
         let first = !std::mem::replace(&mut slot.noted, true);
         let result = match security {
             Ok(security) => {
-                container::start(&self.node, &self.pod, sandbox, volumes, &container, &image, security, run).await
+                let run = container::Run { container: &container, image: &image, security, number: run };
+                container::start(&self.node, &self.pod, sandbox, volumes, run).await
             }
             Err(message) => Err(StartError::Config(message)),
         };
