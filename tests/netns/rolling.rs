@@ -138,7 +138,9 @@ pub async fn restarted_deployment_costs_no_request() {
     let cluster = Cluster::start().await;
     let vip = SocketAddr::new(vips(&cluster.service("web", json!({"ipFamilyPolicy": "SingleStack"})).await)[0], 80);
     let strategy = json!({"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}});
-    cluster.deployment("web", json!({"replicas": 3, "strategy": strategy})).await;
+    // The usual time to end, so that a busy machine kills no server that is still answering.
+    let template = json!({"spec": {"terminationGracePeriodSeconds": 30}});
+    cluster.deployment("web", json!({"replicas": 3, "strategy": strategy, "template": template})).await;
     let path = format!("{DEPLOYMENTS}/web");
     cluster.rolled_out(&path, 3).await;
     let before = cluster.names_of("web").await;
