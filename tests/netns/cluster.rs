@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 
 use crate::client::Client;
 use crate::inside::Inside;
+use crate::workloads::{DEPLOYMENTS, STATEFUL_SETS};
 
 /// The binary under test.
 pub const VIPYARD: &str = env!("CARGO_BIN_EXE_vipyard");
@@ -185,6 +186,8 @@ impl Cluster {
                 "Pod" => PODS,
                 "Service" => SERVICES,
                 "ConfigMap" => CONFIG_MAPS,
+                "Deployment" => DEPLOYMENTS,
+                "StatefulSet" => STATEFUL_SETS,
                 other => panic!("no path for {other}"),
             };
             self.post(path, object).await;

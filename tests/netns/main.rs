@@ -15,6 +15,7 @@ mod cluster;
 mod dataplane;
 mod dns;
 mod egress;
+mod examples;
 mod explain;
 mod host_ports;
 mod inside;
@@ -101,6 +102,8 @@ scenarios! {
     streams::files_are_copied_both_ways: kubectl,
     rolling::replaced_pods_cost_no_request,
     rolling::restarted_deployment_costs_no_request,
+    examples::redis_members_find_their_primary_and_replicate: redis,
+    examples::web_server_serves_its_config_map: lighttpd,
     workloads::stopped_node_loses_its_pods_and_comes_back,
     workloads::drained_node_gives_its_pods_to_others: kubectl,
     workloads::deployment_is_rolled_out_undone_restarted_and_paused: kubectl,

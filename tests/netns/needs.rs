@@ -51,6 +51,14 @@ pub fn busybox() -> Result<(), String> {
     installed("busybox")
 }
 
+pub fn redis() -> Result<(), String> {
+    installed("redis-server").and_then(|()| installed("redis-cli"))
+}
+
+pub fn lighttpd() -> Result<(), String> {
+    installed("lighttpd").and_then(|()| curl())
+}
+
 pub fn unshare() -> Result<(), String> {
     installed("unshare")
 }

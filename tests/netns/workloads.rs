@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, Home, PODS, VIPYARD, eventually, is_ready, vipyard
 use crate::dns::addresses;
 
 pub const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
-const STATEFUL_SETS: &str = "/apis/apps/v1/namespaces/default/statefulsets";
+pub const STATEFUL_SETS: &str = "/apis/apps/v1/namespaces/default/statefulsets";
 const DAEMON_SETS: &str = "/apis/apps/v1/namespaces/default/daemonsets";
 const JOBS: &str = "/apis/batch/v1/namespaces/default/jobs";
 const TIMEOUT: &str = "--timeout=40s";
