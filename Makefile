@@ -33,6 +33,7 @@ bench: apt-bench web release ## Measure the figures that README names
 	$(PYTHON) benches/dns.py --binary target/release/vipyard
 	$(CARGO) bench --bench api
 	$(CARGO) bench --bench dataplane -- --seconds 1 --rounds 9
+	$(CARGO) bench --bench dataplane -- --seconds 1 --rounds 9 --others 0,9999 --only vipyard
 	$(CARGO) bench --bench dataplane -- --seconds 1 --rounds 9 --others 0 --only vipyard --flow-log 16384,0
 
 lint: ## rustfmt, clippy, and docs/rules.md
