@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kube::ResourceExt;
@@ -103,15 +102,11 @@ impl Sandbox {
         made
     }
 
-    /// Disconnects the device and frees the address, a moment later: closing a device takes the kernel some ten
-    /// milliseconds. Every process of the Pod has ended by now.
-    pub fn destroy(self, node: &Arc<NodeContext>) {
+    /// Disconnects the device and frees the address. Every process of the Pod has ended by now.
+    pub fn destroy(self, node: &NodeContext) {
         if let Some((port, address)) = self.network {
-            let node = Arc::clone(node);
-            tokio::task::spawn_blocking(move || {
-                node.shared.ports.detach(port);
-                node.ipam.lock().release(address);
-            });
+            node.shared.ports.detach(port);
+            node.ipam.lock().release(address);
         }
     }
 
