@@ -55,6 +55,10 @@ pub async fn users_groups_and_capabilities_are_as_asked() {
         world.run("user", spec, succeeded).await;
         let log = whole_log(&world, "user").await;
         assert_eq!(log, "1234\n2345\n2345 3456 7777\n/\n1234 3456 644\nout\nx\n3456 440\n");
+        let mut spec = once("echo again >\"$(tty)\"", json!({"runAsUser": 1234}));
+        spec["containers"][0]["tty"] = json!(true);
+        world.run("terminal", spec, succeeded).await;
+        assert_eq!(whole_log(&world, "terminal").await, "again\r\n");
     } else {
         world.run("user", once("id -u", json!({"runAsUser": 1234})), succeeded).await;
         let told = |text: &str| text.starts_with("runAsUser 1234 of container c is not honored");

@@ -45,7 +45,7 @@ impl Identity {
         let failed =
             |what: &'static str| move |e: rustix::io::Errno| format!("{what}: {}", super::plain(&io::Error::from(e)));
         if account.uid != 0 {
-            own_pipes(account.uid);
+            own_streams(account.uid);
         }
         if let Some(kept) = self.capabilities {
             let present = CapabilitySet::from_bits_truncate(kept);
@@ -108,12 +108,13 @@ impl Identity {
     }
 }
 
-/// Gives the pipes of standard output and error to the user, who may want to open them again as /dev/stdout.
-fn own_pipes(uid: u32) {
+/// Gives the pipes of standard output and error, or the terminal, to the user, who may want to open them again as
+/// /dev/stdout or /dev/pts/0.
+fn own_streams(uid: u32) {
     let (stdout, stderr) = (io::stdout(), io::stderr());
     for fd in [stdout.as_fd(), stderr.as_fd()] {
         let is_pipe = rustix::fs::fstat(fd).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Fifo);
-        if is_pipe {
+        if is_pipe || rustix::termios::isatty(fd) {
             let _ = rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None);
         }
     }

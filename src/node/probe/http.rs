@@ -1,23 +1,15 @@
 //! Probes by HTTP and HTTPS.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::SocketAddr;
 
 use http::Request;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::HTTPGetAction;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use super::{Finding, Target, connect};
+use crate::insecure_tls;
 use crate::node::environment::resolve_port;
 
 pub(super) async fn get(action: &HTTPGetAction, target: &Target) -> Finding {
@@ -39,13 +31,14 @@ pub(super) async fn get(action: &HTTPGetAction, target: &Target) -> Finding {
         Err(Finding::Unhealthy(message)) => return Finding::Unhealthy(format!("Get {url:?}: {message}")),
         Err(healthy) => return healthy,
     };
-    let answer = match tls {
-        true => match encrypt(stream, host.map_or(target.address, |host| host.parse().unwrap_or(target.address))).await
-        {
+    let answer = if tls {
+        let address = host.and_then(|host| host.parse().ok()).unwrap_or(target.address);
+        match insecure_tls::connect(stream, address).await {
             Ok(stream) => request(action, &authority, &path, stream).await,
             Err(e) => Err(e.into()),
-        },
-        false => request(action, &authority, &path, stream).await,
+        }
+    } else {
+        request(action, &authority, &path, stream).await
     };
     match answer {
         Ok(200..=399) => Finding::Healthy,
@@ -80,54 +73,5 @@ async fn request(
     tokio::select! {
         response = response => Ok(response?.status().as_u16()),
         Err(e) = connection => Err(e.into()),
-    }
-}
-
-/// TLS whose certificates nobody looks at, as the kubelet does it: it is the Pod's health that is asked for.
-async fn encrypt(stream: TcpStream, address: IpAddr) -> io::Result<TlsStream<TcpStream>> {
-    let provider = Arc::new(ring::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
-    let config =
-        config.map_err(io::Error::other)?.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider)));
-    let connector = TlsConnector::from(Arc::new(config.with_no_client_auth()));
-    connector.connect(ServerName::IpAddress(address.into()), stream).await
-}
-
-/// Takes every certificate; the handshake itself is still checked.
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
