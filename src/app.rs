@@ -163,6 +163,7 @@ pub async fn build(config: Config) -> Result<Running> {
             root_ca_pem: authority.cert_pem().to_owned(),
             claims_folder: config.data_dir.join(CLAIMS_FOLDER),
             node_times: config.node_times,
+            selection: config.controllers.clone(),
             resources: api.registry().resources(),
         },
         &mut tasks,

@@ -2,11 +2,15 @@
 //!
 //! Defaults stand here as constants, so that a reader finds every address and limit in one place.
 
+mod selection;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+pub use selection::{Controller, Selection};
 
 /// The database in a data directory.
 pub const DATABASE_FILE: &str = "vipyard.db";
@@ -52,6 +56,7 @@ pub struct Config {
     /// The file that maps names of images.
     pub images: Option<PathBuf>,
     pub node_times: NodeTimes,
+    pub controllers: Selection,
     pub dns: DnsConfig,
     pub data_dir: PathBuf,
     /// Where `/metrics` is served without asking who asks; nowhere when it is not said.

@@ -81,7 +81,7 @@ pub use namespaces::{DEFAULT_SERVICE_ACCOUNT, ROOT_CA_CONFIG_MAP, ROOT_CA_KEY, w
 pub use runner::Error;
 
 use crate::cluster::Cluster;
-use crate::config::{Network, NodeTimes};
+use crate::config::{Controller, Network, NodeTimes, Selection};
 
 /// A kind that the API serves.
 #[derive(Clone, Debug)]
@@ -150,6 +150,7 @@ pub struct ControllersConfig {
     /// Where the node agents keep the folders of claims.
     pub claims_folder: PathBuf,
     pub node_times: NodeTimes,
+    pub selection: Selection,
     /// Every kind that the API serves with list, watch, get, patch, delete and deletecollection; `true` if its
     /// objects live in namespaces.
     pub resources: watch::Receiver<Vec<(ApiResource, bool)>>,
@@ -159,28 +160,54 @@ pub struct ControllersConfig {
 pub struct Controllers;
 
 impl Controllers {
-    /// Starts every controller; they end when their tasks are aborted or the set is dropped. [`bootstrap`] should have
+    /// Starts the controllers that are selected; they end when their tasks are aborted or the set is dropped. [`bootstrap`] should have
     /// run before, so that the first Services of users do not race the system's for addresses.
     pub fn start(config: ControllersConfig, tasks: &mut JoinSet<()>) {
-        let ControllersConfig { client, cluster, network, root_ca_pem, claims_folder, node_times, resources } = config;
+        let ControllersConfig {
+            client,
+            cluster,
+            network,
+            root_ca_pem,
+            claims_folder,
+            node_times,
+            selection,
+            resources,
+        } = config;
         let served = Served(resources);
 
-        let slice_queue = Arc::new(queue::Queue::new());
-        let endpoints_queue = Arc::new(queue::Queue::new());
-        let queues = vec![Arc::clone(&slice_queue), Arc::clone(&endpoints_queue)];
+        let queue_of = |controller| selection.has(controller).then(|| Arc::new(queue::Queue::new()));
+        let slice_queue = queue_of(Controller::EndpointSlice);
+        let endpoints_queue = queue_of(Controller::Endpoints);
+        let queues = slice_queue.iter().chain(&endpoints_queue).cloned().collect();
         let service_pods = service_pods::ServicePods::start(&cluster, queues, tasks);
-        slices::SliceController::start(&client, &cluster, &service_pods, slice_queue, tasks);
-        endpoints::EndpointsController::start(&client, &cluster, &service_pods, endpoints_queue, tasks);
-        mirroring::MirroringController::start(&client, &cluster, tasks);
+        if let Some(queue) = slice_queue {
+            slices::SliceController::start(&client, &cluster, &service_pods, queue, tasks);
+        }
+        if let Some(queue) = endpoints_queue {
+            endpoints::EndpointsController::start(&client, &cluster, &service_pods, queue, tasks);
+        }
+        if selection.has(Controller::EndpointSliceMirroring) {
+            mirroring::MirroringController::start(&client, &cluster, tasks);
+        }
 
-        scheduler::Scheduler::start(&client, &cluster, tasks);
+        if selection.has(Controller::Scheduler) {
+            scheduler::Scheduler::start(&client, &cluster, tasks);
+        }
+        if selection.has(Controller::NodeLifecycle) {
+            node_life::NodeLife::start(&client, &cluster, node_times.monitor_grace, tasks);
+        }
+        workloads::start(&client, &cluster, &selection, tasks);
+        if selection.has(Controller::Disruption) {
+            disruption::DisruptionController::start(&client, &cluster, tasks);
+        }
+        if selection.has(Controller::ServiceLoadBalancer) {
+            load_balancer::LoadBalancerController::start(&client, &cluster, &network, tasks);
+        }
+        if selection.has(Controller::PersistentVolumeBinder) {
+            claims::ClaimController::start(&client, &cluster, claims_folder, tasks);
+        }
         namespaces::NamespaceController::start(&client, &cluster, root_ca_pem, tasks);
-        node_life::NodeLife::start(&client, &cluster, node_times.monitor_grace, tasks);
-        workloads::start(&client, &cluster, tasks);
-        disruption::DisruptionController::start(&client, &cluster, tasks);
         service_cidrs::ServiceCidrController::start(&client, &cluster, &network, tasks);
-        load_balancer::LoadBalancerController::start(&client, &cluster, &network, tasks);
-        claims::ClaimController::start(&client, &cluster, claims_folder, tasks);
         ip_addresses::IpAddressController::start(&client, &cluster, tasks);
         bootstrap::SystemObjects::start(&client, &cluster, &network, tasks);
         event_expiry::EventExpiry::start(&client, event_expiry::LIFE, tasks);

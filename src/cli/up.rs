@@ -14,7 +14,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{DataDir, Failure};
 use crate::app::{self, Running};
-use crate::config::{self, Config, DnsConfig, HostAccess, Network, NodeTimes, StoreConfig};
+use crate::config::{self, Config, DnsConfig, HostAccess, Network, NodeTimes, Selection, StoreConfig};
 use crate::images::ImageMap;
 use crate::lifecycle::Signals;
 use crate::{sys, telemetry};
@@ -70,6 +70,9 @@ pub(super) struct Args {
     /// Load-balancer addresses
     #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',')]
     lb_cidr: Vec<IpNet>,
+    /// Which controllers run, by the names of kube-controller-manager: * for all, NAME for one, -NAME for all but one
+    #[arg(long, value_name = "LIST", default_value = Selection::ALL, allow_hyphen_values = true)]
+    controllers: Selection,
     /// How long after a node's last heartbeat nothing is known of it any more (see `vipyard node stop`)
     #[arg(long, value_name = "SECONDS", default_value_t = NodeTimes::MONITOR_GRACE_SECONDS)]
     node_monitor_grace_period: u64,
@@ -127,6 +130,7 @@ impl Args {
             dns_stub: Vec::new(),
             dns_log: None,
             host_access: HostAccess::No,
+            controllers: Selection::default(),
             node_monitor_grace_period: NodeTimes::MONITOR_GRACE_SECONDS,
             default_not_ready_toleration_seconds: NodeTimes::TOLERATION_SECONDS,
             default_unreachable_toleration_seconds: NodeTimes::TOLERATION_SECONDS,
@@ -176,6 +180,7 @@ impl Args {
                 not_ready_toleration: self.default_not_ready_toleration_seconds,
                 unreachable_toleration: self.default_unreachable_toleration_seconds,
             },
+            controllers: self.controllers.clone(),
             dns,
             data_dir,
             kubeconfig: self.kubeconfig.clone(),

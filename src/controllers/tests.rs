@@ -35,24 +35,33 @@ struct World {
 
 impl World {
     async fn start() -> Self {
+        Self::selected(Selection::default()).await
+    }
+
+    /// With these controllers only.
+    async fn selected(selection: Selection) -> Self {
         let store = Store::open(&StoreConfig::in_memory()).await.unwrap();
         let network = Network::default();
         let api = Api::new(store, network.clone(), token_key(None).unwrap(), CancellationToken::new());
         let client = api.client(Identity::system("test"));
         bootstrap(client.clone(), &network).await.unwrap();
 
-        let (cluster, tasks) = run_controllers(&api, &client);
+        let (cluster, tasks) = run_controllers(&api, &client, selection);
         Self { api, client, cluster, _tasks: tasks }
     }
 
     async fn with_nodes(count: usize) -> Self {
         let world = Self::start().await;
+        world.add_nodes(count).await;
+        world
+    }
+
+    async fn add_nodes(&self, count: usize) {
         for number in 1..=count {
-            world.add_node(&format!("n{number}")).await;
+            self.add_node(&format!("n{number}")).await;
         }
         // Pods need their namespace's ServiceAccount (PD7).
-        world.until("the default ServiceAccount", || world.cluster.service_accounts.get("default", "default")).await;
-        world
+        self.until("the default ServiceAccount", || self.cluster.service_accounts.get("default", "default")).await;
     }
 
     async fn add_node(&self, name: &str) {
@@ -168,7 +177,7 @@ impl World {
     }
 }
 
-fn run_controllers(api: &Api, client: &Client) -> (Cluster, JoinSet<()>) {
+fn run_controllers(api: &Api, client: &Client, selection: Selection) -> (Cluster, JoinSet<()>) {
     let (cluster, writers) = Cluster::new();
     let mut tasks = JoinSet::new();
     writers.run(client, &mut tasks);
@@ -179,6 +188,7 @@ fn run_controllers(api: &Api, client: &Client) -> (Cluster, JoinSet<()>) {
         root_ca_pem: CA.to_owned(),
         claims_folder: "/data/volumes".into(),
         node_times: NodeTimes::default(),
+        selection,
         resources: api.registry().resources(),
     };
     Controllers::start(config, &mut tasks);
@@ -673,7 +683,7 @@ async fn restart_changes_nothing() {
     let before = settled(cluster).await;
     drop(tasks);
     for _ in 0..5 {
-        let (cluster, _tasks) = run_controllers(&api, &client);
+        let (cluster, _tasks) = run_controllers(&api, &client, Selection::default());
         assert_eq!(settled(cluster).await, before);
     }
 }

@@ -27,8 +27,8 @@ mod revisions;
 mod stateful_set;
 mod stateful_set_plan;
 
-use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::apps::v1::{ControllerRevision, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ReplicationController;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
@@ -38,25 +38,36 @@ use self::claims::Namespaced;
 pub(super) use self::claims::controller_of;
 use super::runner::{Error, describe, is_not_found};
 use crate::cluster::{Cluster, Informer, ObjectKey};
+use crate::config::{Controller, Selection};
 
-/// Starts them all.
-pub(super) fn start(client: &Client, cluster: &Cluster, tasks: &mut JoinSet<()>) {
-    let deployments: Informer<Deployment> = follow(client, tasks);
-    let sets: Informer<ReplicaSet> = follow(client, tasks);
-    let replication_controllers: Informer<ReplicationController> = follow(client, tasks);
+/// Starts those that are selected.
+pub(super) fn start(client: &Client, cluster: &Cluster, selection: &Selection, tasks: &mut JoinSet<()>) {
     let pods = &cluster.pods;
-    deployment::DeploymentController::start(client, &deployments, &sets, pods, tasks);
-    replica_set::ReplicaSetController::start(client, &sets, pods, tasks);
-    replica_set::ReplicaSetController::start(client, &replication_controllers, pods, tasks);
+    let sets: Informer<ReplicaSet> = follow(client, tasks);
+    if selection.has(Controller::Deployment) {
+        deployment::DeploymentController::start(client, &follow(client, tasks), &sets, pods, tasks);
+    }
+    if selection.has(Controller::ReplicaSet) {
+        replica_set::ReplicaSetController::start(client, &sets, pods, tasks);
+    }
+    if selection.has(Controller::ReplicationController) {
+        let controllers: Informer<ReplicationController> = follow(client, tasks);
+        replica_set::ReplicaSetController::start(client, &controllers, pods, tasks);
+    }
     let revisions: Informer<ControllerRevision> = follow(client, tasks);
-    let daemon_sets: Informer<DaemonSet> = follow(client, tasks);
-    daemon_set::DaemonSetController::start(client, cluster, &daemon_sets, &revisions, tasks);
-    let stateful_sets: Informer<StatefulSet> = follow(client, tasks);
-    stateful_set::StatefulSetController::start(client, &stateful_sets, pods, &revisions, tasks);
+    if selection.has(Controller::DaemonSet) {
+        daemon_set::DaemonSetController::start(client, cluster, &follow(client, tasks), &revisions, tasks);
+    }
+    if selection.has(Controller::StatefulSet) {
+        stateful_set::StatefulSetController::start(client, &follow(client, tasks), pods, &revisions, tasks);
+    }
     let jobs: Informer<Job> = follow(client, tasks);
-    job::JobController::start(client, &jobs, pods, tasks);
-    let cron_jobs: Informer<CronJob> = follow(client, tasks);
-    cron_job::CronJobController::start(client, &cron_jobs, &jobs, tasks);
+    if selection.has(Controller::Job) {
+        job::JobController::start(client, &jobs, pods, tasks);
+    }
+    if selection.has(Controller::CronJob) {
+        cron_job::CronJobController::start(client, &follow(client, tasks), &jobs, tasks);
+    }
 }
 
 /// A cache of a kind that only these controllers read.

@@ -67,6 +67,7 @@ impl World {
             root_ca_pem: "-----BEGIN CERTIFICATE-----\n".into(),
             claims_folder: "/data/volumes".into(),
             node_times: vipyard::config::NodeTimes::default(),
+            selection: vipyard::config::Selection::default(),
             resources: world.api.registry().resources(),
         };
         Controllers::start(config, &mut world.tasks);

@@ -99,7 +99,7 @@ async fn addresses_stay_over_a_restart_of_the_controllers() {
     world.until_async("one goes", async || world.get(&format!("{SERVICES}/one")).await.is_none().then_some(())).await;
     let World { api, client, _tasks: tasks, .. } = world;
     drop(tasks);
-    let (cluster, tasks) = run_controllers(&api, &client);
+    let (cluster, tasks) = run_controllers(&api, &client, Selection::default());
     let world = World { api, client, cluster, _tasks: tasks };
     world.add_service("three", json!({"type": "LoadBalancer"})).await;
     world.until_ingress("three", &["10.246.0.1"]).await;

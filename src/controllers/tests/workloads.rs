@@ -353,3 +353,14 @@ async fn cron_job_makes_a_job_in_time_and_forgets_old_ones() {
         })
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn controller_that_is_left_out_does_nothing() {
+    let world = World::selected("*,-deployment-controller".parse().unwrap()).await;
+    world.add_nodes(1).await;
+    let left = world.workload("Deployment", "left", json!({"replicas": 1})).await;
+    let set = world.workload("ReplicaSet", "kept", json!({"replicas": 1})).await;
+    world.play_until("kept", &set, counts(1)).await;
+    assert_eq!(world.list(&format!("{APPS}/replicasets")).await.len(), 1, "none of the Deployment");
+    assert!(world.get(&left).await.unwrap()["status"]["observedGeneration"].is_null());
+}
