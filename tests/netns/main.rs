@@ -102,6 +102,7 @@ scenarios! {
     streams::files_are_copied_both_ways: kubectl,
     rolling::replaced_pods_cost_no_request,
     rolling::restarted_deployment_costs_no_request,
+    examples::guestbook_writes_to_its_leader_and_reads_from_followers: guestbook,
     examples::redis_members_find_their_primary_and_replicate: redis,
     examples::web_server_serves_its_config_map: lighttpd,
     workloads::stopped_node_loses_its_pods_and_comes_back,

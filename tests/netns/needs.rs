@@ -55,6 +55,10 @@ pub fn redis() -> Result<(), String> {
     installed("redis-server").and_then(|()| installed("redis-cli"))
 }
 
+pub fn guestbook() -> Result<(), String> {
+    redis().and_then(|()| installed("python3")).and_then(|()| curl())
+}
+
 pub fn lighttpd() -> Result<(), String> {
     installed("lighttpd").and_then(|()| curl())
 }
