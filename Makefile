@@ -32,8 +32,7 @@ bench: apt-bench web release ## Measure the figures that README names
 	else echo "the map's figures ignored: no Chromium; install it with: apt-get install chromium"; fi
 	$(PYTHON) benches/dns.py --binary target/release/vipyard
 	$(CARGO) bench --bench api
-	$(CARGO) bench --bench dataplane -- --seconds 1 --rounds 9
-	$(CARGO) bench --bench dataplane -- --seconds 1 --rounds 9 --others 0,9999 --only vipyard
+	$(CARGO) bench --bench dataplane -- --seconds 1 --rounds 9 --others 0,9999
 	$(CARGO) bench --bench dataplane -- --seconds 1 --rounds 9 --others 0 --only vipyard --flow-log 16384,0
 
 lint: ## rustfmt, clippy, and docs/rules.md

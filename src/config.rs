@@ -41,6 +41,8 @@ pub const PROXY_HEALTH_PORT: u16 = 10256;
 /// Where each node tells its proxy's mode, on its loopback address only.
 pub const PROXY_MODE_PORT: u16 = 10249;
 
+/// The ServiceCIDR of the ranges that the cluster was started with.
+pub const OWN_SERVICE_CIDR: &str = "kubernetes";
 /// Where each node has its Lease.
 pub const NODE_LEASES: &str = "kube-node-lease";
 

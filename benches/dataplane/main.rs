@@ -2,8 +2,8 @@
 //! crate's router, once over veth pairs and nftables as kube-proxy writes them, once over plain loopback.
 //!
 //! Runs as any user: it makes its own network and mount namespaces first (and a user namespace, unless root runs it), so
-//! no packet leaves the machine. The kernel's path takes minutes to load the rules of 10,000 Services (`--others 9999`), and
-//! in a user namespace cannot: a socket's buffer is bounded by `net.core.wmem_max` there.
+//! no packet leaves the machine. The kernel takes half a minute to load the rules of 10,000 Services (`--others 9999`), and
+//! in a user namespace it cannot: a socket's buffer is bounded by `net.core.wmem_max` there.
 //! Prints a table and one JSON line per figure. `cargo bench --bench dataplane -- --seconds 5 --rounds 3`.
 
 mod load;

@@ -1,5 +1,6 @@
 //! The three ways from a client to a server.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
@@ -217,6 +218,7 @@ impl Kernel {
 fn rules(others: u32) -> String {
     let mut chains = String::new();
     let mut map = Vec::new();
+    let mut endpoints = BTreeSet::new();
     let measured = [
         (VIP, "tcp", REQUEST_PORT, REQUEST_TARGETS),
         (VIP, "tcp", STREAM_PORT, STREAM_TARGET..STREAM_TARGET + 1),
@@ -227,10 +229,14 @@ fn rules(others: u32) -> String {
         let count = targets.len();
         let mut choices = Vec::new();
         for (at, target) in targets.enumerate() {
-            let endpoint = format!("endpoint-{vip}-{protocol}-{target}");
-            chains += &format!(
-                "chain {endpoint} {{ ip saddr 10.1.2.2 jump mark-for-masquerade\n meta l4proto {protocol} dnat to 10.1.2.2:{target}\n }}\n"
-            );
+            // kube-proxy repeats these chains for each Service. The way of a packet is the same, but the kernel's time to
+            // load grows with the square of their number: minutes for 100,000.
+            let endpoint = format!("endpoint-{protocol}-{target}");
+            if endpoints.insert(endpoint.clone()) {
+                chains += &format!(
+                    "chain {endpoint} {{ ip saddr 10.1.2.2 jump mark-for-masquerade\n meta l4proto {protocol} dnat to 10.1.2.2:{target}\n }}\n"
+                );
+            }
             choices.push(format!("{at} : goto {endpoint}"));
         }
         chains += &format!(

@@ -3,6 +3,8 @@
 //! The Service itself holds the address; the object tells clients who has it. When one is deleted although its Service
 //! is there, a controller brings it back (SC7).
 
+use std::sync::OnceLock;
+
 use serde_json::{Value, json};
 
 use super::Api;
@@ -65,11 +67,20 @@ impl Api {
 
 /// One that an earlier holder left behind is taken over.
 fn making(kind: &dyn Strategy, address: &str, service: &Value) -> (Key, Op) {
+    /// All these objects have the same fields, so who owns them is found out once.
+    static MANAGERS: OnceLock<Value> = OnceLock::new();
     let mut object = of_service(address, service);
     let now = object::now_text();
-    let api_version = kind.info().api_version();
-    let writer =
-        Writer { manager: FIELD_MANAGER, api_version: &api_version, subresource: "", now: &now, has_status: false };
-    Managers::after_update(kind.schema(), &Value::Null, &object, None, &writer).write_to(&mut object);
+    let managers = MANAGERS.get_or_init(|| {
+        let api_version = kind.info().api_version();
+        let writer =
+            Writer { manager: FIELD_MANAGER, api_version: &api_version, subresource: "", now: &now, has_status: false };
+        let mut first = object.clone();
+        Managers::after_update(kind.schema(), &Value::Null, &object, None, &writer).write_to(&mut first);
+        first["metadata"]["managedFields"].take()
+    });
+    let mut managers = managers.clone();
+    managers[0]["time"] = now.into();
+    object["metadata"]["managedFields"] = managers;
     (Key::new(RESOURCE, "", address), Op::Put { encode: object::encode_again(kind.info(), object) })
 }

@@ -33,6 +33,13 @@ pub fn is_deleting(object: &Value) -> bool {
     meta(object, "deletionTimestamp").is_some()
 }
 
+/// The same of an object as it is stored. Every create asks it of its namespace: only what has the word is parsed.
+pub fn is_stored_deleting(stored: &[u8]) -> bool {
+    const FIELD: &[u8] = b"deletionTimestamp";
+    let mentioned = stored.windows(FIELD.len()).any(|window| window == FIELD);
+    mentioned && serde_json::from_slice(stored).is_ok_and(|object: Value| is_deleting(&object))
+}
+
 pub fn finalizers(object: &Value) -> Vec<String> {
     let list = meta(object, "finalizers").and_then(Value::as_array);
     list.into_iter().flatten().filter_map(|value| value.as_str().map(str::to_owned)).collect()

@@ -132,8 +132,7 @@ impl Api {
         let Some(entry) = self.store().get(&Key::new("namespaces", "", namespace.as_str())) else {
             return Err(ApiError::not_found(About { group: "", resource: "namespaces", name: namespace }));
         };
-        let found: Value = serde_json::from_slice(&entry.value).map_err(ApiError::internal)?;
-        if object::is_deleting(&found) {
+        if object::is_stored_deleting(&entry.value) {
             let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
             let mut error = ApiError::forbidden(target.about(meta_str(object, "name")), why);
             let cause = serde_json::json!([{"reason": "NamespaceTerminating",
@@ -507,7 +506,7 @@ fn check_result(call: &Call, object: &Value) -> Result<(), ApiError> {
 }
 
 fn already_exists(target: &Target, existing: &Entry, name: &str) -> ApiError {
-    let deleting = serde_json::from_slice(&existing.value).is_ok_and(|object: Value| object::is_deleting(&object));
+    let deleting = object::is_stored_deleting(&existing.value);
     let mut error = ApiError::already_exists(target.about(name));
     if deleting {
         error.message = format!("object is being deleted: {}", error.message);

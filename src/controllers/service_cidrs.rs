@@ -18,10 +18,8 @@ use tokio::task::JoinSet;
 use super::queue::Queue;
 use super::runner::{Action, Error, Reconcile, is_already_exists, is_not_found, run};
 use crate::cluster::{Change, Cluster, Informer};
-use crate::config::Network;
+use crate::config::{Network, OWN_SERVICE_CIDR as OWN};
 
-/// The ServiceCIDR of the ranges that the cluster was started with.
-const OWN: &str = "kubernetes";
 const FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
 const READY: &str = "Ready";
 /// SC4: time for Services that are being made to show their addresses.

@@ -23,7 +23,8 @@ pub struct Compiler {
     plan: Arc<Plan>,
     pub(super) next: Plan,
     changed: bool,
-    services: FxHashMap<ObjectKey, State>,
+    /// Boxed: a third of a large table's places are empty.
+    services: FxHashMap<ObjectKey, Box<State>>,
     slice_owners: FxHashMap<ObjectKey, ObjectKey>,
     dirty: FxHashSet<ObjectKey>,
     /// Who would like to have a key of the VIP table. The least name has it: two Services may name one externalIP.
@@ -51,7 +52,8 @@ enum Rank {
 struct State {
     spec: Option<Spec>,
     slices: BTreeMap<String, Arc<Slice>>,
-    ids: FxHashMap<PortKey, ServicePortId>,
+    /// A handful, where a map would be larger than all the rest.
+    ids: Vec<(PortKey, ServicePortId)>,
     published: Published,
 }
 
@@ -228,7 +230,7 @@ impl Compiler {
         owner: &ObjectKey,
         spec: &Spec,
         slices: &BTreeMap<String, Arc<Slice>>,
-        ids: &mut FxHashMap<PortKey, ServicePortId>,
+        ids: &mut Vec<(PortKey, ServicePortId)>,
     ) -> Published {
         let mut published = Published::default();
         let full_name: Arc<str> = owner.to_string().into();
@@ -241,7 +243,12 @@ impl Compiler {
             let slices = |port: &spec::Port| gather(slices, v6, &port.name, port.protocol);
             for port in &spec.ports {
                 let key = PortKey { v6, name: Arc::clone(&port.name), protocol: port.protocol };
-                let id = *ids.entry(key).or_insert_with(|| self.next_id());
+                let known = ids.iter().find(|(known, _)| *known == key).map(|(_, id)| *id);
+                let id = known.unwrap_or_else(|| {
+                    let id = self.next_id();
+                    ids.push((key, id));
+                    id
+                });
                 let (found, rests_on) = slices(port);
                 let external = port.node_port.is_some()
                     || spec.external_ips.iter().chain(&spec.lb_ips).any(|addr| addr.is_ipv6() == v6);

@@ -193,10 +193,18 @@ impl ServicePort {
 
     /// Whether a UDP flow to this backend may stay: it still serves, terminating or not (rule C2).
     pub fn is_serving(&self, addr: SocketAddr) -> bool {
-        match self.lists.endpoints.binary_search_by(|endpoint| endpoint.addr.cmp(&addr)) {
-            Ok(at) => self.lists.endpoints[at].serves(),
-            Err(_) => false,
-        }
+        self.position(addr).is_some_and(|at| self.lists.endpoints[at].serves())
+    }
+
+    /// The endpoint with this address, if it is one of the candidates.
+    pub fn candidate(&self, candidates: Candidates<'_>, addr: SocketAddr) -> Option<u32> {
+        let index = u32::try_from(self.position(addr)?).ok()?;
+        // Lists are in ascending order.
+        candidates.indices.binary_search(&index).is_ok().then_some(index)
+    }
+
+    fn position(&self, addr: SocketAddr) -> Option<usize> {
+        self.lists.endpoints.binary_search_by(|endpoint| endpoint.addr.cmp(&addr)).ok()
     }
 
     /// Whether any endpoint serves; without one, UDP flows are left alone (rule C3).

@@ -60,11 +60,10 @@ impl Affinity {
         };
         let until = now + millis(timeout);
         let key = (service.id, client);
-        let endpoint_of = |index: u32| service.endpoints()[index as usize].addr;
         if let Some(memory) = self.clients.get_mut(&key) {
             memory.retain(|entry| entry.until > now);
             for entry in memory.iter_mut() {
-                if let Some(&endpoint) = indices.iter().find(|&&index| endpoint_of(index) == entry.endpoint) {
+                if let Some(endpoint) = service.candidate(candidates, entry.endpoint) {
                     entry.until = until;
                     return Some(Choice { endpoint, sticky: true });
                 }
@@ -73,7 +72,10 @@ impl Affinity {
             self.make_room(now);
         }
         let endpoint = indices[rng.random_range(0..indices.len())];
-        self.clients.entry(key).or_default().push(Remembered { endpoint: endpoint_of(endpoint), until });
+        self.clients
+            .entry(key)
+            .or_default()
+            .push(Remembered { endpoint: service.endpoints()[endpoint as usize].addr, until });
         Some(Choice { endpoint, sticky: false })
     }
 

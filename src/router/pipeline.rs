@@ -4,6 +4,9 @@
 //! replay it. A plan's change touches no flow at once: a flow remembers the epoch that it was last checked against,
 //! and its next packet checks again (rules C1-C6), which costs one comparison for all packets in between.
 
+mod recording;
+mod related;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -21,7 +24,7 @@ use super::ports::{PortInfo, PortTable};
 use super::route::{Exit, Refusal, Walk, captured_by, is_unicast};
 use super::stats::{AnswerReason, DropReason, Stats};
 use super::trace::{PortReason, Silent, Step, Trace};
-use super::wire::{self, ACK, Headers, Kind, Malformed, PacketBuf, Quoted, RST, Rewrite, SYN, TCP, Tuple, UDP};
+use super::wire::{self, ACK, Headers, Kind, Malformed, PacketBuf, RST, Rewrite, SYN, TCP, UDP};
 use crate::plan::Plan;
 
 /// What is to be done with the packet, which is in its buffer as it shall leave.
@@ -486,100 +489,6 @@ impl<R: Rng> Pipeline<R> {
         let at = first.or_else(|| self.ports.get(out));
         let source = at.and_then(|port| self.ports.host_address(&port.node, headers.is_v6()));
         Err(Stop::Answer { headers: *headers, reason, source })
-    }
-
-    fn later_fragment(
-        &mut self,
-        buf: &mut PacketBuf,
-        headers: &Headers,
-        from: PortId,
-        now: Millis,
-    ) -> Result<PortId, Stop> {
-        self.check_source(headers, from)?;
-        let id = headers.fragment.map_or(0, |fragment| fragment.id);
-        let found = self.fragments.find(&datagram(headers, id), now);
-        let found = found.and_then(|(id, direction)| Some((id, direction, self.flows.get(id)?)));
-        let Some((id, direction, flow)) = found else { return Err(DropReason::FragmentWithoutFirst.into()) };
-        let (rewrite, out) = (flow.rewrites[direction as usize], flow.out_port(direction));
-        let new = flow.outgoing(direction);
-        if !self.ports.contains(out) {
-            return Err(DropReason::PortGone.into());
-        }
-        if headers.ttl <= rewrite.hops {
-            return Err(DropReason::Unanswerable.into());
-        }
-        // A fragment has no flags, so it ends nothing.
-        self.flows.hit(id, direction, headers.kind, headers.len, now);
-        let vnet = buf.vnet();
-        wire::rewrite(buf.packet_mut(), vnet, headers, &rewrite, &new);
-        Ok(out)
-    }
-
-    /// Sends an ICMP error back along the flow of the packet that it is about (rule C10).
-    fn icmp_error(
-        &mut self,
-        buf: &mut PacketBuf,
-        headers: &Headers,
-        from: PortId,
-        now: Millis,
-    ) -> Result<PortId, Stop> {
-        self.check_source(headers, from)?;
-        check_destination(headers.tuple.dst)?;
-        let quotation = buf.packet().get(headers.l4 + 8..).unwrap_or_default();
-        let quoted = Quoted::parse(quotation).ok_or(DropReason::IcmpErrorWithoutFlow)?;
-        // The quoted packet is as its receiver saw it, so its reverse is what that receiver's side sends.
-        let (id, back) = self.flows.find(&quoted.tuple.reversed()).ok_or(DropReason::IcmpErrorWithoutFlow)?;
-        let flow = self.flows.get(id).filter(|flow| !flow.is_expired(now));
-        let flow = flow.ok_or(DropReason::IcmpErrorWithoutFlow)?;
-        if quoted.tuple.src != headers.tuple.dst {
-            return Err(DropReason::IcmpErrorWithoutFlow.into());
-        }
-        let sent = flow.tuples[back.other() as usize];
-        let out = flow.out_port(back);
-        let hops = flow.rewrites[back as usize].hops;
-        let mut outer = Tuple { dst: sent.src, ..headers.tuple };
-        if headers.tuple.src == quoted.tuple.dst {
-            outer.src = sent.dst;
-        }
-        if headers.ttl <= hops {
-            return Err(DropReason::Unanswerable.into());
-        }
-        if !self.ports.contains(out) {
-            return Err(DropReason::PortGone.into());
-        }
-        if !icmp::is_intact(&buf.packet()[..headers.len], headers.l4) {
-            return Err(DropReason::IcmpChecksum.into());
-        }
-        icmp::translate(buf, headers, &quoted, &sent, &outer, hops);
-        Ok(out)
-    }
-
-    /// Writes down a connection that its peers have ended.
-    #[cold]
-    fn record_closed(&mut self, id: FlowId, now: Millis) {
-        if let (Some(recorder), Some(flow)) = (&mut self.recorder, self.flows.get_mut(id))
-            && let Some(opened) = flow.opened.take()
-        {
-            recorder.ended(opened, flow, flow.result, now);
-        }
-    }
-
-    /// Writes down flows that have ended in other ways since this was called last.
-    fn record_ended(&mut self, now: Millis) {
-        for (mut flow, ending) in self.flows.ended() {
-            if let (Some(recorder), Some(opened)) = (&mut self.recorder, flow.opened.take()) {
-                recorder.ended(opened, &flow, Some(ending), now);
-            }
-        }
-    }
-
-    /// Writes down a packet that goes nowhere. The buffer has it as it came.
-    #[cold]
-    fn record_refused(&mut self, buf: &PacketBuf, from: PortId, outcome: Outcome, now: Millis) {
-        self.record_ended(now);
-        let (Some(recorder), Some(port)) = (&mut self.recorder, self.ports.get(from)) else { return };
-        let tuple = Headers::parse(buf.packet()).ok().map(|headers| headers.tuple);
-        recorder.refused(port, tuple, outcome, now, |tuple| captured_by(&self.plan, &self.ports, tuple));
     }
 
     fn answer(&self, buf: &mut PacketBuf, headers: &Headers, reason: AnswerReason, source: Option<IpAddr>) -> Verdict {

@@ -153,12 +153,16 @@ impl<R: Rng, T: Trace> Walk<'_, R, T> {
         Err(DropReason::RoutingLoop.into())
     }
 
-    /// Where a packet begins its way. What comes from outside and is for no host of the cluster enters at any node.
+    /// Where a packet begins its way. What comes from outside enters at the node that it is addressed to, or at any node
+    /// when it is for no host of the cluster.
     fn start(&mut self, tuple: &Tuple, from: &PortInfo) -> (Arc<str>, Origin) {
         let entry = match from.kind {
             PortKind::Pod => return (Arc::clone(&from.node), Origin::Pod),
-            PortKind::Outside if self.ports.owner(tuple.dst).is_none() => self.entry_node(tuple),
-            PortKind::Outside | PortKind::Node | PortKind::ControlPlane | PortKind::Gate => None,
+            PortKind::Outside => match self.ports.owner(tuple.dst) {
+                None => self.entry_node(tuple),
+                Some(owner) => (owner.kind == PortKind::Node).then(|| Arc::clone(&owner.node)),
+            },
+            PortKind::Node | PortKind::ControlPlane | PortKind::Gate => None,
         };
         entry.map_or_else(|| (Arc::clone(&from.node), Origin::Host), |node| (node, Origin::Elsewhere))
     }
@@ -252,13 +256,11 @@ impl<R: Rng, T: Trace> Walk<'_, R, T> {
         }
         // What was dialed is what was chosen when the packet was held.
         let dialed = match self.exit {
-            Exit::To(dialed) => {
-                candidates.indices.iter().find(|index| service.endpoints()[**index as usize].addr == dialed)
-            }
+            Exit::To(dialed) => service.candidate(candidates, dialed),
             Exit::Hold | Exit::Reject | Exit::Closed => None,
         };
         let choice = match dialed {
-            Some(&endpoint) => Some(Choice { endpoint, sticky: false }),
+            Some(endpoint) => Some(Choice { endpoint, sticky: false }),
             None => self.affinity.choose(service, candidates, tuple.src, self.rng, self.now),
         };
         let Some(choice) = choice else { return Err(DropReason::NoLocalEndpoint.into()) };

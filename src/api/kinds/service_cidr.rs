@@ -9,6 +9,7 @@ use super::checks::{IMMUTABLE, check_cidr};
 use super::{AGE, Context, Info, NAME, Part, STANDARD_TEXTS, age_cell, column, name_cell};
 use crate::api::causes::Causes;
 use crate::api::status::ApiError;
+use crate::config::OWN_SERVICE_CIDR;
 use crate::store::{Scope, Store};
 
 pub struct Kind;
@@ -71,7 +72,8 @@ impl super::Kind for Kind {
 /// The ranges that Services may have addresses of, beside the cluster's own: those that are ready and stay (SC3).
 pub(super) fn further(store: &Store) -> Result<Vec<IpNet>, ApiError> {
     let mut nets = Vec::new();
-    for entry in store.list(&Scope::all("servicecidrs.networking.k8s.io")).items {
+    let all = store.list(&Scope::all("servicecidrs.networking.k8s.io")).items;
+    for entry in all.iter().filter(|entry| *entry.key.name != *OWN_SERVICE_CIDR) {
         let object: ServiceCIDR = serde_json::from_slice(&entry.value).map_err(ApiError::internal)?;
         let conditions = object.status.iter().flat_map(|status| status.conditions.iter().flatten());
         let ready = conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");

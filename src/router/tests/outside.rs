@@ -43,6 +43,23 @@ fn x1_x8_outside_client_is_masqueraded_by_the_node_that_it_enters_at() {
 }
 
 #[test]
+fn v1_x1_x5_address_of_a_node_as_external_address_is_that_nodes_door() {
+    let mut world = world();
+    let spec = |policy: &str| json!({"externalTrafficPolicy": policy, "externalIPs": ["10.245.0.12"]});
+    world.web(spec("Cluster"), &["a1"]);
+    for port in 1000..1020 {
+        let seen = world.send("host", &tcp(&format!("{HOST}:{port}"), "10.245.0.12:80", "S"));
+        assert_eq!((seen.port(), seen.source().ip()), ("a1", ip("10.245.0.12")));
+    }
+    world.service("web", spec("Local"));
+    let seen = world.send("host", &tcp(&format!("{HOST}:2000"), "10.245.0.12:80", "S"));
+    assert_eq!(seen, Seen::Dropped(DropReason::NoLocalEndpoint));
+    world.endpoints("web", &["b1"]);
+    let seen = world.send("host", &tcp(&format!("{HOST}:2001"), "10.245.0.12:80", "S"));
+    assert_eq!(seen.at(), ("b1", format!("{HOST}:2001 > 10.244.2.2:8080").as_str()));
+}
+
+#[test]
 fn x2_outside_client_of_a_local_policy_keeps_its_source_and_enters_where_an_endpoint_is() {
     let mut world = world();
     world.web(balancer("Local"), &["b1"]);

@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
 use super::*;
+use crate::router::wire::{ACK, FIN, RST, SYN};
 
 fn tuple(n: u32, port: u16) -> Tuple {
     let src = IpAddr::from((0x0af4_0000 + n).to_be_bytes());
