@@ -42,3 +42,8 @@ pub use power::PowerError;
 pub use resolv::{ClusterDns, ResolvConf, pod_resolv_conf};
 pub use streams::console::Stream as LogStream;
 pub use streams::{Session, SessionError, Wanted};
+
+/// Why limits of containers can't be kept by this process, if they can't.
+pub fn limits_refusal() -> Option<String> {
+    cgroups::Cgroups::open().refusal().map(str::to_owned)
+}

@@ -23,15 +23,19 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::task::TaskTracker;
 
 /// How long connections are accepted and kept after SIGTERM. The kernel resets those that are not accepted yet when the listener
 /// closes.
 const LAST_CONNECTIONS: Duration = Duration::from_millis(100);
-/// How long requests in flight may take after SIGTERM; less than a Pod's usual 30 seconds of grace.
+/// How long a connection that is idle may wait for one more request, whose answer ends it. Closing it at once would cross
+/// with a request that is on its way.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
+/// How long requests in flight may take after that; less than a Pod's usual 30 seconds of grace.
 const DRAIN: Duration = Duration::from_secs(25);
 
 struct Ports {
@@ -110,9 +114,13 @@ async fn serve(ports: &Ports) -> io::Result<()> {
 
     tokio::spawn(serve_tcp(tcp, Arc::clone(&identity)));
     tokio::spawn(serve_udp(udp, Arc::clone(&identity)));
-    let graceful = GracefulShutdown::new();
+    let (graceful, connections) = (GracefulShutdown::new(), TaskTracker::new());
     let accept = async || match http.accept().await {
-        Ok((stream, client)) => serve_http(stream, client, &identity, &graceful),
+        Ok((stream, client)) => {
+            let connection = graceful.watch(http_connection(stream, client, &identity));
+            // A client that goes away in the middle is its own affair.
+            connections.spawn(async move { drop(connection.await) });
+        }
         Err(e) => eprintln!("whoami: accept: {e}"),
     };
     loop {
@@ -132,6 +140,8 @@ async fn serve(ports: &Ports) -> io::Result<()> {
     };
     let _: Result<(), _> = tokio::time::timeout(LAST_CONNECTIONS, last).await;
     drop(http);
+    connections.close();
+    let _ = tokio::time::timeout(LAST_REQUESTS, connections.wait()).await;
     let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
     Ok(())
 }
@@ -149,7 +159,11 @@ fn occupied(error: &io::Error, what: &str, port: u16) -> io::Error {
     io::Error::new(error.kind(), format!("{what} port {port}: {error}"))
 }
 
-fn serve_http(stream: TcpStream, client: SocketAddr, identity: &Arc<Identity>, graceful: &GracefulShutdown) {
+fn http_connection(
+    stream: TcpStream,
+    client: SocketAddr,
+    identity: &Arc<Identity>,
+) -> impl GracefulConnection<Error = hyper::Error> + use<> {
     let _ = stream.set_nodelay(true);
     let local = stream.local_addr().unwrap_or_else(|_| any(0));
     let identity = Arc::clone(identity);
@@ -160,10 +174,7 @@ fn serve_http(stream: TcpStream, client: SocketAddr, identity: &Arc<Identity>, g
         }
         async move { Ok::<_, Infallible>(response) }
     });
-    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    let connection = graceful.watch(connection);
-    // A client that goes away in the middle is its own affair.
-    tokio::spawn(async move { drop(connection.await) });
+    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service)
 }
 
 async fn serve_tcp(listener: TcpListener, identity: Arc<Identity>) {

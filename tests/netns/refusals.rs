@@ -145,4 +145,9 @@ pub async fn missing_tun_device_is_one_clear_line() {
     let wrong: Vec<&str> = out.lines().filter(|line| line.starts_with("wrong")).collect();
     assert_eq!(wrong.len(), 1, "{out}");
     assert!(wrong[0].contains("TUN device") && wrong[0].contains("modprobe tun"), "{out}");
+    // What works all the same, or does not, and by which way.
+    let line = |name: &str| out.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name}: {out}"));
+    let root = rustix::process::geteuid().is_root();
+    assert_eq!(line("this host:").contains("127.0.0.1"), !root, "{out}");
+    assert!(line("limits of containers:").contains("control groups"), "{out}");
 }
