@@ -195,7 +195,7 @@ fn summary(answers: &[Answer]) {
 
 /// Waits until `condition` holds, looking each time an object of the kind changes.
 async fn until<K: Clone>(informer: &Informer<K>, condition: impl Fn() -> bool) {
-    let mut changes = informer.subscribe();
+    let mut changes = informer.look_on();
     while !condition() {
         match changes.recv().await {
             Some(Change::Applied { .. } | Change::Deleted(_) | Change::Synced | Change::Marked(_)) => {}
