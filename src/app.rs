@@ -240,6 +240,8 @@ pub async fn build(config: Config) -> Result<Running> {
     api.set_log_source(Arc::new(adapters::NodeLogs(agents.clone())));
     let inside = Arc::new(control_plane.namespace()?);
     api.set_nodes(Arc::new(adapters::NodeStreams { agents: agents.clone(), control_plane: inside }));
+    let shut_doors = config.data_dir.join(edge::SHUT_DOORS_FILE);
+    files.push(shut_doors.clone());
     let reach = edge::start(EdgeConfig {
         network: config.network.clone(),
         host_access: config.host_access,
@@ -248,6 +250,7 @@ pub async fn build(config: Config) -> Result<Running> {
         cluster: cluster.clone(),
         router: Arc::clone(&router),
         events: Recorder::new(client("system:kube-proxy"), "kube-proxy", None),
+        tell_shut: adapters::shut_doors_in(shut_doors),
         stopping: stopping.clone(),
         tasks: &mut tasks,
     })?;
