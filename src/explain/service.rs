@@ -58,7 +58,7 @@ pub fn explain(facts: &Facts<'_>) -> ServiceReport {
     }
     report.selector = spec.selector.clone().unwrap_or_default();
     report.addresses = addresses(service, spec);
-    let view = View { facts, spec, in_plan: in_plan(facts) };
+    let view = View { facts, spec, in_plan: in_plan(facts), pods: pods_by_name(facts) };
     report.ports = view.ports();
     view.near_misses(&mut report);
     report.serving = view.serving();
@@ -105,6 +105,13 @@ struct View<'a> {
     facts: &'a Facts<'a>,
     spec: &'a ServiceSpec,
     in_plan: BTreeMap<(bool, String, Protocol), &'a Arc<ServicePort>>,
+    /// Those of the Service's namespace: each endpoint is looked up here.
+    pods: BTreeMap<&'a str, &'a Arc<Pod>>,
+}
+
+fn pods_by_name<'a>(facts: &Facts<'a>) -> BTreeMap<&'a str, &'a Arc<Pod>> {
+    let own = facts.pods.iter().filter(|pod| pod.metadata.namespace == facts.service.metadata.namespace);
+    own.filter_map(|pod| Some((pod.metadata.name.as_deref()?, pod))).collect()
 }
 
 fn target_text(port: &ApiPort) -> String {
@@ -131,11 +138,11 @@ impl View<'_> {
     }
 
     fn own_pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        self.facts.pods.iter().filter(|pod| pod.metadata.namespace == self.facts.service.metadata.namespace)
+        self.pods.values().copied()
     }
 
     fn pod(&self, name: &str) -> Option<&Arc<Pod>> {
-        self.own_pods().find(|pod| pod.metadata.name.as_deref() == Some(name))
+        self.pods.get(name).copied()
     }
 
     fn serving(&self) -> bool {
