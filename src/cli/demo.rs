@@ -15,7 +15,7 @@ use kube::{Client, ResourceExt};
 
 use super::{Failure, up};
 use crate::app::Running;
-use crate::cluster::{Change, Informer};
+use crate::cluster::{Change, Informer, SERVICE_NAME_LABEL};
 use crate::config::UI_LISTEN;
 
 const MANIFEST: &str = include_str!("../../examples/web.yaml");
@@ -231,7 +231,6 @@ fn is_endpoint(slice: &EndpointSlice, address: &str) -> bool {
 }
 
 fn endpoints(slices: &[std::sync::Arc<EndpointSlice>]) -> Vec<String> {
-    let ours =
-        slices.iter().filter(|slice| slice.labels().get("kubernetes.io/service-name").is_some_and(|s| s == SERVICE));
+    let ours = slices.iter().filter(|slice| slice.labels().get(SERVICE_NAME_LABEL).is_some_and(|s| s == SERVICE));
     ours.flat_map(|slice| ready_addresses(slice)).cloned().collect()
 }

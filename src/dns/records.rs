@@ -17,12 +17,9 @@ use kube::{Resource, ResourceExt};
 use rustc_hash::FxBuildHasher;
 use uuid::Uuid;
 
-use crate::cluster::ObjectKey;
+use crate::cluster::{ObjectKey, SERVICE_NAME_LABEL};
 
 type Map<K, V> = imbl::GenericHashMap<K, V, FxBuildHasher, imbl::shared_ptr::DefaultSharedPtr>;
-
-/// The label by which a slice belongs to a Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// The current [`Records`], published by one writer to any number of readers.
 pub struct Index {
@@ -180,7 +177,7 @@ impl Records {
 
     pub fn set_slice(&mut self, slice: &EndpointSlice) -> bool {
         let object = ObjectKey::of(slice);
-        let service = slice.labels().get(SERVICE_NAME).filter(|_| slice.address_type != "FQDN");
+        let service = slice.labels().get(SERVICE_NAME_LABEL).filter(|_| slice.address_type != "FQDN");
         let Some(service) = service.map(|name| service_key(&object.namespace, name)) else {
             return self.remove_slice(&object);
         };

@@ -11,6 +11,7 @@ use kube::ResourceExt;
 use super::lists::{filter_name, filter_text, list_name, list_text};
 use super::pods::{self, Miss, node_of, phase, pod_ref};
 use super::report::{Address, Choice, EndpointReport, Finding, LeftOut, NearMiss, PortReport, Ref, ServiceReport};
+use crate::cluster::SERVICE_NAME_LABEL;
 use crate::controllers::LOAD_BALANCER_CLASS;
 use crate::controllers::endpoint_model::{headless, pod_ready, protocol_of, resolve_port, terminating};
 use crate::controllers::service_pods::selects;
@@ -358,7 +359,7 @@ impl View<'_> {
                 let message = "it has no selector, and no EndpointSlice names it: its endpoints are yours to write";
                 problems.push(
                     Finding::new("NoSelectorNoSlices", message)
-                        .fix(format!("an EndpointSlice with the label kubernetes.io/service-name: {}", own.name))
+                        .fix(format!("an EndpointSlice with the label {SERVICE_NAME_LABEL}: {}", own.name))
                         .on(own.clone()),
                 );
             }
