@@ -8,7 +8,6 @@ mod insight;
 mod metrics;
 mod ranges;
 
-use std::future::IntoFuture;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -132,7 +131,8 @@ pub async fn build(config: Config) -> Result<Running> {
     let inside = control_plane.listeners(CLUSTER_API_PORT)?.into_iter().map(TcpListener::from_std);
     let inside = inside.collect::<std::io::Result<Vec<_>>>()?;
     for listener in std::iter::once(api_listener).chain(inside) {
-        tasks.spawn(serve::serve(listener, tls.clone(), api.public_router(), stopping.clone(), connections.clone()));
+        let (tls, router) = (Some(tls.clone()), api.public_router());
+        tasks.spawn(serve::serve(listener, tls, router, stopping.clone(), connections.clone()));
     }
     let admin = authority.client("vipyard-admin", &["system:masters"])?;
     let kubeconfig = kubeconfig_path(&config.data_dir);
@@ -234,12 +234,14 @@ pub async fn build(config: Config) -> Result<Running> {
     });
     api.set_insight(Arc::clone(&insight));
     if let Some(listener) = metrics_listener {
-        spawn_http(listener, metrics::routes(insight), &stopping, &connections, "metrics listener ended");
+        tasks.spawn(serve::serve(listener, None, metrics::routes(insight), stopping.clone(), connections.clone()));
     }
     api.set_node_power(Arc::new(adapters::Power(agents.clone())));
     api.set_log_source(Arc::new(adapters::NodeLogs(agents.clone())));
     let inside = Arc::new(control_plane.namespace()?);
     api.set_nodes(Arc::new(adapters::NodeStreams { agents: agents.clone(), control_plane: inside }));
+    let shut_doors = config.data_dir.join(edge::SHUT_DOORS_FILE);
+    files.push(shut_doors.clone());
     let reach = edge::start(EdgeConfig {
         network: config.network.clone(),
         host_access: config.host_access,
@@ -248,6 +250,7 @@ pub async fn build(config: Config) -> Result<Running> {
         cluster: cluster.clone(),
         router: Arc::clone(&router),
         events: Recorder::new(client("system:kube-proxy"), "kube-proxy", None),
+        tell_shut: adapters::shut_doors_in(shut_doors),
         stopping: stopping.clone(),
         tasks: &mut tasks,
     })?;
@@ -276,7 +279,7 @@ pub async fn build(config: Config) -> Result<Running> {
         version: env!("CARGO_PKG_VERSION"),
         shutdown: stopping.clone(),
     });
-    spawn_http(ui_listener, page, &stopping, &connections, "dashboard ended");
+    tasks.spawn(serve::serve(ui_listener, None, page, stopping.clone(), connections.clone()));
 
     folder.keep();
     Ok(Running {
@@ -338,23 +341,6 @@ impl Running {
             let _ = std::fs::remove_file(file);
         }
     }
-}
-
-/// Serves plain HTTP until the end.
-fn spawn_http(
-    listener: TcpListener,
-    routes: axum::Router,
-    stopping: &CancellationToken,
-    connections: &TaskTracker,
-    ended: &'static str,
-) {
-    let stop = stopping.clone();
-    let serve = axum::serve(listener, routes).with_graceful_shutdown(async move { stop.cancelled().await });
-    connections.spawn(async move {
-        if let Err(error) = serve.into_future().await {
-            warn!(%error, "{ended}");
-        }
-    });
 }
 
 /// Every address that clients dial the API by.

@@ -16,6 +16,9 @@ use tokio::task::JoinSet;
 
 pub use informer::{Change, Informer, Mark, ObjectKey, Progress, Subscription, Writer};
 
+/// The label by which an EndpointSlice belongs to a Service (rule S4).
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
 /// The informers of every kind that a part of the cluster reads.
 #[derive(Clone)]
 pub struct Cluster {

@@ -13,6 +13,7 @@ mod host;
 mod loopback;
 mod loopback_plan;
 mod relay;
+mod shut_doors;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
@@ -30,7 +31,7 @@ use crate::node::Agents;
 use crate::router::Router;
 use crate::sys::netns::NetNs;
 
-pub use loopback::LOOPBACK_PORT_NOT_OPEN;
+pub use shut_doors::{SHUT_DOORS_FILE, ShutDoor, ShutDoors, TellShut};
 
 /// Where a data directory tells how its host reaches the cluster.
 pub const HOST_ACCESS_FILE: &str = "host-access";
@@ -72,6 +73,8 @@ pub struct EdgeConfig<'a> {
     pub cluster: Cluster,
     pub router: Arc<Router>,
     pub events: Recorder,
+    /// Is told which doors at the loopback could not be opened.
+    pub tell_shut: TellShut,
     pub stopping: CancellationToken,
     pub tasks: &'a mut JoinSet<()>,
 }
@@ -101,11 +104,12 @@ impl EdgeNode {
 /// # Errors
 /// When what was asked for cannot be had; the text says what to do.
 pub fn start(config: EdgeConfig<'_>) -> Result<HostReach> {
-    let EdgeConfig { network, host_access, nodes, agents, cluster, router, events, stopping, tasks } = config;
+    let EdgeConfig { network, host_access, nodes, agents, cluster, router, events, tell_shut, stopping, tasks } =
+        config;
     let reach = match host::attach(&network, host_access, &*router)? {
         true => HostReach::Device,
         false if host_access == HostAccess::Auto => {
-            loopback::start(&network, &cluster.services, &router, events.clone(), &stopping, tasks)?;
+            loopback::start(&network, &cluster.services, &router, events.clone(), tell_shut, &stopping, tasks)?;
             HostReach::Loopback
         }
         false => HostReach::None,

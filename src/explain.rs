@@ -27,12 +27,11 @@ use kube::{Api, Client, ResourceExt};
 
 use self::report::{FlowReport, ServiceReport, VerdictResult};
 use self::request::{BadRequest, FlowRequest};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, SERVICE_NAME_LABEL};
 use crate::dns::{Index, RESOLV_CONF, Zone};
 use crate::node::ResolvConf;
 use crate::router::Router;
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Problems of a Service that go with the explanation of a packet to it.
 const FOREMOST: usize = 3;
 
@@ -56,7 +55,7 @@ impl Explainer {
             .slices
             .list_in(namespace)
             .into_iter()
-            .filter(|slice| slice.labels().get(SERVICE_NAME).map(String::as_str) == Some(name))
+            .filter(|slice| slice.labels().get(SERVICE_NAME_LABEL).map(String::as_str) == Some(name))
             .collect();
         let events = self.events(namespace).await;
         Ok(service::explain(&service::Facts {

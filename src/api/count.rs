@@ -8,6 +8,7 @@ use axum::response::Response;
 use http::Method;
 
 use super::Api;
+use super::discovery::subresources;
 use super::limits::is_long_running;
 use crate::metrics::REQUESTS;
 
@@ -42,7 +43,9 @@ impl Api {
             (None, _) => "other".to_owned(),
             (Some(_), None) => plural.to_owned(),
             // The subresources that there are; anything else is a client's invention.
-            (Some(_), Some(sub)) if SUBRESOURCES.contains(sub) => format!("{plural}/{sub}"),
+            (Some(kind), Some(sub)) if subresources(kind.info()).iter().any(|(name, ..)| name == sub) => {
+                format!("{plural}/{sub}")
+            }
             (Some(_), Some(_)) => "other".to_owned(),
         };
         let verb = match *method {
@@ -55,21 +58,6 @@ impl Api {
     }
 }
 
-const SUBRESOURCES: [&str; 12] = [
-    "approval",
-    "attach",
-    "binding",
-    "ephemeralcontainers",
-    "eviction",
-    "exec",
-    "finalize",
-    "log",
-    "portforward",
-    "scale",
-    "status",
-    "token",
-];
-
 fn plain(method: &Method, path: bool) -> &'static str {
     match *method {
         Method::GET | Method::HEAD => "get",
@@ -80,5 +68,36 @@ fn plain(method: &Method, path: bool) -> &'static str {
         Method::PATCH => "patch",
         Method::DELETE => "delete",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::api::pki::token_key;
+    use crate::config::{Network, StoreConfig};
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn subresources_are_counted_by_name_and_inventions_are_not() {
+        let store = Store::open(&StoreConfig::in_memory()).await.unwrap();
+        let api = Api::new(store, Network::default(), token_key(None).unwrap(), CancellationToken::new());
+        let resource = |path: &str| api.question(&Method::GET, path, false).1;
+        for (path, counted) in [
+            ("/api/v1/namespaces/a/pods", "pods"),
+            ("/api/v1/namespaces/a/pods/p/resize", "pods/resize"),
+            ("/api/v1/namespaces/a/pods/p/proxy/index.html", "pods/proxy"),
+            ("/api/v1/namespaces/a/services/s/proxy", "services/proxy"),
+            ("/api/v1/nodes/n1/proxy/logs", "nodes/proxy"),
+            ("/api/v1/namespaces/a/status", "namespaces/status"),
+            ("/apis/apps/v1/namespaces/a/deployments/d/scale", "deployments/scale"),
+            ("/api/v1/namespaces/a/configmaps/c/proxy", "other"),
+            ("/api/v1/namespaces/a/pods/p/invented", "other"),
+            ("/version", ""),
+        ] {
+            assert_eq!(resource(path), counted, "{path}");
+        }
     }
 }

@@ -121,11 +121,15 @@ fn grace_period(info: &Info, object: &Value, asked: Option<i64>) -> i64 {
     }
 }
 
-fn propagate(object: &mut Value, policy: &str) {
-    if policy.is_empty() {
-        return;
-    }
+/// Sets the finalizers that say what becomes of the dependents: as asked, or else as they are, or else as the kind has it.
+fn propagate(info: &Info, object: &mut Value, asked: &str) {
     let mut finalizers = object::finalizers(object);
+    let said = finalizers.iter().any(|name| name == ORPHAN || name == FOREGROUND);
+    let policy = match asked {
+        "" if info.orphans_dependents && !said => "Orphan",
+        "" => return,
+        asked => asked,
+    };
     finalizers.retain(|name| name != ORPHAN && name != FOREGROUND);
     match policy {
         "Orphan" => finalizers.push(ORPHAN.into()),
@@ -183,7 +187,7 @@ impl Api {
             let before: Value = serde_json::from_slice(&entry.value).map_err(ApiError::internal)?;
             options.check_preconditions(target, name, &before)?;
             let mut object = before.clone();
-            propagate(&mut object, &options.propagation);
+            propagate(info, &mut object, &options.propagation);
             let grace = grace_period(info, &object, options.grace);
             mark(info, &mut object, grace, Timestamp::now());
             let gone = !is_held(info, &object);

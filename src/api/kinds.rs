@@ -108,6 +108,8 @@ pub struct Info {
     pub conditional_update: bool,
     /// Whether a PUT to a name that is not there creates it.
     pub create_on_update: bool,
+    /// Whether a DELETE that says nothing of dependents leaves them, as it did before there was garbage collection.
+    pub orphans_dependents: bool,
     /// Whether a DELETE answers with the deleted object rather than with a Status.
     pub returns_deleted: bool,
     pub name_rule: NameRule,
@@ -142,6 +144,7 @@ impl Info {
         defines_kinds: false,
         conditional_update: false,
         create_on_update: false,
+        orphans_dependents: false,
         returns_deleted: false,
         name_rule: NameRule::Subdomain,
         nulls: &[],

@@ -1,8 +1,8 @@
 //! Bounds on requests from outside: how long one may take, and how many are worked on at a time.
 //!
 //! Watches, logs and what else runs long by its nature are not bounded here: each costs little, and a client that
-//! does not read them is cut off by its connection ([`serve`](super::serve)). Requests of parts of this process are
-//! not bounded either: a cluster must not stand still because its users are many.
+//! does not read is cut off by its connection ([`serve`](super::serve)), unless it is a log that it reads. Requests of
+//! parts of this process are not bounded either: a cluster must not stand still because its users are many.
 
 use std::time::Duration;
 

@@ -187,11 +187,14 @@ impl Api {
             let last = (after.namespace.as_str(), after.name.as_str());
             listing.items.retain(|entry| (&*entry.key.namespace, &*entry.key.name) > last);
         }
+        let limit = limit.and_then(|limit| usize::try_from(limit).ok());
         if !selection.is_everything() {
-            listing.items.retain(|entry| selection.matches(entry));
+            // Objects are looked into no further than the page needs, and one more tells whether there is another page.
+            let most = limit.map_or(usize::MAX, |limit| limit.saturating_add(1));
+            listing.items = listing.items.into_iter().filter(|entry| selection.matches(entry)).take(most).collect();
         }
         let mut metadata = json!({"resourceVersion": listing.revision.to_string()});
-        if let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok())
+        if let Some(limit) = limit
             && listing.items.len() > limit
         {
             let rest = listing.items.len() - limit;

@@ -17,6 +17,7 @@ use super::kinds::Part;
 use super::logs::{LogOptions, LogStream};
 use super::object::{self, meta_str};
 use super::request::{Call, Target};
+use super::serve::Patient;
 use super::status::{About, ApiError, json_response};
 use super::verbs::commit_failed;
 use crate::store::{CommitError, Key, Op};
@@ -128,6 +129,7 @@ impl Api {
         let body = Body::from_stream(lines.map(Ok::<_, std::convert::Infallible>));
         let mut response = Response::new(body);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        response.extensions_mut().insert(Patient);
         Ok(response)
     }
 }

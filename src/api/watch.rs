@@ -26,7 +26,7 @@ use super::object;
 use super::request::{Call, Params};
 use super::status::{ApiError, Cause, bytes_response};
 use super::table::{self, IncludeObject};
-use crate::store::{Entry, Event, EventKind, ReadError, Watch};
+use crate::store::{Entry, Event, EventKind, Listing, ReadError, Watch};
 
 /// Without `timeoutSeconds` a watch ends after this long or up to twice that, as in the reference.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
@@ -80,11 +80,14 @@ impl Api {
         };
         // Without a revision the watch begins with what is there, as if it had just been added.
         let from_state = initial_events.unwrap_or(revision == 0);
-        let listing = self.store().list(&selection.scope);
-        if revision > listing.revision && from_state {
+        let Listing { revision: newest, items } = match from_state {
+            true => self.store().list(&selection.scope),
+            false => Listing { revision: self.store().revision(), items: Vec::new() },
+        };
+        if revision > newest && from_state {
             return Err(ApiError::future_revision());
         }
-        let start = if from_state || revision == 0 { listing.revision } else { revision };
+        let start = if from_state || revision == 0 { newest } else { revision };
         let watch = match self.store().watch(selection.scope.clone(), start) {
             Ok(watch) => watch,
             Err(ReadError::Compacted) => return Ok(bytes_response(StatusCode::OK, self.too_old(start))),
@@ -95,7 +98,7 @@ impl Api {
             Some(seconds) => Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(LONGEST),
             None => DEFAULT_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()),
         };
-        let mut initial: VecDeque<Arc<Entry>> = if from_state { listing.items.into() } else { VecDeque::new() };
+        let mut initial: VecDeque<Arc<Entry>> = items.into();
         initial.retain(|entry| selection.matches(entry));
         let stream = Stream {
             kind: Arc::clone(&call.target.kind),

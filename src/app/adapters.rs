@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,12 +12,15 @@ use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Resource;
 use tokio::net::{TcpSocket, TcpStream};
+use tracing::warn;
 
 use crate::api::ApiError;
 use crate::api::logs::{LogOptions, LogSource, LogStream};
 use crate::api::node_power::{NodePower, SwitchError};
+use crate::api::pki;
 use crate::api::streams::{ContainerRef, Ended, Nodes, Resize, Session, Wanted};
 use crate::dashboard::{self, view::Traffic};
+use crate::edge::{ShutDoors, TellShut};
 use crate::events::{EventType, Recorder};
 use crate::node::{self, Agents, EventSink, LogError, PowerError};
 use crate::router::{Router, meter};
@@ -164,4 +168,14 @@ fn session(session: node::Session, what: String) -> Session {
     let resize = terminal.map(|terminal| -> Resize { Box::new(move |columns, rows| terminal.resize(columns, rows)) });
     let ended = Box::pin(async move { Ok(Ended { code: ended.await, what }) });
     Session { stdin, stdout, stderr, resize, ended, alive }
+}
+
+/// Takes down which doors are shut in a file of the data directory.
+pub(super) fn shut_doors_in(file: PathBuf) -> TellShut {
+    Box::new(move |doors: &ShutDoors| {
+        let text = serde_json::to_string(doors).unwrap_or_default();
+        if let Err(error) = pki::write_private(&file, &format!("{text}\n")) {
+            warn!(path = %file.display(), %error, "what is not at the loopback cannot be told");
+        }
+    })
 }

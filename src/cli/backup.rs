@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{DataDir, Failure};
+use super::{DataDir, Failure, client::runtime};
 use crate::api::pki;
 use crate::config::{DATABASE_FILE, PKI_FOLDER};
 use crate::store::backup::{SideFile, backup};
@@ -19,8 +19,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let dir = args.data_dir.data_dir;
     let files = identity(&dir.join(PKI_FOLDER))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let revision = runtime.block_on(backup(&dir.join(DATABASE_FILE), &files, &args.file))?;
+    let revision = runtime()?.block_on(backup(&dir.join(DATABASE_FILE), &files, &args.file))?;
     println!("backup of revision {revision} in {}", args.file.display());
     Ok(())
 }

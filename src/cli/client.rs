@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use super::DataDir;
 use crate::api::pki;
 
-/// For commands that ask a running cluster: one thread is enough.
+/// For commands, which do one thing: one thread is enough.
 pub(super) fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
@@ -39,11 +39,17 @@ pub(super) struct Client {
 }
 
 impl DataDir {
-    pub(super) fn client(&self) -> anyhow::Result<Client> {
+    /// The text of the cluster's kubeconfig.
+    pub(super) fn kubeconfig(&self) -> anyhow::Result<String> {
         let path = crate::app::kubeconfig_path(&self.data_dir);
-        let text = std::fs::read_to_string(&path).with_context(|| {
+        std::fs::read_to_string(&path).with_context(|| {
             format!("no kubeconfig at {}: start the cluster with `vipyard up`, or name its --data-dir", path.display())
-        })?;
+        })
+    }
+
+    pub(super) fn client(&self) -> anyhow::Result<Client> {
+        let text = self.kubeconfig()?;
+        let path = crate::app::kubeconfig_path(&self.data_dir);
         let (address, tls) = pki::dial(&text).with_context(|| path.display().to_string())?;
         Ok(Client { address, tls: TlsConnector::from(Arc::new(tls)) })
     }

@@ -15,7 +15,7 @@ use kube::{Client, ResourceExt};
 
 use super::{Failure, up};
 use crate::app::Running;
-use crate::cluster::{Change, Informer};
+use crate::cluster::{Change, Informer, SERVICE_NAME_LABEL};
 use crate::config::UI_LISTEN;
 
 const MANIFEST: &str = include_str!("../../examples/web.yaml");
@@ -195,7 +195,7 @@ fn summary(answers: &[Answer]) {
 
 /// Waits until `condition` holds, looking each time an object of the kind changes.
 async fn until<K: Clone>(informer: &Informer<K>, condition: impl Fn() -> bool) {
-    let mut changes = informer.subscribe();
+    let mut changes = informer.look_on();
     while !condition() {
         match changes.recv().await {
             Some(Change::Applied { .. } | Change::Deleted(_) | Change::Synced | Change::Marked(_)) => {}
@@ -231,7 +231,6 @@ fn is_endpoint(slice: &EndpointSlice, address: &str) -> bool {
 }
 
 fn endpoints(slices: &[std::sync::Arc<EndpointSlice>]) -> Vec<String> {
-    let ours =
-        slices.iter().filter(|slice| slice.labels().get("kubernetes.io/service-name").is_some_and(|s| s == SERVICE));
+    let ours = slices.iter().filter(|slice| slice.labels().get(SERVICE_NAME_LABEL).is_some_and(|s| s == SERVICE));
     ours.flat_map(|slice| ready_addresses(slice)).cloned().collect()
 }

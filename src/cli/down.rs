@@ -1,5 +1,7 @@
 //! `vipyard down`: asks the process of a data directory to drain, and waits until it has ended.
 
+use std::io::ErrorKind;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -17,6 +19,11 @@ pub(super) struct Args {
     timeout: u64,
 }
 
+fn none(dir: &Path) -> Result<(), Failure> {
+    println!("no cluster is running in {}", dir.display());
+    Ok(())
+}
+
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let dir = args.data_dir.data_dir;
     let pid = match DirLock::acquire(&dir) {
@@ -24,10 +31,10 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         Err(LockError::InUse { pid: None, .. }) => {
             return Err(anyhow!("the cluster is just starting: try again").into());
         }
-        Ok(_) | Err(LockError::Io { .. }) => {
-            println!("no cluster is running in {}", dir.display());
-            return Ok(());
-        }
+        Err(LockError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return none(&dir),
+        // Whether one is running is not known.
+        Err(error @ LockError::Io { .. }) => return Err(anyhow::Error::new(error).into()),
+        Ok(_) => return none(&dir),
     };
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| anyhow!("the lock names no process"))?;
     // Opened before the signal, so that the wait is for this very process.

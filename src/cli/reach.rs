@@ -13,7 +13,7 @@ use self::ways::{Dns, Facts, Way, Ways};
 use super::client::{Client, runtime};
 use super::{DataDir, Failure, Output};
 use crate::app::DNS_ADDRESS_FILE;
-use crate::edge::{HOST_ACCESS_FILE, HostReach};
+use crate::edge::{HOST_ACCESS_FILE, HostReach, SHUT_DOORS_FILE, ShutDoors};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -37,7 +37,9 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let dir = &args.data_dir.data_dir;
     let client = args.data_dir.client()?;
     let reach = std::fs::read_to_string(dir.join(HOST_ACCESS_FILE)).unwrap_or_default();
-    let facts = runtime()?.block_on(facts(&client, &args.namespace, name, HostReach::parse(&reach)))?;
+    let mut facts = runtime()?.block_on(facts(&client, &args.namespace, name, HostReach::parse(&reach)))?;
+    let mut shut = ShutDoors::read(&dir.join(SHUT_DOORS_FILE));
+    facts.shut = shut.0.remove(&format!("{}/{name}", args.namespace)).unwrap_or_default();
     let mut ways = ways::of(&facts);
     let dns = std::fs::read_to_string(dir.join(DNS_ADDRESS_FILE)).unwrap_or_default();
     ways.dns = dns.trim().parse().ok().map(|server| Dns::new(server, &args.namespace, name));
@@ -61,7 +63,7 @@ async fn facts(client: &Client, namespace: &str, name: &str, host: HostReach) ->
     let uid = service.metadata.uid.as_deref().unwrap_or_default();
     let path = format!("/api/v1/namespaces/{namespace}/events?fieldSelector=involvedObject.uid%3D{uid}");
     let events: List<Event> = get(client, &path).await?.context("no list of Events")?;
-    Ok(Facts { service, slices: slices.items, nodes: nodes.items, events: events.items, host })
+    Ok(Facts { service, slices: slices.items, nodes: nodes.items, events: events.items, host, shut: Vec::new() })
 }
 
 /// An object; `None` when there is none.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{DataDir, Failure};
+use super::{DataDir, Failure, client::runtime};
 use crate::api::pki;
 use crate::config::{DATABASE_FILE, PKI_FOLDER};
 use crate::store::backup::restore;
@@ -19,8 +19,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let dir = std::path::absolute(args.data_dir.data_dir)?;
     let place = |name: &str| pki::IDENTITY.contains(&name).then(|| Path::new(PKI_FOLDER).join(name));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let revision = runtime.block_on(restore(&args.file, &dir, DATABASE_FILE, place))?;
+    let revision = runtime()?.block_on(restore(&args.file, &dir, DATABASE_FILE, place))?;
     println!("restored into {}; revisions go on from {revision}", dir.display());
     println!("try:  vipyard up --data-dir {}", dir.display());
     Ok(())

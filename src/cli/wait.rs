@@ -8,6 +8,9 @@ use http::StatusCode;
 use super::{DataDir, Failure, client::runtime};
 use crate::api::barrier::LONGEST;
 
+/// More is as good, and would be beyond what clocks count.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -37,7 +40,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
 
 async fn wait(args: &Args) -> anyhow::Result<()> {
     let client = args.data_dir.client()?;
-    let end = Instant::now() + Duration::from_secs(args.timeout);
+    let end = Instant::now() + Duration::from_secs(args.timeout).min(FOR_EVER);
     let revision = args.revision.map(|revision| format!("&resourceVersion={revision}")).unwrap_or_default();
     loop {
         // Rounded up: with none the server would not even look.

@@ -82,8 +82,13 @@ struct Shared<K> {
 
 struct State<K> {
     objects: BTreeMap<ObjectKey, Arc<K>>,
-    subscribers: Vec<mpsc::UnboundedSender<Change<K>>>,
+    subscribers: Vec<Subscriber<K>>,
     synced: bool,
+}
+
+struct Subscriber<K> {
+    queue: mpsc::UnboundedSender<Change<K>>,
+    marked: bool,
 }
 
 /// A subscriber's queue: first an `Applied` for each object of the cache, then `Synced`, then the changes.
@@ -136,6 +141,15 @@ impl<K> Informer<K> {
     }
 
     pub fn subscribe(&self) -> Subscription<K> {
+        self.subscriber(true)
+    }
+
+    /// A subscription without marks, for who only looks, and perhaps not at once: nobody waits for it.
+    pub fn look_on(&self) -> Subscription<K> {
+        self.subscriber(false)
+    }
+
+    fn subscriber(&self, marked: bool) -> Subscription<K> {
         let (tx, rx) = mpsc::unbounded_channel();
         let mut state = self.shared.state.write();
         for object in state.objects.values() {
@@ -144,7 +158,7 @@ impl<K> Informer<K> {
         if state.synced {
             let _ = tx.send(Change::Synced);
         }
-        state.subscribers.push(tx);
+        state.subscribers.push(Subscriber { queue: tx, marked });
         rx
     }
 }
@@ -167,7 +181,8 @@ impl<K: Send + Sync> Progress for Informer<K> {
     }
 
     fn mark(&self, mark: &Mark) {
-        self.shared.state.write().publish(|| Change::Marked(mark.clone()));
+        let mut state = self.shared.state.write();
+        state.subscribers.retain(|one| !one.marked || one.queue.send(Change::Marked(mark.clone())).is_ok());
     }
 }
 
@@ -233,7 +248,7 @@ impl<K: Resource> Writer<K> {
 
 impl<K> State<K> {
     fn publish(&mut self, change: impl Fn() -> Change<K>) {
-        self.subscribers.retain(|subscriber| subscriber.send(change()).is_ok());
+        self.subscribers.retain(|subscriber| subscriber.queue.send(change()).is_ok());
     }
 }
 
@@ -259,6 +274,22 @@ mod tests {
         assert!(matches!(changes.try_recv(), Ok(Change::Synced)));
         writer.apply(config_map("a", "2"));
         assert!(matches!(changes.try_recv(), Ok(Change::Applied { old: Some(_), .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn marks_wait_for_subscribers_and_not_for_onlookers() {
+        let (informer, writer) = Informer::new();
+        let (mut changes, mut seen) = (informer.subscribe(), informer.look_on());
+        writer.apply(config_map("a", "1"));
+        let (mark, gone) = Mark::new();
+        informer.mark(&mark);
+        drop(mark);
+        assert!(changes.recv().await.is_some());
+        assert!(!gone.is_empty());
+        assert!(matches!(changes.recv().await, Some(Change::Marked(_))));
+        gone.wait().await;
+        assert!(matches!(seen.try_recv(), Ok(Change::Applied { .. })));
+        assert!(seen.try_recv().is_err());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 
 use crate::cluster::ObjectKey;
 
-pub(super) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+pub(super) use crate::cluster::SERVICE_NAME_LABEL;
 pub(super) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 pub(super) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 pub(super) const TRIGGER_TIME_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";

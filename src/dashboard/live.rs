@@ -149,10 +149,10 @@ struct Feed {
 impl Feed {
     fn of(cluster: &Cluster) -> Self {
         Self {
-            services: cluster.services.subscribe(),
-            slices: cluster.slices.subscribe(),
-            pods: cluster.pods.subscribe(),
-            nodes: cluster.nodes.subscribe(),
+            services: cluster.services.look_on(),
+            slices: cluster.slices.look_on(),
+            pods: cluster.pods.look_on(),
+            nodes: cluster.nodes.look_on(),
         }
     }
 
@@ -223,6 +223,7 @@ async fn read(news: broadcast::Sender<Message>, mut meter: Box<dyn Meter>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::{Mark, Progress};
     use crate::dashboard::view::Traffic;
 
     /// Gives what it holds, then nothing.
@@ -288,6 +289,22 @@ mod tests {
         assert!(matches!(viewer.next().await, Some(Message::Snapshot(_))));
         writers.pods.apply(k8s_openapi::api::core::v1::Pod::default());
         assert!(matches!(viewer.next().await, Some(Message::Patch(patch)) if patch.contains("\"revision\":1,")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_the_page() {
+        let (hub, writers) = hub();
+        let mut viewer = std::pin::pin!(hub.messages());
+        assert!(matches!(viewer.next().await, Some(Message::Snapshot(_))));
+        writers.pods.apply(k8s_openapi::api::core::v1::Pod::default());
+        assert!(matches!(viewer.next().await, Some(Message::Patch(_))));
+        // The keeper sleeps now, and reads nothing.
+        let (mark, gone) = Mark::new();
+        hub.cluster.pods.mark(&mark);
+        drop(mark);
+        let asked = tokio::time::Instant::now();
+        gone.wait().await;
+        assert_eq!(asked.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test]

@@ -13,10 +13,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 
-use crate::cluster::ObjectKey;
+use crate::cluster::{ObjectKey, SERVICE_NAME_LABEL};
 
-/// The label by which an EndpointSlice belongs to a Service (rule S4).
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The label that withdraws a slice's endpoints from the proxy (rule S3).
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -220,7 +218,7 @@ pub struct NodeView {
 
 /// The Service that a slice belongs to, if any (rule S4).
 pub fn owner_of(slice: &EndpointSlice) -> Option<ObjectKey> {
-    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME).filter(|name| !name.is_empty())?;
+    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL).filter(|name| !name.is_empty())?;
     Some(ObjectKey::new(slice.metadata.namespace.clone().unwrap_or_default(), name.clone()))
 }
 

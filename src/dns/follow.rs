@@ -85,25 +85,38 @@ pub fn follow(cluster: &Cluster, index: Arc<Index>, complete: watch::Sender<bool
                 debug!("the cluster's cache is closed, dns answers stay as they are");
                 return;
             }
-            namespaces.drain(|old, new| match (old, new) {
-                (_, Some(namespace)) => records.set_namespace(namespace),
-                (Some(gone), None) => records.remove_namespace(&gone.name_any()),
-                (None, None) => {}
+            let mut changed = false;
+            namespaces.drain(|old, new| {
+                changed |= match (old, new) {
+                    (_, Some(namespace)) => records.set_namespace(namespace),
+                    (Some(gone), None) => records.remove_namespace(&gone.name_any()),
+                    (None, None) => false,
+                }
             });
-            services.drain(|old, new| match (old, new) {
-                (_, Some(service)) => records.set_service(service),
-                (Some(gone), None) => records.remove_service(&ObjectKey::of(gone)),
-                (None, None) => {}
+            services.drain(|old, new| {
+                changed |= match (old, new) {
+                    (_, Some(service)) => records.set_service(service),
+                    (Some(gone), None) => records.remove_service(&ObjectKey::of(gone)),
+                    (None, None) => false,
+                }
             });
-            slices.drain(|old, new| match (old, new) {
-                (_, Some(slice)) => records.set_slice(slice),
-                (Some(gone), None) => records.remove_slice(&ObjectKey::of(gone)),
-                (None, None) => {}
+            slices.drain(|old, new| {
+                changed |= match (old, new) {
+                    (_, Some(slice)) => records.set_slice(slice),
+                    (Some(gone), None) => records.remove_slice(&ObjectKey::of(gone)),
+                    (None, None) => false,
+                }
             });
-            pods.drain(|old, new| records.change_pod(old, new));
+            pods.drain(|old, new| changed |= records.change_pod(old, new));
+            let was_complete = records.complete;
             records.complete = namespaces.synced && services.synced && slices.synced && pods.synced;
-            records.note_revision(services.newest.max(slices.newest).max(pods.newest).max(namespaces.newest));
-            index.publish(records.clone());
+            if changed || records.complete != was_complete {
+                records.note_revision(services.newest.max(slices.newest).max(pods.newest).max(namespaces.newest));
+                index.publish(records.clone());
+            } else {
+                // Replies that were made stay good: most changes, of a Pod's status above all, are nothing to DNS.
+                index.refresh(records.clone());
+            }
             complete.send_if_modified(|known| std::mem::replace(known, records.complete) != records.complete);
             for marks in [&mut namespaces.marks, &mut services.marks, &mut slices.marks, &mut pods.marks] {
                 marks.clear();
@@ -179,6 +192,35 @@ mod tests {
         world.writers.namespaces.replace(vec![namespace("default")]);
         world.settled().await;
         assert!(world.index.load().complete);
+    }
+
+    #[tokio::test]
+    async fn prepared_replies_outlive_what_changes_no_answer() {
+        let world = start();
+        world.sync();
+        world.settled().await;
+        let generation = || world.index.load().generation;
+        let first = generation();
+        world.settled().await;
+        assert_eq!(generation(), first, "nothing has changed");
+
+        let mut labelled = service("web", json!({"clusterIP": "10.96.1.1"}));
+        labelled.metadata.labels = Some([("app".to_owned(), "web".to_owned())].into());
+        labelled.metadata.resource_version = Some("11".into());
+        world.writers.services.apply(labelled);
+        let mut ready = pod("web-1", &["10.244.1.5"]);
+        ready.metadata.resource_version = Some("12".into());
+        ready.status.get_or_insert_default().message = Some("ready".into());
+        world.writers.pods.apply(ready);
+        world.settled().await;
+        assert_eq!(generation(), first);
+        let (known, address) = (world.index.load(), std::net::IpAddr::from([10, 244, 1, 5]));
+        assert_eq!((known.services["web.default"].object.revision, known.pods[&address][0].revision), (11, 12));
+        drop(known);
+
+        world.writers.pods.apply(pod("web-1", &["10.244.1.6"]));
+        world.settled().await;
+        assert!(generation() > first);
     }
 
     #[tokio::test]

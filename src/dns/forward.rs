@@ -47,7 +47,7 @@ use super::zone::{Zone, below};
 use crate::sys::netns::NetNs;
 
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// Questions on their way at once; more fail at once. Each holds a socket.
+/// Questions on their way at once; more wait for their turn, half of the deadline at most. Each holds a socket.
 const IN_FLIGHT: usize = 256;
 /// Clients that wait for them; more are refused at once.
 const WAITING: usize = 4096;
@@ -223,13 +223,38 @@ pub struct Forwarder {
     slots: Semaphore,
     waiting: Semaphore,
     /// Questions on their way.
-    asked: Mutex<HashMap<Key, WeakShared<Exchange>>>,
+    asked: Mutex<OnTheirWay>,
+    exchanges: AtomicU64,
     /// The domain of the questions that find loops: nobody else can know it.
     probe: String,
     metrics: Arc<Metrics>,
 }
 
 type Exchange = BoxFuture<'static, Result<Said, ForwardError>>;
+
+/// Exchanges with their numbers, which tell one from the next about the same question.
+type OnTheirWay = HashMap<Key, (u64, WeakShared<Exchange>)>;
+
+/// One who waits for an exchange, or has gone away.
+struct Asker<'a> {
+    asked: &'a Mutex<OnTheirWay>,
+    key: &'a Key,
+    number: u64,
+    answered: bool,
+}
+
+impl Drop for Asker<'_> {
+    fn drop(&mut self) {
+        let mut asked = self.asked.lock();
+        // Whoever comes after an answer asks anew, or finds it in the cache. Without one, others may wait for it still.
+        let over = asked.get(self.key).is_some_and(|(number, exchange)| {
+            *number == self.number && (self.answered || exchange.upgrade().is_none())
+        });
+        if over {
+            asked.remove(self.key);
+        }
+    }
+}
 
 impl Forwarder {
     pub fn new(config: ForwardConfig, metrics: Arc<Metrics>) -> Self {
@@ -250,6 +275,7 @@ impl Forwarder {
             slots: Semaphore::new(IN_FLIGHT),
             waiting: Semaphore::new(WAITING),
             asked: Mutex::default(),
+            exchanges: AtomicU64::new(0),
             probe: format!("{:016x}.{:016x}", rand::random::<u64>(), rand::random::<u64>()),
             metrics,
         }
@@ -314,25 +340,28 @@ impl Forwarder {
     /// Asks the upstreams, and keeps what they say. `name` is that of the key.
     pub async fn ask(self: &Arc<Self>, key: Key, name: Name) -> Result<Said, ForwardError> {
         let _waiting = self.waiting.try_acquire().map_err(|_| ForwardError::Busy)?;
-        let exchange = self.exchange(&key, name);
+        let (number, exchange) = self.exchange(&key, name);
+        let mut wait = Asker { asked: &self.asked, key: &key, number, answered: false };
         let said = exchange.await;
-        // Whoever comes now asks anew, or finds the answer in the cache.
-        self.asked.lock().remove(&key);
+        wait.answered = true;
         said
     }
 
-    /// The exchange that answers this question: the one that is on its way, or a new one.
-    fn exchange(self: &Arc<Self>, key: &Key, name: Name) -> Shared<Exchange> {
+    /// The exchange that answers this question, the one that is on its way or a new one, and its number.
+    fn exchange(self: &Arc<Self>, key: &Key, name: Name) -> (u64, Shared<Exchange>) {
         let mut asked = self.asked.lock();
-        if let Some(exchange) = asked.get(key).and_then(WeakShared::upgrade) {
-            return exchange;
+        if let Some((number, known)) = asked.get(key)
+            && let Some(exchange) = known.upgrade()
+        {
+            return (*number, exchange);
         }
+        let number = self.exchanges.fetch_add(1, Relaxed);
         let (this, own) = (Arc::clone(self), key.clone());
         let exchange = async move { this.ask_and_keep(own, name).await }.boxed().shared();
         if let Some(weak) = exchange.downgrade() {
-            asked.insert(key.clone(), weak);
+            asked.insert(key.clone(), (number, weak));
         }
-        exchange
+        (number, exchange)
     }
 
     async fn ask_and_keep(&self, key: Key, name: Name) -> Result<Said, ForwardError> {
@@ -357,7 +386,10 @@ impl Forwarder {
         if upstreams.is_empty() {
             return Err(ForwardError::NoUpstream);
         }
-        let _slot = self.slots.try_acquire().map_err(|_| ForwardError::Busy)?;
+        let end = Instant::now() + self.timing.deadline;
+        // The other half is the upstreams': they are not to seem silent because we are busy.
+        let turn = timeout_at((end - self.timing.deadline / 2).into(), self.slots.acquire()).await;
+        let Ok(Ok(_slot)) = turn else { return Err(ForwardError::Busy) };
         let now = Instant::now();
         let sound: Vec<_> = upstreams.iter().filter(|upstream| !upstream.looping.load(Relaxed)).collect();
         if sound.is_empty() {
@@ -369,7 +401,7 @@ impl Forwarder {
             return Err(ForwardError::Silent(format!("{} did not a moment ago", down.join(", "))));
         }
         count(&self.metrics.forwarded);
-        self.race(&usable, &Asked { name, key }, now + self.timing.deadline).await
+        self.race(&usable, &Asked { name, key }, end).await
     }
 
     /// Asks one after the other, each with a head start, until one has a good word.

@@ -17,12 +17,9 @@ use kube::{Resource, ResourceExt};
 use rustc_hash::FxBuildHasher;
 use uuid::Uuid;
 
-use crate::cluster::ObjectKey;
+use crate::cluster::{ObjectKey, SERVICE_NAME_LABEL};
 
 type Map<K, V> = imbl::GenericHashMap<K, V, FxBuildHasher, imbl::shared_ptr::DefaultSharedPtr>;
-
-/// The label by which a slice belongs to a Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// The current [`Records`], published by one writer to any number of readers.
 pub struct Index {
@@ -48,6 +45,12 @@ impl Index {
     /// Only the one writer calls this.
     pub fn publish(&self, mut records: Records) {
         records.generation = self.current.load().generation + 1;
+        self.current.store(Arc::new(records));
+    }
+
+    /// Publishes records with the same answers as before, which may rest on newer versions of their objects.
+    pub fn refresh(&self, mut records: Records) {
+        records.generation = self.current.load().generation;
         self.current.store(Arc::new(records));
     }
 }
@@ -141,24 +144,28 @@ pub(super) enum Owner {
     Endpoint { service: Arc<str>, host: Arc<str> },
 }
 
+/// What changes them says whether an answer may be another than before.
 impl Records {
-    pub fn set_service(&mut self, service: &Service) {
+    pub fn set_service(&mut self, service: &Service) -> bool {
         let key = service_key(&service.namespace().unwrap_or_default(), &service.name_any());
         let entry = ServiceEntry::of(service);
-        if self.services.get(&key).is_some_and(|known| **known == entry) {
-            return;
+        let known = self.services.get(&key);
+        if known.is_some_and(|known| known.kind == entry.kind && known.ports == entry.ports) {
+            self.services.insert(key, Arc::new(entry));
+            return false;
         }
         self.drop_vips(&key);
         for vip in entry.vips() {
             self.reverse.entry(vip).or_insert_with(one).push(Owner::Vip { service: Arc::clone(&key) });
         }
         self.services.insert(key, Arc::new(entry));
+        true
     }
 
-    pub fn remove_service(&mut self, object: &ObjectKey) {
+    pub fn remove_service(&mut self, object: &ObjectKey) -> bool {
         let key = service_key(&object.namespace, &object.name);
         self.drop_vips(&key);
-        self.services.remove(&key);
+        self.services.remove(&key).is_some()
     }
 
     fn drop_vips(&mut self, key: &Arc<str>) {
@@ -168,18 +175,18 @@ impl Records {
         }
     }
 
-    pub fn set_slice(&mut self, slice: &EndpointSlice) {
+    pub fn set_slice(&mut self, slice: &EndpointSlice) -> bool {
         let object = ObjectKey::of(slice);
-        let service = slice.labels().get(SERVICE_NAME).filter(|_| slice.address_type != "FQDN");
+        let service = slice.labels().get(SERVICE_NAME_LABEL).filter(|_| slice.address_type != "FQDN");
         let Some(service) = service.map(|name| service_key(&object.namespace, name)) else {
             return self.remove_slice(&object);
         };
-        if self.filed.get(&object).is_some_and(|known| *known != service) {
-            self.remove_slice(&object);
-        }
+        let moved = self.filed.get(&object).is_some_and(|known| *known != service) && self.remove_slice(&object);
         let entry = SliceEntry::of(slice);
         let known =
             self.slices.get(&service).and_then(|all| all.iter().find(|known| known.object.key == object).cloned());
+        let alike = |known: &SliceEntry| known.endpoints == entry.endpoints && known.ports == entry.ports;
+        let changed = moved || !known.as_deref().is_some_and(alike);
         self.swap_endpoints(&service, known.as_ref().map_or(&[], |known| &known.endpoints), &entry.endpoints);
         let all = self.slices.entry(Arc::clone(&service)).or_default();
         match all.iter_mut().find(|known| known.object.key == object) {
@@ -187,17 +194,19 @@ impl Records {
             None => all.push(Arc::new(entry)),
         }
         self.filed.insert(object, service);
+        changed
     }
 
-    pub fn remove_slice(&mut self, object: &ObjectKey) {
-        let Some(service) = self.filed.remove(object) else { return };
-        let Some(all) = self.slices.get_mut(&service) else { return };
-        let Some(at) = all.iter().position(|known| known.object.key == *object) else { return };
+    pub fn remove_slice(&mut self, object: &ObjectKey) -> bool {
+        let Some(service) = self.filed.remove(object) else { return false };
+        let Some(all) = self.slices.get_mut(&service) else { return false };
+        let Some(at) = all.iter().position(|known| known.object.key == *object) else { return false };
         let gone = all.remove(at);
         if all.is_empty() {
             self.slices.remove(&service);
         }
         self.swap_endpoints(&service, &gone.endpoints, &[]);
+        true
     }
 
     /// Brings the reverse names from one ordered list of endpoints to another, touching only what differs.
@@ -238,18 +247,19 @@ impl Records {
         }
     }
 
-    pub fn set_namespace(&mut self, namespace: &Namespace) {
-        self.namespaces.insert(namespace.name_any().into(), ());
+    pub fn set_namespace(&mut self, namespace: &Namespace) -> bool {
+        self.namespaces.insert(namespace.name_any().into(), ()).is_none()
     }
 
-    pub fn remove_namespace(&mut self, name: &str) {
-        self.namespaces.remove(name);
+    pub fn remove_namespace(&mut self, name: &str) -> bool {
+        self.namespaces.remove(name).is_some()
     }
 
     /// Replaces what is known of a Pod; `None` where it did not or does not exist.
-    pub fn change_pod(&mut self, old: Option<&Pod>, new: Option<&Pod>) {
+    pub fn change_pod(&mut self, old: Option<&Pod>, new: Option<&Pod>) -> bool {
         let (before, after) = (pod_addresses(old), pod_addresses(new));
-        let Some(object) = new.or(old).map(Object::of) else { return };
+        let Some(object) = new.or(old).map(Object::of) else { return false };
+        let changed = before != after;
         for address in before {
             if let Some(pods) = self.pods.get_mut(&address) {
                 pods.retain(|known| known.key != object.key);
@@ -262,6 +272,7 @@ impl Records {
         for address in after {
             self.pods.entry(address).or_insert_with(one).push(Arc::clone(&object));
         }
+        changed
     }
 
     /// Remembers that a change of this resourceVersion is in.

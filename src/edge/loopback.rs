@@ -26,6 +26,7 @@ use super::datagrams;
 use super::host;
 use super::loopback_plan::{Door, doors};
 use super::relay::{relay, reset};
+use super::shut_doors::{ShutDoor, ShutDoors, TellShut};
 use crate::cluster::{Change, Informer, ObjectKey};
 use crate::config::Network;
 use crate::events::{EventType, Recorder};
@@ -34,8 +35,8 @@ use crate::plan::Protocol;
 use crate::router::Router;
 use crate::sys::netns::NetNs;
 
-/// The reason of the Event about a port that could not be had; its message begins with `Port NUMBER/PROTOCOL `.
-pub const LOOPBACK_PORT_NOT_OPEN: &str = "LoopbackPortNotOpen";
+/// The reason of the Event about a port that could not be had.
+const PORT_NOT_OPEN: &str = "LoopbackPortNotOpen";
 
 const DEVICE: &str = "eth0";
 /// Connections, and datagram flows, of one door at the same time.
@@ -51,6 +52,7 @@ pub(super) fn start(
     services: &Informer<Service>,
     router: &Arc<Router>,
     events: Recorder,
+    tell_shut: TellShut,
     stopping: &CancellationToken,
     tasks: &mut JoinSet<()>,
 ) -> Result<()> {
@@ -74,8 +76,16 @@ pub(super) fn start(
         })
         .context("cannot start a thread")?;
     entering.recv().context("the loopback's thread ended")?.context("cannot enter a namespace of its own")?;
-    let doorkeeper =
-        Doorkeeper { inside, router: Arc::clone(router), events, open: BTreeMap::new(), shut: BTreeMap::new() };
+    let doorkeeper = Doorkeeper {
+        inside,
+        router: Arc::clone(router),
+        events,
+        open: BTreeMap::new(),
+        shut: BTreeMap::new(),
+        told: ShutDoors::default(),
+        tell_shut,
+    };
+    (doorkeeper.tell_shut)(&doorkeeper.told);
     tasks.spawn(doorkeeper.follow(services.clone()));
     Ok(())
 }
@@ -88,7 +98,15 @@ struct Doorkeeper {
     events: Recorder,
     open: BTreeMap<ObjectKey, BTreeMap<Door, Open>>,
     /// Services with doors that could not be opened: they are tried again when another Service's are closed.
-    shut: BTreeMap<ObjectKey, Arc<Service>>,
+    shut: BTreeMap<ObjectKey, Shut>,
+    /// What was told last.
+    told: ShutDoors,
+    tell_shut: TellShut,
+}
+
+struct Shut {
+    service: Arc<Service>,
+    doors: Vec<ShutDoor>,
 }
 
 struct Open(JoinHandle<()>);
@@ -113,11 +131,20 @@ impl Doorkeeper {
                 Change::Synced | Change::Marked(_) => continue,
             };
             if self.set(&service, wanted).await {
-                let waiting: Vec<_> = self.shut.values().cloned().collect();
+                let waiting: Vec<_> = self.shut.values().map(|shut| Arc::clone(&shut.service)).collect();
                 for service in waiting {
                     self.set(&service, doors(&service)).await;
                 }
             }
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
+        let shut = ShutDoors(self.shut.iter().map(|(key, shut)| (key.to_string(), shut.doors.clone())).collect());
+        if shut != self.told {
+            (self.tell_shut)(&shut);
+            self.told = shut;
         }
     }
 
@@ -125,6 +152,7 @@ impl Doorkeeper {
     async fn set(&mut self, service: &Arc<Service>, wanted: Vec<Door>) -> bool {
         let key = ObjectKey::of(&**service);
         let was_shut = self.shut.remove(&key);
+        let mut shut = Vec::new();
         let mut open = self.open.remove(&key).unwrap_or_default();
         let mut closed = false;
         for (_, door) in open.extract_if(.., |door, _| !wanted.contains(door)) {
@@ -140,14 +168,18 @@ impl Doorkeeper {
                     open.insert(door, handle);
                 }
                 Err(error) => {
+                    let message = explain(door, &error);
                     // Said once, and again when the Service is changed.
-                    if was_shut.as_ref().is_none_or(|known| !Arc::ptr_eq(known, service)) {
-                        let message = explain(door, &error);
-                        self.events.event(service.object_ref(&()), EventType::Warning, LOOPBACK_PORT_NOT_OPEN, message);
+                    if was_shut.as_ref().is_none_or(|known| !Arc::ptr_eq(&known.service, service)) {
+                        let about = service.object_ref(&());
+                        self.events.event(about, EventType::Warning, PORT_NOT_OPEN, message.clone());
                     }
-                    self.shut.insert(key.clone(), Arc::clone(service));
+                    shut.push(ShutDoor { port: door.port, protocol: door.protocol.as_str().to_owned(), message });
                 }
             }
+        }
+        if !shut.is_empty() {
+            self.shut.insert(key.clone(), Shut { service: Arc::clone(service), doors: shut });
         }
         if !open.is_empty() {
             self.open.insert(key, open);

@@ -1,5 +1,6 @@
 //! The flow log in words: a line per record, as JSON and as text, and which of them are asked for.
 
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -354,6 +355,9 @@ impl Wanted {
     }
 }
 
+/// Records put into words at once, so that a long log does not keep others waiting.
+const CHUNK: usize = 512;
+
 /// The lines that are there, and those that come, for who follows. `tail` is how many of the former at most.
 pub fn lines(log: Arc<FlowLog>, wanted: Wanted, tail: usize, follow: bool) -> impl Stream<Item = Vec<Line>> + Send {
     struct Reader {
@@ -361,10 +365,24 @@ pub fn lines(log: Arc<FlowLog>, wanted: Wanted, tail: usize, follow: bool) -> im
         wanted: Wanted,
         after: u64,
         first: Option<usize>,
+        /// Read, and not in words yet.
+        pending: VecDeque<Arc<Record>>,
         over: bool,
     }
-    let reader = Reader { log, wanted, after: 0, first: Some(tail), over: false };
+    impl Reader {
+        fn line(&self, record: &Record) -> Option<Line> {
+            Some(Line::of(&self.log, record)).filter(|line| self.wanted.holds(line))
+        }
+    }
+    let reader = Reader { log, wanted, after: 0, first: Some(tail), pending: VecDeque::new(), over: false };
     futures::stream::unfold(reader, move |mut reader| async move {
+        if !reader.pending.is_empty() {
+            let chunk = reader.pending.len().min(CHUNK);
+            let records: Vec<_> = reader.pending.drain(..chunk).collect();
+            let lines = records.iter().filter_map(|record| reader.line(record)).collect();
+            tokio::task::yield_now().await;
+            return Some((lines, reader));
+        }
         if reader.over {
             return None;
         }
@@ -380,11 +398,13 @@ pub fn lines(log: Arc<FlowLog>, wanted: Wanted, tail: usize, follow: bool) -> im
         if lost > 0 && first.is_none() {
             lines.push(Line::lost(lost));
         }
-        lines.extend(
-            records.iter().map(|record| Line::of(&reader.log, record)).filter(|line| reader.wanted.holds(line)),
-        );
-        if let Some(tail) = first {
-            lines.drain(..lines.len().saturating_sub(tail));
+        match first {
+            // From the newest back, so that nothing is put into words for nothing.
+            Some(tail) if tail < records.len() => {
+                lines.extend(records.iter().rev().filter_map(|record| reader.line(record)).take(tail));
+                lines.reverse();
+            }
+            _ => reader.pending = records.into(),
         }
         reader.over = !follow;
         Some((lines, reader))

@@ -10,7 +10,7 @@ use super::flow::Facts;
 use super::pods::nearest;
 use super::report::{Finding, Ref, Step, StepKind};
 use super::request::{BadRequest, Family, Port};
-use crate::cluster::{Cluster, ObjectKey};
+use crate::cluster::{Cluster, ObjectKey, SERVICE_NAME_LABEL};
 use crate::controllers::endpoint_model::{headless, protocol_of};
 use crate::dns::answer::{Answer, Cause, Code, Data, Kind};
 use crate::dns::lookup::Path;
@@ -292,7 +292,7 @@ pub(super) fn port_of_endpoint(
     let name = name.and_then(|port| port.name.clone()).unwrap_or_default();
     let own = service.name_any();
     let slices = cluster.slices.list_in(&namespace);
-    let slices = slices.iter().filter(|slice| slice.labels().get("kubernetes.io/service-name") == Some(&own));
+    let slices = slices.iter().filter(|slice| slice.labels().get(SERVICE_NAME_LABEL) == Some(&own));
     let mut found = slices.flat_map(|slice| slice.ports.iter().flatten()).filter(|port| {
         port.name.as_deref().unwrap_or_default() == name
             && port.protocol.as_deref().unwrap_or("TCP") == protocol.as_str()

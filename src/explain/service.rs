@@ -11,6 +11,7 @@ use kube::ResourceExt;
 use super::lists::{filter_name, filter_text, list_name, list_text};
 use super::pods::{self, Miss, node_of, phase, pod_ref};
 use super::report::{Address, Choice, EndpointReport, Finding, LeftOut, NearMiss, PortReport, Ref, ServiceReport};
+use crate::cluster::SERVICE_NAME_LABEL;
 use crate::controllers::LOAD_BALANCER_CLASS;
 use crate::controllers::endpoint_model::{headless, pod_ready, protocol_of, resolve_port, terminating};
 use crate::controllers::service_pods::selects;
@@ -58,7 +59,7 @@ pub fn explain(facts: &Facts<'_>) -> ServiceReport {
     }
     report.selector = spec.selector.clone().unwrap_or_default();
     report.addresses = addresses(service, spec);
-    let view = View { facts, spec, in_plan: in_plan(facts) };
+    let view = View { facts, spec, in_plan: in_plan(facts), pods: pods_by_name(facts) };
     report.ports = view.ports();
     view.near_misses(&mut report);
     report.serving = view.serving();
@@ -105,6 +106,13 @@ struct View<'a> {
     facts: &'a Facts<'a>,
     spec: &'a ServiceSpec,
     in_plan: BTreeMap<(bool, String, Protocol), &'a Arc<ServicePort>>,
+    /// Those of the Service's namespace: each endpoint is looked up here.
+    pods: BTreeMap<&'a str, &'a Arc<Pod>>,
+}
+
+fn pods_by_name<'a>(facts: &Facts<'a>) -> BTreeMap<&'a str, &'a Arc<Pod>> {
+    let own = facts.pods.iter().filter(|pod| pod.metadata.namespace == facts.service.metadata.namespace);
+    own.filter_map(|pod| Some((pod.metadata.name.as_deref()?, pod))).collect()
 }
 
 fn target_text(port: &ApiPort) -> String {
@@ -131,11 +139,11 @@ impl View<'_> {
     }
 
     fn own_pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        self.facts.pods.iter().filter(|pod| pod.metadata.namespace == self.facts.service.metadata.namespace)
+        self.pods.values().copied()
     }
 
     fn pod(&self, name: &str) -> Option<&Arc<Pod>> {
-        self.own_pods().find(|pod| pod.metadata.name.as_deref() == Some(name))
+        self.pods.get(name).copied()
     }
 
     fn serving(&self) -> bool {
@@ -351,7 +359,7 @@ impl View<'_> {
                 let message = "it has no selector, and no EndpointSlice names it: its endpoints are yours to write";
                 problems.push(
                     Finding::new("NoSelectorNoSlices", message)
-                        .fix(format!("an EndpointSlice with the label kubernetes.io/service-name: {}", own.name))
+                        .fix(format!("an EndpointSlice with the label {SERVICE_NAME_LABEL}: {}", own.name))
                         .on(own.clone()),
                 );
             }

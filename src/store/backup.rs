@@ -11,7 +11,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
@@ -73,8 +73,7 @@ pub async fn backup(database: &Path, files: &[SideFile], to: &Path) -> Result<u6
         return Err(BackupError::Exists(to.to_owned()));
     }
     let part = beside(to, "part");
-    // Secret from its first byte on; SQLite takes an empty file for a missing one.
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part).map_err(io_error(&part))?;
+    let _held = take_over(&part, to)?;
     let result = async {
         let revision = copy(database, files, &part).await?;
         sync(&part).map_err(io_error(&part))?;
@@ -87,6 +86,27 @@ pub async fn backup(database: &Path, files: &[SideFile], to: &Path) -> Result<u6
         let _ = fs::remove_file(&part);
     }
     result
+}
+
+/// The empty file in which a backup is made, which may be the rest of one that was interrupted. It is this backup's until
+/// the value is dropped: two at once would make one file of both.
+fn take_over(part: &Path, to: &Path) -> Result<fs::File, BackupError> {
+    let failed = || io_error(part);
+    // Secret from its first byte on; SQLite takes an empty file for a missing one.
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(part).map_err(failed())?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => return Err(BackupError::Exists(part.to_owned())),
+        Err(fs::TryLockError::Error(source)) => return Err(failed()(source)),
+    }
+    // Whoever had it may have finished meanwhile, and then it is the backup.
+    let here = file.metadata().map_err(failed())?;
+    if !fs::metadata(part).is_ok_and(|now| now.ino() == here.ino()) {
+        return Err(BackupError::Exists(to.to_owned()));
+    }
+    file.set_len(0).map_err(failed())?;
+    Ok(file)
 }
 
 async fn copy(database: &Path, files: &[SideFile], part: &Path) -> Result<u64, BackupError> {

@@ -107,12 +107,65 @@ async fn collection_is_deleted_by_selector() {
 }
 
 #[tokio::test]
+async fn jobs_and_replication_controllers_leave_their_pods_unless_asked() {
+    let world = World::start().await;
+    let template = json!({"metadata": {"labels": {"app": "a"}},
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "vipyard/whoami"}]}});
+    let mut always = template.clone();
+    always["spec"]["restartPolicy"] = json!("Always");
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "spec": {"template": template}});
+    let controller = json!({"apiVersion": "v1", "kind": "ReplicationController", "spec": {"template": always.clone()}});
+    let set = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet",
+        "spec": {"selector": {"matchLabels": {"app": "a"}}, "template": always}});
+    for (path, object, orphans) in [
+        ("/apis/batch/v1/namespaces/default/jobs", job, true),
+        ("/api/v1/namespaces/default/replicationcontrollers", controller, true),
+        ("/apis/apps/v1/namespaces/default/replicasets", set, false),
+    ] {
+        for (options, held) in [
+            (json!({}), orphans.then_some("orphan")),
+            (json!({"propagationPolicy": "Background"}), None),
+            (json!({"orphanDependents": false}), None),
+            (json!({"propagationPolicy": "Foreground"}), Some("foregroundDeletion")),
+        ] {
+            let mut object = object.clone();
+            object["metadata"] = json!({"generateName": "a-"});
+            let made = world.post(path, object).await.created();
+            let name = made["metadata"]["name"].as_str().unwrap();
+            let answer = world.delete(&format!("{path}/{name}"), options.clone()).await.ok();
+            let finalizers = held.map(|name| json!([name])).unwrap_or_default();
+            assert_eq!(answer["metadata"]["finalizers"], finalizers, "{path} {options}");
+            if held.is_some() {
+                // What is said already is not said anew.
+                let again = world.delete(&format!("{path}/{name}"), json!({})).await.ok();
+                assert_eq!(again["metadata"]["finalizers"], finalizers, "{path} {options}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn dry_run_deletes_nothing() {
     let world = World::start().await;
     world.config_map("a", "1").await;
     world.delete(&format!("{CONFIG_MAPS}/a"), json!({"dryRun": ["All"]})).await.ok();
     world.delete(&format!("{CONFIG_MAPS}/a?dryRun=All"), json!({})).await.ok();
     world.get(&format!("{CONFIG_MAPS}/a")).await.ok();
+}
+
+#[tokio::test]
+async fn eviction_whose_options_are_malformed_is_refused() {
+    let world = World::start().await;
+    world.pod("p", json!({}), None).await;
+    for options in [json!("x"), json!([1]), json!(true), json!({"preconditions": "x"}), json!({"preconditions": [1]})] {
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"},
+            "deleteOptions": options});
+        let status = world.post(&format!("{PODS}/p/eviction"), eviction).await.refused(400, "BadRequest");
+        assert!(message(&status).contains("deleteOptions"), "{status}");
+    }
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"},
+        "deleteOptions": {"preconditions": null}});
+    world.post(&format!("{PODS}/p/eviction"), eviction).await.created();
 }
 
 #[tokio::test]

@@ -5,10 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
+use axum::response::Response;
+use axum::routing::MethodRouter;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::BodyExt;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
@@ -20,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use vipyard::api::pki::Authority;
-use vipyard::api::serve;
+use vipyard::api::serve::{self, Times};
 
 use crate::world::{CONFIG_MAPS, World, config_map, request};
 
@@ -97,19 +102,25 @@ struct Listening {
     address: std::net::SocketAddr,
     tls: TlsConnector,
     connections: TaskTracker,
+    stopping: CancellationToken,
     token: String,
 }
 
-async fn listen(stalled: Duration) -> Listening {
+async fn listen(times: Times) -> Listening {
+    listen_with(times, |router| router).await
+}
+
+/// [`listen`] with more than the API.
+async fn listen_with(times: Times, more: impl FnOnce(Router) -> Router) -> Listening {
     let world = World::start().await;
     let authority = Authority::open(None).unwrap();
     let server = authority.server(&[IpAddr::V4(Ipv4Addr::LOCALHOST)], &[]).unwrap();
     let acceptor = serve::acceptor(&authority, &server).unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let connections = TaskTracker::new();
-    let router = world.api.public_router();
-    tokio::spawn(serve::serve_with(listener, acceptor, router, CancellationToken::new(), connections.clone(), stalled));
+    let (connections, stopping) = (TaskTracker::new(), CancellationToken::new());
+    let router = more(world.api.public_router());
+    tokio::spawn(serve::serve_with(listener, Some(acceptor), router, stopping.clone(), connections.clone(), times));
 
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.cert_pem().as_bytes()).unwrap()).unwrap();
@@ -122,13 +133,41 @@ async fn listen(stalled: Duration) -> Listening {
     let asked = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
     let made = world.post(account, asked).await.created();
     let token = made["status"]["token"].as_str().unwrap().to_owned();
-    Listening { world, address, tls: TlsConnector::from(Arc::new(config)), connections, token }
+    Listening { world, address, tls: TlsConnector::from(Arc::new(config)), connections, stopping, token }
 }
 
 impl Listening {
     async fn connect(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         self.tls.connect(ServerName::from(self.address.ip()), stream).await.unwrap()
+    }
+
+    /// A connection whose handshake names HTTP/2.
+    async fn connect_for_http2(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let mut config = (**self.tls.config()).clone();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let tls = TlsConnector::from(Arc::new(config));
+        tls.connect(ServerName::from(self.address.ip()), stream).await.unwrap()
+    }
+
+    /// An HTTP/2 connection.
+    async fn connect_http2(&self) -> http2::SendRequest<Body> {
+        let stream = self.connect_for_http2().await;
+        let (client, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_connection_window_size(1 << 24)
+            .initial_stream_window_size(1 << 16)
+            .handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    /// A GET as HTTP/2 has it, with the token.
+    fn question(&self, path: &str) -> Request<Body> {
+        let request = Request::get(format!("https://{}{path}", self.address));
+        request.header("authorization", format!("Bearer {}", self.token)).body(Body::empty()).unwrap()
     }
 
     /// Sends a GET and reads the head of its answer.
@@ -157,7 +196,7 @@ impl Listening {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn watcher_that_reads_nothing_is_cut_off_and_one_that_reads_stays() {
-    let server = listen(Duration::from_secs(2)).await;
+    let server = listen(Times { stalled: Duration::from_secs(2), ..Times::default() }).await;
     let deaf = server.get(&format!("{CONFIG_MAPS}?watch=true")).await;
     let mut reader = server.get(&format!("{CONFIG_MAPS}?watch=true")).await;
     server.until_connections(2).await;
@@ -182,9 +221,129 @@ async fn watcher_that_reads_nothing_is_cut_off_and_one_that_reads_stays() {
     drop(deaf);
 }
 
+/// Where an answer has no end; `given_up` is cancelled when it is served no more.
+fn torrent(given_up: &CancellationToken) -> MethodRouter {
+    let given_up = given_up.clone();
+    axum::routing::get(move || {
+        let guard = given_up.drop_guard();
+        let pieces = std::iter::repeat_with(move || {
+            let _served = &guard;
+            Ok::<_, std::convert::Infallible>(Bytes::from_static(&[b'x'; 1_000_000]))
+        });
+        std::future::ready(Response::new(Body::from_stream(futures::stream::iter(pieces))))
+    })
+}
+
+async fn patiently(mut response: Response) -> Response {
+    response.extensions_mut().insert(serve::Patient);
+    response
+}
+
+async fn within_the_limit<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(20), future).await.unwrap_or_else(|_| panic!("no {what} in time"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stream_of_http2_that_is_not_read_is_cut_off_alone() {
+    let [plain, log] = [(); 2].map(|()| CancellationToken::new());
+    let server = listen_with(Times { stalled: Duration::from_secs(1), ..Times::default() }, |router| {
+        let patient = torrent(&log).layer(axum::middleware::map_response(patiently));
+        router.route("/plain", torrent(&plain)).route("/log", patient)
+    })
+    .await;
+    let mut client = server.connect_http2().await;
+    let log_answer = client.send_request(server.question("/log")).await.unwrap();
+    let plain_answer = client.send_request(server.question("/plain")).await.unwrap();
+    let watch = client.send_request(server.question(&format!("{CONFIG_MAPS}?watch=true"))).await.unwrap();
+    within_the_limit("end of what is not read", plain.cancelled()).await;
+    let plain_end = async {
+        let mut body = plain_answer.into_body();
+        while let Some(Ok(_)) = body.frame().await {}
+    };
+    within_the_limit("reset", plain_end).await;
+    // Who waits for news is not who does not read.
+    server.world.config_map("late", "1").await;
+    let event = within_the_limit("event", watch.into_body().frame()).await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(event.data_ref().unwrap()).contains("\"late\""));
+    assert!(!log.is_cancelled(), "what is read with a pager is not cut off");
+    let mut log_body = log_answer.into_body();
+    for _ in 0..100 {
+        within_the_limit("more of the log", log_body.frame()).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_over_http2_are_whole() {
+    let server = listen(Times::default()).await;
+    server.world.post(CONFIG_MAPS, config_map("large", &"x".repeat(900_000))).await.created();
+    let mut client = server.connect_http2().await;
+    let answer = client.send_request(server.question(&format!("{CONFIG_MAPS}/large"))).await.unwrap();
+    let length: usize = answer.headers()["content-length"].to_str().unwrap().parse().unwrap();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(length, body.len());
+    let object: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(object["metadata"]["name"], "large");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_do_not_read_do_not_hold_up_the_end() {
+    let given_up = CancellationToken::new();
+    let server = listen_with(Times::default(), |router| {
+        let patient = axum::middleware::map_response(patiently);
+        router.route("/plain", torrent(&given_up)).route("/log", torrent(&given_up).layer(patient))
+    })
+    .await;
+    let mut client = server.connect_http2().await;
+    let mut answers = Vec::new();
+    for path in ["/plain", "/log"] {
+        answers.push(client.send_request(server.question(path)).await.unwrap());
+    }
+    let _silent = [server.connect().await, server.connect().await];
+    server.stopping.cancel();
+    within_the_limit("end", server.until_connections(0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_ask_for_nothing_are_closed() {
+    let times = Times { idle: Duration::from_secs(1), ..Times::default() };
+    let server = listen(times).await;
+    // Nothing, the name of HTTP/2 alone, and one request.
+    let (silent, named) = (server.connect().await, server.connect_for_http2().await);
+    let mut client = server.connect_http2().await;
+    client.send_request(server.question("/healthz")).await.unwrap();
+    let mut watcher = server.connect_http2().await;
+    let watch = watcher.send_request(server.question(&format!("{CONFIG_MAPS}?watch=true"))).await.unwrap();
+    server.until_connections(1).await;
+    server.world.config_map("late", "1").await;
+    within_the_limit("event", watch.into_body().frame()).await.unwrap().unwrap();
+    drop((silent, named));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_connections_have_the_same_bounds() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (connections, stopping) = (TaskTracker::new(), CancellationToken::new());
+    let router = Router::new().route("/", axum::routing::get(|| async { "page" }));
+    let times = Times { idle: Duration::from_secs(1), ..Times::default() };
+    let ended = tokio::spawn(serve::serve_with(listener, None, router, stopping.clone(), connections.clone(), times));
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    let mut asking = TcpStream::connect(address).await.unwrap();
+    asking.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    within_the_limit("end of the connection", asking.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("page"), "{answer}");
+    within_the_limit("end of the silent one", silent.read_u8()).await.unwrap_err();
+    let _unasked = TcpStream::connect(address).await.unwrap();
+    stopping.cancel();
+    within_the_limit("end of the listener", ended).await.unwrap();
+    connections.close();
+    within_the_limit("end of all", connections.wait()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn request_of_a_client_that_goes_away_is_dropped() {
-    let server = listen(serve::STALLED).await;
+    let server = listen(Times::default()).await;
     let mut stream = server.connect().await;
     // A request without its body, so that the server waits.
     let head = format!(
@@ -248,7 +407,7 @@ async fn refusal_does_not_wait_for_ever() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn client_that_is_still_sending_sees_why_it_is_refused() {
-    let server = listen(serve::STALLED).await;
+    let server = listen(Times::default()).await;
     let head = format!("POST {CONFIG_MAPS} HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n");
     // A connection that is closed early is not reset every time.
     for _ in 0..10 {

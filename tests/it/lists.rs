@@ -88,6 +88,22 @@ async fn pages_show_one_revision_although_objects_come_and_go() {
 }
 
 #[tokio::test]
+async fn pages_of_a_selection_hold_what_is_selected_to_the_end() {
+    let world = World::start().await;
+    for (i, name) in ["a", "b", "c", "d", "e", "f"].into_iter().enumerate() {
+        labelled(&world, name, BTreeMap::from([("odd", if i % 2 == 0 { "no" } else { "yes" })])).await;
+    }
+    let path = format!("{CONFIG_MAPS}?limit=2&labelSelector=odd%3Dyes");
+    let first = world.get(&path).await.ok();
+    assert_eq!((names(&first), &first["metadata"]["remainingItemCount"]), (vec!["b", "d"], &json!(null)));
+    let token = first["metadata"]["continue"].as_str().expect("there is more");
+    let last = world.get(&format!("{path}&continue={token}")).await.ok();
+    assert_eq!((names(&last), &last["metadata"]["continue"]), (vec!["f"], &json!(null)));
+    let exact = world.get(&format!("{CONFIG_MAPS}?limit=3&labelSelector=odd%3Dyes")).await.ok();
+    assert_eq!((names(&exact).len(), &exact["metadata"]["continue"]), (3, &json!(null)));
+}
+
+#[tokio::test]
 async fn list_at_an_exact_revision_shows_the_past() {
     let world = World::start().await;
     let then = revision(&world.config_map("a", "old").await);

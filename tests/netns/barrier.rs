@@ -69,9 +69,10 @@ pub async fn command_returns_when_the_write_is_in_and_refuses_what_nobody_wrote(
     let data = cluster.home.data();
     let data = data.to_str().unwrap();
     let newest = async || cluster.get(SERVICES).await["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
-    for arguments in
-        [&["wait", "--data-dir", data][..], &["wait", "--for=dataplane", "--data-dir", data, &newest().await]]
-    {
+    for arguments in [
+        &["wait", "--data-dir", data][..],
+        &["wait", "--for=dataplane", "--timeout", &u64::MAX.to_string(), "--data-dir", data, &newest().await],
+    ] {
         assert_eq!(vipyard(arguments).await, (0, String::new(), String::new()), "{arguments:?}");
     }
     let (code, _, error) = vipyard(&["wait", "--data-dir", data, "999999999"]).await;

@@ -208,6 +208,13 @@ pub async fn detached_cluster_is_ready_when_up_returns_and_ends_with_down() {
     let (code, out, _) = vipyard(&["down", "--data-dir", data]).await;
     assert_eq!(code, 0);
     assert!(out.starts_with("no cluster is running in"), "{out}");
+
+    // A lock that cannot be asked says nothing.
+    let other = Home::new();
+    std::fs::create_dir_all(other.data().join("lock")).unwrap();
+    let (code, out, err) = vipyard(&["down", "--data-dir", other.data().to_str().unwrap()]).await;
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("cannot lock"), "{err}");
 }
 
 /// Without any privilege, in a user namespace in which it is nobody special, a cluster does the same.

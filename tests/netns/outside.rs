@@ -256,6 +256,23 @@ pub async fn services_are_at_the_loopback_of_an_ordinary_user() {
         eventually(&what, told).await;
     }
     assert!(host.http(loopback(node_port(&service, "taken"))).is_ok());
+    // `reach` believes what is true now: the Event about a port stays when the port is had.
+    let data = cluster.home.data();
+    let told = async || vipyard(&["reach", "svc/web", "--data-dir", data.to_str().unwrap()]).await.1;
+    let text = told().await;
+    assert!(text.contains("note: Port 8181/TCP") && !text.contains("127.0.0.1:8181 "), "{text}");
+    drop(taken);
+    let blocker = json!({"type": "LoadBalancer", "ports": [{"name": "http", "port": 8182, "targetPort": 80}]});
+    cluster.service("blocker", blocker).await;
+    let blocked = async || host.connect(loopback(8182)).is_ok().then_some(());
+    eventually("a door that is closed again", blocked).await;
+    cluster.delete(&format!("{SERVICES}/blocker")).await;
+    answered(&cluster, &host, loopback(8181)).await;
+    let opened = async || {
+        let text = told().await;
+        (text.contains("127.0.0.1:8181 ") && !text.contains("Port 8181/TCP")).then_some(())
+    };
+    eventually("reach names the port that was had in the end", opened).await;
     // Two Services want one port: the second has it when the first is gone, and what is established stays (C1).
     let port = json!([{"name": "http", "port": 8180, "targetPort": 80}]);
     cluster.service("other", json!({"type": "LoadBalancer", "ports": port})).await;
@@ -275,7 +292,6 @@ pub async fn services_are_at_the_loopback_of_an_ordinary_user() {
     cluster.delete(&format!("{SERVICES}/other")).await;
     let closed = async || host.connect(loopback(8180)).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
     eventually("the door is closed", async || closed().await.then_some(())).await;
-    drop(taken);
     cluster.stop().await;
 }
 

@@ -29,6 +29,7 @@ impl super::Kind for Kind {
         categories: &["all"],
         status: true,
         generation: true,
+        orphans_dependents: true,
         fields: &["status.successful"],
         condition_times: &["lastProbeTime", "lastTransitionTime"],
         columns: &[

@@ -25,6 +25,7 @@ impl super::Kind for Kind {
         status: true,
         scale: Some(ScalePaths::WORKLOAD),
         generation: true,
+        orphans_dependents: true,
         fields: &["status.replicas"],
         condition_times: &["lastTransitionTime"],
         columns: &[

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 /// Pieces that wait in each stream.
 pub(super) const PIECES: usize = 4;
 /// How long a client may take to close a connection that is over, or to take its last bytes.
-const LINGER: Duration = Duration::from_secs(5);
+pub(super) const LINGER: Duration = Duration::from_secs(5);
 
 /// Bytes in both directions.
 pub(in crate::api) trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}

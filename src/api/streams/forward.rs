@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::conversation::{self, Connection, Inlet, Outgoing, Outlet, PIECES, What};
+use super::conversation::{self, Connection, Inlet, LINGER, Outgoing, Outlet, PIECES, What};
 use super::spdy::REFUSED_STREAM;
 use super::spdy_session::{self, Opened};
 use super::websocket::{self, Framing};
@@ -58,7 +58,22 @@ pub(super) fn ports(query: &str) -> Result<Vec<u16>, ApiError> {
 /// Serves SPDY inside a WebSocket.
 pub(super) async fn over_tunnel(connection: Box<dyn Connection>, gone: CancellationToken, dial: Dial) {
     let (outer, inner) = tokio::io::duplex(TUNNEL_BUFFER);
-    tokio::join!(websocket::tunnel(connection, outer), over_spdy(inner, gone, dial));
+    let over = CancellationToken::new();
+    let inside = async {
+        over_spdy(inner, gone, dial).await;
+        over.cancel();
+    };
+    let lingering = async {
+        over.cancelled().await;
+        tokio::time::sleep(LINGER).await;
+    };
+    let outside = async {
+        tokio::select! {
+            () = websocket::tunnel(connection, outer) => {}
+            () = lingering => {}
+        }
+    };
+    tokio::join!(outside, inside);
 }
 
 /// Serves a SPDY connection: for each connection that it accepts, the client opens two streams.
@@ -215,6 +230,17 @@ async fn forward(port: u16, mut inlet: Inlet, data: &Outlet, error: &Outlet, res
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn client_of_a_tunnel_that_does_nothing_does_not_hold_up_the_end() {
+        // Nothing is read from this end, and it stays open.
+        let (_client, server) = tokio::io::duplex(1);
+        let gone = CancellationToken::new();
+        let dial: Dial = Arc::new(|_| Box::pin(std::future::pending()));
+        let tunnel = tokio::spawn(over_tunnel(Box::new(server), gone.clone(), dial));
+        gone.cancel();
+        tokio::time::timeout(Duration::from_secs(20), tunnel).await.expect("an end in time").unwrap();
+    }
 
     #[test]
     fn ports_are_repeated_or_listed() {

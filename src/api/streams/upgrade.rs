@@ -11,7 +11,6 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::conn::auto::upgrade::downcast;
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
@@ -140,7 +139,7 @@ pub(in crate::api) struct Switched {
 /// Waits until the client has switched.
 pub(in crate::api) async fn switched(on_upgrade: OnUpgrade) -> io::Result<Switched> {
     let upgraded = on_upgrade.await.map_err(io::Error::other)?;
-    match downcast::<TokioIo<TlsConnection>>(upgraded) {
+    match upgraded.downcast::<TokioIo<TlsConnection>>() {
         Ok(parts) => {
             let tls = parts.io.into_inner();
             let socket = tls.get_ref().0;

@@ -7,9 +7,9 @@ use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, DeleteOptions, Time};
 use k8s_openapi::jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::api::kinds::{BUDGETS, BUDGETS_GROUP, selects};
@@ -31,7 +31,7 @@ impl Api {
         if !named.is_empty() && named != call.target.name() {
             return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
         }
-        let options = eviction.get("deleteOptions").cloned().unwrap_or_else(|| json!({}));
+        let options = delete_options(&eviction)?;
         let in_body = options["dryRun"].as_array().is_some_and(|all| !all.is_empty());
         let dry_run = in_body || call.params.dry_run("DeleteOptions")?;
         call.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -105,6 +105,20 @@ impl Api {
         }
         Ok(found)
     }
+}
+
+/// What an Eviction says of the delete: an object, whose fields are of their types.
+fn delete_options(eviction: &Value) -> Result<Value, ApiError> {
+    let Some(options) = eviction.get("deleteOptions").filter(|options| !options.is_null()) else {
+        return Ok(json!({}));
+    };
+    serde_path_to_error::deserialize::<_, DeleteOptions>(options).map_err(|e| {
+        let (path, why) = (e.path(), e.inner());
+        ApiError::bad_request(format!(
+            "Eviction in version \"v1\" cannot be handled as a Eviction: deleteOptions.{path}: {why}"
+        ))
+    })?;
+    Ok(options.clone())
 }
 
 /// What lets a Pod go.

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::config::CLUSTER_DOMAIN;
 use crate::controllers::LOAD_BALANCER_CLASS;
-use crate::edge::{HostReach, LOOPBACK_PORT_NOT_OPEN};
+use crate::edge::{HostReach, ShutDoor};
 use crate::plan::{PROXY_NAME_LABEL, load_balancer_ips};
 
 /// What the answer rests on.
@@ -19,6 +19,8 @@ pub(super) struct Facts {
     pub nodes: Vec<Node>,
     pub events: Vec<Event>,
     pub host: HostReach,
+    /// Its ports that the loopback relay could not open.
+    pub shut: Vec<ShutDoor>,
 }
 
 /// The answer.
@@ -106,8 +108,7 @@ struct Book<'a> {
     /// Nodes with an endpoint that gets traffic.
     serving: BTreeSet<&'a str>,
     endpoints: Vec<(IpAddr, &'a EndpointSlice)>,
-    /// What the loopback relay said about ports that it could not open.
-    shut: Vec<&'a str>,
+    shut: &'a [ShutDoor],
     local: bool,
 }
 
@@ -135,7 +136,6 @@ impl<'a> Book<'a> {
             let ips = ips.filter(|ip| cluster_ips.iter().any(|own| own.is_ipv4() == ip.is_ipv4())).collect();
             (node.metadata.name.as_deref().unwrap_or_default(), ips)
         });
-        let shut = facts.events.iter().filter(|event| event.reason.as_deref() == Some(LOOPBACK_PORT_NOT_OPEN));
         Self {
             host: facts.host,
             balancers: load_balancer_ips(&facts.service).into_vec(),
@@ -143,7 +143,7 @@ impl<'a> Book<'a> {
             nodes: nodes.collect(),
             serving,
             endpoints,
-            shut: shut.filter_map(|event| event.message.as_deref()).collect(),
+            shut: &facts.shut,
             local: spec.external_traffic_policy.as_deref() == Some("Local"),
             cluster_ips,
         }
@@ -151,7 +151,7 @@ impl<'a> Book<'a> {
 
     /// Whether the relay could open a port.
     fn is_open(&self, port: u16, protocol: &str) -> bool {
-        !self.shut.iter().any(|message| message.starts_with(&format!("Port {port}/{protocol} ")))
+        !self.shut.iter().any(|door| door.port == port && door.protocol == protocol)
     }
 
     /// The nodes whose node ports answer.
@@ -279,7 +279,7 @@ fn notes(facts: &Facts, spec: &ServiceSpec, book: &Book<'_>) -> Vec<String> {
                  and Pods do not see who comes in by it"
                     .to_owned(),
             );
-            notes.extend(book.shut.iter().map(|message| (*message).to_owned()));
+            notes.extend(book.shut.iter().map(|door| door.message.clone()));
         }
         HostReach::Loopback => notes.push(
             "this host is not connected to the cluster (that takes root): a Service of type NodePort or LoadBalancer \

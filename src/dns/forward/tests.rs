@@ -293,3 +293,39 @@ async fn too_many_who_wait_are_refused_at_once() {
     let busy = results.iter().filter(|result| matches!(result, Err(ForwardError::Busy))).count();
     assert_eq!((busy, results.len()), (1, WAITING + 1));
 }
+
+#[tokio::test]
+async fn burst_of_questions_waits_for_its_turn() {
+    let upstream = giving([192, 0, 2, 7]).await;
+    let config = ForwardConfig { upstreams: vec![upstream.address], ..ForwardConfig::default() };
+    let forwarder = Arc::new(Forwarder::new(config, Arc::default()));
+    let names: Vec<String> = (0..IN_FLIGHT + 50).map(|i| format!("n{i}.example.com")).collect();
+    let results = futures::future::join_all(names.iter().map(|name| ask(&forwarder, name))).await;
+    assert!(results.iter().all(Result::is_ok), "{:?}", results.iter().find(|result| result.is_err()));
+}
+
+#[tokio::test]
+async fn question_behind_silence_fails_when_its_turn_does_not_come() {
+    let silent = silent().await;
+    let forwarder = forwarder(&[silent.address]);
+    let _taken = forwarder.slots.acquire_many(IN_FLIGHT as u32).await.unwrap();
+    let start = Instant::now();
+    assert_eq!(ask(&forwarder, "example.com").await.unwrap_err(), ForwardError::Busy);
+    assert!(start.elapsed() >= FAST.deadline / 2);
+    assert_eq!(up(&forwarder), [(silent.address, true)]);
+}
+
+#[tokio::test]
+async fn nothing_is_kept_of_those_who_went_away() {
+    let silent = silent().await;
+    let forwarder = forwarder(&[silent.address]);
+    let mut first = Box::pin(ask(&forwarder, "example.com"));
+    let mut second = Box::pin(ask(&forwarder, "example.com"));
+    assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut second).is_pending());
+    drop(first);
+    assert_eq!(forwarder.asked.lock().len(), 1, "the second waits for it");
+    drop(second);
+    assert_eq!(forwarder.asked.lock().len(), 0);
+    assert!(ask(&forwarder, "example.com").await.is_err());
+    assert_eq!(forwarder.asked.lock().len(), 0);
+}

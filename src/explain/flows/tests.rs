@@ -1,5 +1,7 @@
 use std::net::IpAddr;
 
+use futures::StreamExt;
+
 use super::*;
 use crate::router::PortId;
 use crate::router::stats::DropReason;
@@ -70,18 +72,43 @@ fn lines_are_chosen_by_service_pod_and_fate() {
     }
 }
 
-#[test]
-fn refusal_of_bytes_that_are_no_packet_has_a_sender_and_a_reason() {
-    let (log, mut recorder) = FlowLog::new(10);
-    let port = Arc::new(PortInfo {
-        id: PortId(1),
-        name: "default/a".into(),
+fn port(id: u32, name: &str) -> Arc<PortInfo> {
+    Arc::new(PortInfo {
+        id: PortId(id),
+        name: name.into(),
         uid: "u".into(),
         kind: PortKind::Pod,
         node: "n1".into(),
         addresses: Box::new([IpAddr::from([10, 244, 1, 2])]),
-    });
-    recorder.refused(&port, None, Outcome::Dropped(DropReason::Malformed), 5, |_| None);
+    })
+}
+
+#[tokio::test]
+async fn tail_is_the_newest_of_what_is_asked_for_and_a_long_log_comes_in_pieces() {
+    let (log, mut recorder) = FlowLog::new(10_000);
+    for i in 0..2000 {
+        let name = if i % 2 == 0 { "default/a" } else { "default/b" };
+        // Seconds apart, so that each is told.
+        let at = u64::from(i) * 2000;
+        recorder.refused(&port(i, name), None, Outcome::Dropped(DropReason::Malformed), at, |_| None);
+    }
+    let read = async |wanted: &Wanted, tail: usize| -> Vec<Vec<u64>> {
+        let pieces = lines(Arc::clone(&log), wanted.clone(), tail, false);
+        pieces.map(|lines| lines.iter().map(|line| line.number).collect()).collect().await
+    };
+    let all = read(&Wanted::default(), usize::MAX).await;
+    assert!(all.iter().all(|piece| piece.len() <= CHUNK));
+    assert_eq!(all.concat(), (1..=2000).collect::<Vec<_>>());
+    assert_eq!(read(&Wanted::default(), 2).await.concat(), [1999, 2000]);
+    let a = Wanted { pod: Some(("default".into(), "a".into())), ..Wanted::default() };
+    assert_eq!(read(&a, 2).await.concat(), [1997, 1999]);
+    assert_eq!(read(&a, usize::MAX).await.concat().len(), 1000);
+}
+
+#[test]
+fn refusal_of_bytes_that_are_no_packet_has_a_sender_and_a_reason() {
+    let (log, mut recorder) = FlowLog::new(10);
+    recorder.refused(&port(1, "default/a"), None, Outcome::Dropped(DropReason::Malformed), 5, |_| None);
     let mut records = Vec::new();
     assert_eq!(log.read(0, &mut records), 0);
     let line = Line::of(&log, &records[0]);

@@ -77,6 +77,26 @@ async fn backup_under_load_is_the_state_at_one_revision() {
 }
 
 #[tokio::test]
+async fn rest_of_an_interrupted_backup_is_taken_over() {
+    let home = TempDir::new().unwrap();
+    let store = open(&home.path().join("old")).await;
+    create(&store, "a").await;
+    let (database, file) = (home.path().join("old").join(DATABASE), home.path().join("backup"));
+    let part = home.path().join("backup.part");
+    fs::write(&part, "half").unwrap();
+    let other = fs::File::open(&part).unwrap();
+    other.lock().unwrap();
+    let refused = backup(&database, &keys(), &file).await;
+    assert!(matches!(refused, Err(BackupError::Exists(at)) if at == part), "another makes it");
+    assert_eq!(fs::read_to_string(&part).unwrap(), "half");
+    drop(other);
+    let revision = backup(&database, &keys(), &file).await.unwrap();
+    assert!(!part.exists());
+    assert_eq!(restore_to(&file, &home.path().join("new")).await.unwrap(), revision + REVISION_BUMP);
+    store.close().await;
+}
+
+#[tokio::test]
 async fn restored_store_begins_a_history_of_its_own() {
     let home = TempDir::new().unwrap();
     let old = open(&home.path().join("old")).await;

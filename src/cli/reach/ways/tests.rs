@@ -23,6 +23,7 @@ fn facts(service: Value, endpoints: &[(&str, &str)], host: HostReach) -> Facts {
         nodes: vec![node("n1", "10.245.0.11"), node("n2", "10.245.0.12")],
         events: Vec::new(),
         host,
+        shut: Vec::new(),
     }
 }
 
@@ -55,8 +56,7 @@ fn ordinary_users_host_has_the_loopback_as_far_as_ports_could_be_had() {
     assert_eq!(addresses(&ways.host), ["127.0.0.1:80", "127.0.0.1:30080"]);
     assert_eq!(addresses(&ways.browser), ["http://127.0.0.1:80/"]);
     let message = "Port 80/TCP of 127.0.0.1 does not lead to this Service, it takes privilege";
-    let event = json!({"metadata": {}, "involvedObject": {}, "reason": LOOPBACK_PORT_NOT_OPEN, "message": message});
-    facts.events.push(serde_json::from_value(event).unwrap());
+    facts.shut.push(ShutDoor { port: 80, protocol: "TCP".into(), message: message.into() });
     let ways = of(&facts);
     assert_eq!(addresses(&ways.host), ["127.0.0.1:30080"]);
     assert_eq!(addresses(&ways.browser), ["http://127.0.0.1:30080/"]);
