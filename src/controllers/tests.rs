@@ -18,11 +18,14 @@ use crate::app::barrier::Barrier;
 use crate::config::StoreConfig;
 use crate::store::Store;
 
+mod claims;
 mod load_balancer;
 mod node_life;
 mod workloads;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a node is missed before its Pods go.
+const ABSENCE: Duration = Duration::from_millis(500);
 const CA: &str = "-----BEGIN CERTIFICATE-----\n";
 
 /// A cluster of API server and controllers. Its Pods never run: tests write their status as a node agent would.
@@ -187,7 +190,7 @@ fn run_controllers(api: &Api, client: &Client, selection: Selection) -> (Cluster
         network: Network::default(),
         root_ca_pem: CA.to_owned(),
         claims_folder: "/data/volumes".into(),
-        node_times: NodeTimes::default(),
+        node_times: NodeTimes { absence: ABSENCE, ..NodeTimes::default() },
         selection,
         resources: api.registry().resources(),
     };
