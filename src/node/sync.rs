@@ -374,6 +374,7 @@ impl Worker {
         let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.run == run && slot.is_running()) else { return };
         match (kind, report) {
             (_, Report::Failed(message)) => self.event("Warning", "Unhealthy", message),
+            (_, Report::Warned(message)) => self.event("Warning", "ProbeWarning", message),
             (Kind::Readiness, Report::Settled(ready)) => slot.view.ready = *ready,
             (Kind::Startup, Report::Settled(true)) => {
                 slot.view.started = true;

@@ -74,6 +74,7 @@ scenarios! {
     life::readiness_probes_go_on_while_the_pod_ends_ps8,
     probes::https_probe_trusts_any_certificate_ps10,
     probes::grpc_probe_asks_for_the_service_ps10,
+    probes::redirect_is_followed_on_the_same_host_alone_ps10,
     probes::startup_probe_holds_back_the_others_ps7,
 }
 

@@ -143,6 +143,12 @@ impl World {
         message.unwrap_or_else(|| panic!("no event {reason}, but {:?}", self.api.events.lock()))
     }
 
+    /// Waits for an event whose message is as wanted.
+    pub async fn told(&self, wanted: impl Fn(&str) -> bool) {
+        let found = self.eventually(|| self.api.events.lock().iter().any(|(_, known)| wanted(known)).then_some(()));
+        found.await.unwrap_or_else(|| panic!("no such event, but {:?}", self.api.events.lock()));
+    }
+
     /// Waits for an event with this message.
     pub async fn reported(&self, message: &str) {
         let found = self.eventually(|| self.api.events.lock().iter().any(|(_, known)| known == message).then_some(()));

@@ -74,7 +74,7 @@ async fn perform(hook: LifecycleHandler, target: &Target) -> Option<String> {
     }
     let action = Probe { exec: hook.exec, http_get: hook.http_get, tcp_socket: hook.tcp_socket, ..Probe::default() };
     match attempt(&action, target).await {
-        Finding::Healthy => None,
+        Finding::Healthy | Finding::Warned(_) => None,
         Finding::Unhealthy(message) | Finding::Refused(message) => Some(message),
     }
 }
