@@ -16,7 +16,7 @@ use tokio::net::unix::pipe;
 
 use super::cgroups::Cgroup;
 use super::context::NodeContext;
-use super::environment::{Sources, container_env, expand, service_variables};
+use super::environment::{Sources, container_env, expand, service_variables, told_services};
 use super::init;
 use super::logs::{Limits, Log};
 use super::registry::Inside;
@@ -295,11 +295,9 @@ fn environment(
         env.insert("POD_NAMESPACE".to_owned(), namespace.clone());
         env.insert("NODE_NAME".to_owned(), node.name.clone());
     }
-    let mut services = Vec::new();
-    if pod.spec.as_ref().and_then(|s| s.enable_service_links) != Some(false) {
-        services.extend(cluster.services.list_in(&namespace));
-    }
-    services.extend(cluster.services.get("default", "kubernetes"));
+    let links = pod.spec.as_ref().and_then(|s| s.enable_service_links) != Some(false);
+    let own = if links { cluster.services.list_in(&namespace) } else { Vec::new() };
+    let services = told_services(own, cluster.services.get("default", "kubernetes"));
     env.extend(service_variables(services.iter().map(Arc::as_ref)));
     let sources = Sources {
         pod,
