@@ -58,7 +58,7 @@ impl Worker {
                 slot.post_start(false);
                 slot.wait_with("PostStartHookError", "PostStartHook failed".to_owned());
                 self.event("Normal", "Killing", "FailedPostStartHook");
-                self.stop_slot(index, Instant::now() + Duration::from_secs(self.grace_seconds()));
+                self.stop_slot(index, Instant::now() + self.grace());
             } else if let Some(since) = slot.active.as_ref().map(|active| active.at) {
                 self.running(index, since);
             }
