@@ -95,7 +95,12 @@ async fn replica_set_keeps_its_number_of_pods() {
 
     world.patch(&path, json!({"spec": {"replicas": 1}})).await;
     world.play_until("web", &path, counts(1)).await;
-    assert_eq!(world.pods_of("web").await.len(), 1);
+    world
+        .until_async("the last of the others to go", async || {
+            world.play("web").await;
+            (world.pods_of("web").await.len() == 1).then_some(())
+        })
+        .await;
     let reasons = world.reasons("ReplicaSet").await;
     assert!(reasons.contains(&"SuccessfulCreate".into()) && reasons.contains(&"SuccessfulDelete".into()));
 
