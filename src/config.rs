@@ -78,12 +78,15 @@ pub struct NodeTimes {
     pub not_ready_toleration: i64,
     /// and on one that is lost.
     pub unreachable_toleration: i64,
+    /// How long a node must not have existed before its Pods are removed.
+    pub absence: Duration,
 }
 
 impl NodeTimes {
     /// As the flags of kube-controller-manager and kube-apiserver have them.
     pub const MONITOR_GRACE_SECONDS: u64 = 50;
     pub const TOLERATION_SECONDS: i64 = 300;
+    pub const ABSENCE: Duration = Duration::from_secs(10);
 }
 
 impl Default for NodeTimes {
@@ -92,6 +95,7 @@ impl Default for NodeTimes {
             monitor_grace: Duration::from_secs(Self::MONITOR_GRACE_SECONDS),
             not_ready_toleration: Self::TOLERATION_SECONDS,
             unreachable_toleration: Self::TOLERATION_SECONDS,
+            absence: Self::ABSENCE,
         }
     }
 }

@@ -23,7 +23,9 @@
 //! | `node_life` | conditions of lost nodes, taints, Pods that these drive away | PD1 |
 //! | `workloads` | Pods of ReplicaSets, ReplicationControllers, Deployments, StatefulSets, DaemonSets, Jobs, CronJobs | DP1-DP3 |
 //! | `load_balancer` | addresses of Services of type LoadBalancer | V2, W2 |
+//! | `pod_gc` | Pods whose node does not exist any more: removes them | |
 //! | `claims` | a volume for each PersistentVolumeClaim | |
+//! | `claim_protection` | PersistentVolumeClaims that are being deleted: they go after the Pods that use them | |
 //! | `ip_addresses` | an IPAddress for each Service address | SC5-SC7 |
 //! | `service_cidrs` | ServiceCIDRs: the cluster's own, readiness, deletion | SC1, SC3, SC4 |
 //! | `bootstrap` | system namespaces, `default/kubernetes`, `kube-system/kube-dns` | K1, K2, EM7 |
@@ -32,6 +34,7 @@
 //! `garbage_graph`), which the table tests call directly.
 
 mod bootstrap;
+mod claim_protection;
 mod claims;
 mod custom_resources;
 mod disruption;
@@ -53,6 +56,7 @@ mod node_life;
 mod node_life_plan;
 mod placement;
 mod placement_affinity;
+mod pod_gc;
 mod queue;
 mod runner;
 mod scheduler;
@@ -196,6 +200,9 @@ impl Controllers {
         if selection.has(Controller::NodeLifecycle) {
             node_life::NodeLife::start(&client, &cluster, node_times.monitor_grace, tasks);
         }
+        if selection.has(Controller::PodGarbageCollector) {
+            pod_gc::PodGc::start(&client, &cluster, node_times.absence, tasks);
+        }
         workloads::start(&client, &cluster, &selection, tasks);
         if selection.has(Controller::Disruption) {
             disruption::DisruptionController::start(&client, &cluster, tasks);
@@ -205,6 +212,9 @@ impl Controllers {
         }
         if selection.has(Controller::PersistentVolumeBinder) {
             claims::ClaimController::start(&client, &cluster, claims_folder, tasks);
+        }
+        if selection.has(Controller::PersistentVolumeClaimProtection) {
+            claim_protection::ClaimProtection::start(&client, &cluster, tasks);
         }
         namespaces::NamespaceController::start(&client, &cluster, root_ca_pem, tasks);
         service_cidrs::ServiceCidrController::start(&client, &cluster, &network, tasks);

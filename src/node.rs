@@ -18,6 +18,8 @@ mod environment;
 mod hosts;
 pub mod init;
 mod ipam;
+mod last_words;
+mod leftovers;
 mod log_reader;
 mod logs;
 mod machine;

@@ -66,7 +66,6 @@ impl LogSource for NodeLogs {
             follow: options.follow,
             previous: options.previous,
             tail_lines: options.tail_lines,
-            since_seconds: None,
             since_time: options.since,
             timestamps: options.timestamps,
             limit_bytes: options.limit_bytes,

@@ -179,6 +179,7 @@ impl Args {
                 monitor_grace: Duration::from_secs(self.node_monitor_grace_period),
                 not_ready_toleration: self.default_not_ready_toleration_seconds,
                 unreachable_toleration: self.default_unreachable_toleration_seconds,
+                absence: NodeTimes::ABSENCE,
             },
             controllers: self.controllers.clone(),
             dns,

@@ -17,6 +17,8 @@ pub enum Controller {
     Job,
     NodeLifecycle,
     PersistentVolumeBinder,
+    PersistentVolumeClaimProtection,
+    PodGarbageCollector,
     ReplicaSet,
     ReplicationController,
     Scheduler,
@@ -24,7 +26,7 @@ pub enum Controller {
     StatefulSet,
 }
 
-const NAMES: [(&str, Controller); 15] = [
+const NAMES: [(&str, Controller); 17] = [
     ("cronjob-controller", Controller::CronJob),
     ("daemonset-controller", Controller::DaemonSet),
     ("deployment-controller", Controller::Deployment),
@@ -35,6 +37,8 @@ const NAMES: [(&str, Controller); 15] = [
     ("job-controller", Controller::Job),
     ("node-lifecycle-controller", Controller::NodeLifecycle),
     ("persistentvolume-binder-controller", Controller::PersistentVolumeBinder),
+    ("persistentvolumeclaim-protection-controller", Controller::PersistentVolumeClaimProtection),
+    ("pod-garbage-collector-controller", Controller::PodGarbageCollector),
     ("replicaset-controller", Controller::ReplicaSet),
     ("replicationcontroller-controller", Controller::ReplicationController),
     ("kube-scheduler", Controller::Scheduler),

@@ -76,8 +76,11 @@ impl ClaimController {
             };
             match patched {
                 Ok(_) => {}
-                // Gone, or another of the same name.
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
+                // Gone, or another of the same name: the volume may have come after the news of it.
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                    self.remove(&name).await;
+                    return Ok(());
+                }
                 Err(e) => return Err(Error::api(format!("bind PersistentVolumeClaim {key}"))(e)),
             }
         }

@@ -81,17 +81,17 @@ impl Board {
     }
 
     /// Counts the Pod on `node`, and nowhere else. Of a Pod that is counted there already the newest state is kept, so
-    /// that the board and the cache share it.
-    pub(super) fn place(&mut self, pod: Arc<Pod>, node: &str) {
+    /// that the board and the cache share it. Returns the state that was counted there until now.
+    pub(super) fn place(&mut self, pod: Arc<Pod>, node: &str) -> Option<Arc<Pod>> {
         let key = ObjectKey::of(&*pod);
         let group = group_of(&pod);
         if let Some(placed) = self.placed.get_mut(&key)
             && (&*placed.node, placed.group, &placed.pod.metadata.uid) == (node, group, &pod.metadata.uid)
         {
-            placed.pod = pod;
-            return;
+            return Some(std::mem::replace(&mut placed.pod, pod));
         }
-        self.take_off(&key);
+        let before = self.take_off(&key);
+        let before = before.filter(|before| before.node == node && before.pod.metadata.uid == pod.metadata.uid);
         let load = self.nodes.entry(node.to_owned()).or_default();
         load.pods += 1;
         *load.groups.entry(group).or_default() += 1;
@@ -100,34 +100,35 @@ impl Board {
             self.objectors.insert(key.clone());
         }
         self.placed.insert(key, Placed { pod, node: node.to_owned(), group });
+        before.map(|before| before.pod)
     }
 
     /// Stops counting the Pod with that uid. True if it was counted.
     pub(super) fn remove(&mut self, key: &ObjectKey, uid: Option<&str>) -> bool {
-        self.uid_of(key) == uid && self.take_off(key)
+        self.uid_of(key) == uid && self.take_off(key).is_some()
     }
 
-    fn take_off(&mut self, key: &ObjectKey) -> bool {
-        let Some(Placed { pod, node, group }) = self.placed.remove(key) else { return false };
+    fn take_off(&mut self, key: &ObjectKey) -> Option<Placed> {
+        let gone = self.placed.remove(key)?;
         self.objectors.remove(key);
-        if let Some(load) = self.nodes.get_mut(&node) {
+        if let Some(load) = self.nodes.get_mut(&gone.node) {
             load.pods -= 1;
-            if let Some(count) = load.groups.get_mut(&group) {
+            if let Some(count) = load.groups.get_mut(&gone.group) {
                 *count -= 1;
                 if *count == 0 {
-                    load.groups.remove(&group);
+                    load.groups.remove(&gone.group);
                 }
             }
-            for port in host_ports(&pod) {
+            for port in host_ports(&gone.pod) {
                 if let Some(at) = load.ports.iter().position(|taken| *taken == port) {
                     load.ports.swap_remove(at);
                 }
             }
             if load.pods == 0 {
-                self.nodes.remove(&node);
+                self.nodes.remove(&gone.node);
             }
         }
-        true
+        Some(gone)
     }
 
     /// The name of the node for `pod`, or why there is none, in kube-scheduler's words.

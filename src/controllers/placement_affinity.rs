@@ -102,6 +102,19 @@ impl Neighbours {
     }
 }
 
+/// Whether `waiting`, which fitted nowhere, may fit now that a Pod is placed, or that a placed one is not as `before`.
+pub(super) fn may_help(
+    waiting: &Pod,
+    before: Option<&Pod>,
+    placed: &Pod,
+    namespace_labels: &impl Fn(&str) -> Option<BTreeMap<String, String>>,
+) -> bool {
+    let selects = |term: &PodAffinityTerm, object: &Pod| term_selects(term, waiting, object, namespace_labels);
+    let selected_before = |term: &PodAffinityTerm| before.is_some_and(|before| selects(term, before));
+    affinity_terms(waiting).iter().any(|term| selects(term, placed) && !selected_before(term))
+        || anti_affinity_terms(waiting).iter().any(|term| selected_before(term) && !selects(term, placed))
+}
+
 pub(super) fn has_required_anti_affinity(pod: &Pod) -> bool {
     !anti_affinity_terms(pod).is_empty()
 }

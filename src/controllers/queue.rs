@@ -24,6 +24,8 @@ use crate::cluster::Mark;
 
 const FIRST_RETRY: Duration = Duration::from_millis(5);
 const LAST_RETRY: Duration = Duration::from_secs(1000);
+/// What an object asks for may be more than clocks can add to the present.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// See the module documentation. One task takes keys, any number of tasks add them.
 pub(super) struct Queue<K> {
@@ -116,7 +118,7 @@ impl<K: Clone + Ord + Hash> Queue<K> {
         // Its marks go: what they waited for is done.
         state.release(key);
         if let Some(delay) = again {
-            state.postpone(key.clone(), Instant::now() + delay);
+            state.postpone(key.clone(), Instant::now() + delay.min(LONGEST_WAIT));
         }
         drop(state);
         self.changed.notify_one();

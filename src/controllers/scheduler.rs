@@ -2,9 +2,10 @@
 //!
 //! A decision counts from the moment it falls, not from when the watch shows it, so that Pods created together are
 //! spread although the cache still shows them without nodes. A Pod that fits nowhere says why in its PodScheduled
-//! condition and an Event, and is tried again when a node changes or a Pod leaves one.
+//! condition and an Event, and is tried again when a node changes, a Pod leaves one, or a Pod comes (or is relabelled)
+//! that it must be near.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Binding, Node, ObjectReference, Pod, PodCondition};
@@ -19,6 +20,7 @@ use tokio::task::JoinSet;
 
 use super::endpoint_model::{terminal, terminating};
 use super::placement::{Board, is_ready};
+use super::placement_affinity as affinity;
 use super::queue::Queue;
 use super::runner::{Action, Error, Reconcile, is_not_found, run};
 use crate::cluster::{Change, Cluster, ObjectKey};
@@ -91,7 +93,7 @@ impl Scheduler {
                 if let Some(node) = node_of(&new) {
                     let mut state = self.state.lock();
                     state.unschedulable.remove(&ObjectKey::of(&*new));
-                    state.board.place(Arc::clone(&new), node);
+                    self.place(&mut state, &new, node);
                 } else if awaits_us(&new) && !old.is_some_and(|old| same_question(&old, &new)) {
                     self.queue.add(ObjectKey::of(&*new));
                 }
@@ -99,6 +101,25 @@ impl Scheduler {
             Change::Deleted(old) => self.take_off(&old),
             Change::Synced | Change::Marked(_) => {}
         }
+    }
+
+    /// Counts the Pod on its node. Pods that waited for one like it are tried again.
+    fn place(&self, state: &mut State, pod: &Arc<Pod>, node: &str) {
+        let before = state.board.place(Arc::clone(pod), node);
+        if before.as_ref().is_some_and(|before| before.labels() == pod.labels()) {
+            return;
+        }
+        let drawn = state.unschedulable.extract_if(.., |key| {
+            let waiting = self.cluster.pods.get(&key.namespace, &key.name);
+            waiting.is_some_and(|waiting| {
+                affinity::may_help(&waiting, before.as_deref(), pod, &|name| self.namespace_labels(name))
+            })
+        });
+        drawn.for_each(|key| self.queue.add(key));
+    }
+
+    fn namespace_labels(&self, name: &str) -> Option<BTreeMap<String, String>> {
+        self.cluster.namespaces.get("", name)?.metadata.labels.clone()
     }
 
     /// The Pod needs its room no more: others may fit now.
@@ -131,11 +152,11 @@ impl Scheduler {
         if state.board.uid_of(key).is_some_and(|uid| Some(uid) == pod.metadata.uid.as_deref()) {
             return Decision::Made;
         }
-        let namespace_labels = |name: &str| self.cluster.namespaces.get("", name)?.metadata.labels.clone();
+        let namespace_labels = |name: &str| self.namespace_labels(name);
         match state.board.choose(pod, &self.cluster.nodes.list(), namespace_labels) {
             Ok(node) => {
-                state.board.place(Arc::clone(pod), &node);
                 state.unschedulable.remove(key);
+                self.place(&mut state, pod, &node);
                 Decision::Node(node)
             }
             Err(message) => {

@@ -18,11 +18,14 @@ use crate::app::barrier::Barrier;
 use crate::config::StoreConfig;
 use crate::store::Store;
 
+mod claims;
 mod load_balancer;
 mod node_life;
 mod workloads;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a node is missed before its Pods go.
+const ABSENCE: Duration = Duration::from_millis(500);
 const CA: &str = "-----BEGIN CERTIFICATE-----\n";
 
 /// A cluster of API server and controllers. Its Pods never run: tests write their status as a node agent would.
@@ -187,7 +190,7 @@ fn run_controllers(api: &Api, client: &Client, selection: Selection) -> (Cluster
         network: Network::default(),
         root_ca_pem: CA.to_owned(),
         claims_folder: "/data/volumes".into(),
-        node_times: NodeTimes::default(),
+        node_times: NodeTimes { absence: ABSENCE, ..NodeTimes::default() },
         selection,
         resources: api.registry().resources(),
     };
@@ -331,6 +334,31 @@ async fn pod_that_fits_nowhere_says_why_and_is_placed_when_a_node_comes() {
     assert_eq!(world.node_of("picky").await, "n9");
     let scheduled = world.until_async("the event", async || event("Scheduled").await).await;
     assert_eq!(scheduled["message"], "Successfully assigned default/picky to n9");
+}
+
+/// A Pod that must be near another is placed when that one comes, or when one that is there becomes such a Pod.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pod_that_waits_for_another_is_placed_when_that_one_is() {
+    let world = World::with_nodes(2).await;
+    let near = |app: &str| {
+        json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+            {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": app}}}]}}})
+    };
+    let refused = async |name: &str| {
+        let said = || {
+            let conditions = world.cluster.pods.get("default", name)?.status.clone()?.conditions?;
+            conditions.into_iter().find(|c| c.type_ == "PodScheduled" && c.reason.as_deref() == Some("Unschedulable"))
+        };
+        world.until(&format!("the refusal of {name}"), said).await;
+    };
+    world.add_pod("web", "web", near("cache")).await;
+    world.add_pod("late", "late", near("renamed")).await;
+    refused("web").await;
+    refused("late").await;
+    world.add_pod("cache", "cache", json!({})).await;
+    assert_eq!(world.node_of("web").await, world.node_of("cache").await);
+    world.patch("/api/v1/namespaces/default/pods/cache", json!({"metadata": {"labels": {"app": "renamed"}}})).await;
+    assert_eq!(world.node_of("late").await, world.node_of("cache").await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -59,7 +59,7 @@ pub(super) fn start(client: &Client, cluster: &Cluster, selection: &Selection, t
         daemon_set::DaemonSetController::start(client, cluster, &follow(client, tasks), &revisions, tasks);
     }
     if selection.has(Controller::StatefulSet) {
-        stateful_set::StatefulSetController::start(client, &follow(client, tasks), pods, &revisions, tasks);
+        stateful_set::StatefulSetController::start(client, cluster, &follow(client, tasks), &revisions, tasks);
     }
     let jobs: Informer<Job> = follow(client, tasks);
     if selection.has(Controller::Job) {

@@ -27,7 +27,7 @@ use super::context::{DataPlane, EventSink, NodeContext, Shared, Timings};
 use super::ipam::Ipam;
 use super::log_reader::{self, LogOptions};
 use super::netif;
-use super::register::{node_object, register};
+use super::register::{node_object, register, retire};
 use super::registry::Registry;
 use super::resolv::ResolvConf;
 use super::sync::{News, Worker};
@@ -97,7 +97,7 @@ pub(super) struct Inner {
     pub(super) monitor_grace: Duration,
     pub(super) workers: Mutex<HashMap<String, Hand>>,
     tracker: TaskTracker,
-    /// Open until the Pods of an earlier run are known; empty when the API tells how they are now.
+    /// Open until the Pods of an earlier run are known; empty when the API tells how they and the nodes are now.
     adopting: TaskTracker,
     tasks: Mutex<JoinSet<()>>,
     registered: watch::Receiver<usize>,
@@ -122,6 +122,8 @@ pub(super) struct Hand {
 
 /// What is waited for at the end, beyond the containers' time.
 const LAST_WRITES: Duration = Duration::from_secs(5);
+/// Between two tries to write what the API refuses.
+const LONGEST_DELAY: Duration = Duration::from_secs(10);
 
 impl Agents {
     /// Makes the nodes' networks, registers the nodes and begins to run their Pods. Leftovers of an earlier vipyard
@@ -191,6 +193,7 @@ impl Agents {
         for index in 1..=config.nodes {
             tasks.spawn(keep_registering(Arc::clone(&agents.inner.shared), index, Arc::clone(&registered_tx)));
         }
+        tasks.spawn(keep_retiring(Arc::clone(&agents.inner.shared), config.nodes, agents.inner.adopting.token()));
         tasks.spawn(Arc::clone(&agents.inner).dispatch());
         tasks.spawn(Arc::clone(&agents.inner).follow_images());
         let shared = &agents.inner.shared;
@@ -201,8 +204,8 @@ impl Agents {
         Ok(agents)
     }
 
-    /// Waits until all nodes are Ready in the API, and until the status of Pods from an earlier run, whose processes are
-    /// gone, tells of the present one.
+    /// Waits until all nodes are Ready in the API and those that are no more have left it, and until the status of Pods
+    /// from an earlier run, whose processes are gone, tells of the present one.
     pub async fn ready(&self) {
         let all = self.inner.nodes.len();
         // An error means that registration was stopped: then nobody is served by waiting.
@@ -393,10 +396,20 @@ async fn keep_registering(shared: Arc<Shared>, index: u16, registered: Arc<watch
     while let Err(e) = register(&shared.client, node.clone()).await {
         warn!(node = node_name(index), error = %e, "node not registered, trying again");
         tokio::time::sleep(delay).await;
-        delay = (delay * 2).min(Duration::from_secs(10));
+        delay = (delay * 2).min(LONGEST_DELAY);
     }
     info!(node = node_name(index), "node registered");
     registered.send_modify(|count| *count += 1);
+}
+
+/// Removes the nodes that this run does not have, again and again until the API takes it.
+async fn keep_retiring(shared: Arc<Shared>, nodes: u16, _adopting: TaskTrackerToken) {
+    let mut delay = shared.timings.retry;
+    while let Err(e) = retire(&shared.client, nodes).await {
+        warn!(error = %e, "nodes of an earlier run not removed, trying again");
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(LONGEST_DELAY);
+    }
 }
 
 fn make_node(shared: &Arc<Shared>, index: u16) -> Result<(NodeContext, PortId), NodeError> {

@@ -12,12 +12,15 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Container;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
 use super::environment::parse_quantity;
 
 const CONTROLLERS: [&str; 2] = ["memory", "cpu"];
 const PREFIX: &str = "vipyard-";
+/// The files of limits, and what they say without one.
+const LIMITS: [(&str, &str); 2] = [("memory.max", "max"), ("cpu.max", "max")];
 /// The kernel's own period.
 const CPU_PERIOD: f64 = 100_000.0;
 
@@ -27,7 +30,17 @@ pub struct Cgroups {
     tree: Result<PathBuf, String>,
 }
 
-/// One run of a container. Its group is removed when this is dropped and its processes have ended.
+/// What came of new limits for a container that runs.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Resized {
+    Done,
+    /// It was started without a group, which it cannot be given later.
+    WithNextRun,
+    /// There are no groups, for this reason.
+    Never(String),
+}
+
+/// One run of a container. Its group is removed when this is dropped, with the processes that are left in it.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
@@ -69,10 +82,23 @@ impl Cgroups {
         }
         let group = Cgroup { path: tree.join(name) };
         fs::create_dir_all(&group.path)?;
-        for (file, value) in settings {
-            fs::write(group.path.join(file), value)?;
-        }
+        group.set(settings)?;
         Ok(Some(group))
+    }
+
+    /// Gives a running container the limits that it asks for now. `group` is that of its run.
+    pub fn resize(&self, group: Option<&Cgroup>, container: &Container) -> io::Result<Resized> {
+        match (&self.tree, group) {
+            (_, Some(group)) => {
+                let settings = settings(container);
+                let lifted = LIMITS.into_iter().filter(|(file, _)| !settings.iter().any(|(known, _)| known == file));
+                group.set(lifted.map(|(file, none)| (file, none.to_owned())).chain(settings.clone()))?;
+                Ok(Resized::Done)
+            }
+            _ if !is_limited(container) => Ok(Resized::Done),
+            (Ok(_), None) => Ok(Resized::WithNextRun),
+            (Err(why), None) => Ok(Resized::Never(why.clone())),
+        }
     }
 }
 
@@ -89,6 +115,10 @@ impl Cgroup {
         &self.path
     }
 
+    fn set(&self, settings: impl IntoIterator<Item = (&'static str, String)>) -> io::Result<()> {
+        settings.into_iter().try_for_each(|(file, value)| fs::write(self.path.join(file), value))
+    }
+
     /// Whether the kernel killed one of the processes for want of memory.
     pub fn ran_out_of_memory(&self) -> bool {
         let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
@@ -99,19 +129,31 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // The last processes may be on their way out.
-        for wait in [0, 10, 50] {
-            std::thread::sleep(Duration::from_millis(wait));
-            match fs::remove_dir(&self.path) {
-                Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {}
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    warn!(group = %self.path.display(), error = %e, "control group not removed");
-                    return;
-                }
-                _ => return,
-            }
+        let path = std::mem::take(&mut self.path);
+        match Handle::try_current() {
+            // A runtime's worker has others to serve while the last processes are on their way out.
+            Ok(runtime) => drop(runtime.spawn_blocking(move || end(&path))),
+            Err(_) => end(&path),
         }
     }
+}
+
+/// Kills what is left in a group, which the run's first process has left behind where all containers of a Pod share
+/// their process ids, and removes the group.
+fn end(group: &Path) {
+    // A kernel before 5.14 has no such file.
+    let _ = fs::write(group.join("cgroup.kill"), "1");
+    for wait in [0, 10, 50, 200] {
+        std::thread::sleep(Duration::from_millis(wait));
+        match fs::remove_dir(group) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {}
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return warn!(group = %group.display(), error = %e, "control group not removed");
+            }
+            _ => return,
+        }
+    }
+    warn!(group = %group.display(), "control group not removed, as it has processes");
 }
 
 /// Whether a container asks for limits.
@@ -229,6 +271,16 @@ mod tests {
         fs::write(group.path().join("memory.events"), "low 0\noom 3\noom_kill 1\noom_group_kill 1\n").unwrap();
         assert!(group.ran_out_of_memory());
         assert!(groups.group("uid-c-1", &container(json!({}))).unwrap().is_none());
+        let read = |file: &str| fs::read_to_string(group.path().join(file)).unwrap();
+        let (more, none) = (container(json!({"limits": {"memory": "2Ki"}})), container(json!({})));
+        assert_eq!(groups.resize(Some(&group), &more).unwrap(), Resized::Done);
+        assert_eq!((read("memory.max").as_str(), read("cpu.max").as_str()), ("2048", "max"));
+        groups.resize(Some(&group), &none).unwrap();
+        assert_eq!(read("memory.max"), "max");
+        assert_eq!(groups.resize(None, &more).unwrap(), Resized::WithNextRun);
+        assert_eq!(groups.resize(None, &none).unwrap(), Resized::Done);
+        let nowhere = Cgroups { tree: Err("none here".to_owned()) };
+        assert_eq!(nowhere.resize(None, &more).unwrap(), Resized::Never("none here".to_owned()));
         std::mem::forget(groups);
     }
 

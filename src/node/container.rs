@@ -16,8 +16,9 @@ use tokio::net::unix::pipe;
 
 use super::cgroups::Cgroup;
 use super::context::NodeContext;
-use super::environment::{Sources, container_env, expand, service_variables};
+use super::environment::{Sources, container_env, expand, service_variables, told_services};
 use super::init;
+use super::leftovers::MountNs;
 use super::logs::{Limits, Log};
 use super::registry::Inside;
 use super::sandbox::Sandbox;
@@ -58,6 +59,8 @@ pub struct Started {
     pub termination_log: PathBuf,
     /// Its limits, where it has some that can be kept.
     pub cgroup: Option<Cgroup>,
+    /// Where processes may outlive it.
+    pub leftovers: Option<MountNs>,
 }
 
 /// A run of a container, with what was decided about it.
@@ -142,7 +145,8 @@ pub async fn start(
         cgroup: spec.cgroup,
         console,
     };
-    Ok(Started { child, log: files.log, inside, termination_log: files.termination_log, cgroup })
+    let leftovers = sandbox.process.as_ref().and_then(|_| MountNs::of(inside.pidfd.as_fd()));
+    Ok(Started { child, log: files.log, inside, termination_log: files.termination_log, cgroup, leftovers })
 }
 
 /// Starts one more process in a running container. With a terminal, `stdio` is what [`Streams`] gives for it.
@@ -295,11 +299,9 @@ fn environment(
         env.insert("POD_NAMESPACE".to_owned(), namespace.clone());
         env.insert("NODE_NAME".to_owned(), node.name.clone());
     }
-    let mut services = Vec::new();
-    if pod.spec.as_ref().and_then(|s| s.enable_service_links) != Some(false) {
-        services.extend(cluster.services.list_in(&namespace));
-    }
-    services.extend(cluster.services.get("default", "kubernetes"));
+    let links = pod.spec.as_ref().and_then(|s| s.enable_service_links) != Some(false);
+    let own = if links { cluster.services.list_in(&namespace) } else { Vec::new() };
+    let services = told_services(own, cluster.services.get("default", "kubernetes"));
     env.extend(service_variables(services.iter().map(Arc::as_ref)));
     let sources = Sources {
         pod,
@@ -350,25 +352,4 @@ impl Files {
         made.map_err(|e| StartError::Create(format!("layer over {}: {e}", image.display())))?;
         Ok(init::Root { lower, upper, work, user: !super::machine::ids_mapped().is_whole() })
     }
-}
-
-/// The longest message about a container's end, in bytes.
-const MAX_TERMINATION_MESSAGE: usize = 4096;
-
-/// What a container left as its last words: its termination file, or with the policy FallbackToLogsOnError the end of
-/// its log.
-pub fn termination_message(container: &Container, file: &Path, log: &Log, exit_code: i32) -> Option<String> {
-    let mut text = fs::read(file).unwrap_or_default();
-    text.truncate(MAX_TERMINATION_MESSAGE);
-    let fallback = container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
-    if text.is_empty() && fallback && exit_code != 0 {
-        let log = fs::read(log.path()).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        let lines: Vec<&str> = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
-        let tail = lines[lines.len().saturating_sub(80)..].join("\n");
-        let from = tail.len().saturating_sub(2048);
-        let from = (from..=tail.len()).find(|at| tail.is_char_boundary(*at)).unwrap_or(from);
-        return (!tail.is_empty()).then(|| tail[from..].to_owned());
-    }
-    (!text.is_empty()).then(|| String::from_utf8_lossy(&text).into_owned())
 }

@@ -29,17 +29,29 @@ pub enum EnvError {
     Field(String),
 }
 
+/// The Services that a container is told of (rule EV1): those of its namespace and, unless one of them has that name,
+/// the cluster's own.
+pub fn told_services(mut own: Vec<Arc<Service>>, kubernetes: Option<Arc<Service>>) -> Vec<Arc<Service>> {
+    let taken = |name: &str| own.iter().any(|service| service.name_any() == name && told_address(service).is_some());
+    let kubernetes = kubernetes.filter(|service| !taken(&service.name_any()));
+    own.extend(kubernetes);
+    own
+}
+
+/// The address that variables tell of; none of a headless Service or of one outside.
+fn told_address(service: &Service) -> Option<&str> {
+    let spec = service.spec.as_ref().filter(|spec| spec.type_.as_deref() != Some("ExternalName"))?;
+    spec.cluster_ip.as_deref().filter(|ip| !matches!(*ip, "" | "None"))
+}
+
 /// Rules EV1 to EV3: what the Services of a namespace, and default/kubernetes, contribute.
 pub fn service_variables<'a>(services: impl IntoIterator<Item = &'a Service>) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
     for service in services {
         let Some(spec) = &service.spec else { continue };
-        let ip = spec.cluster_ip.as_deref().unwrap_or_default();
+        let Some(ip) = told_address(service) else { continue };
         let ports = spec.ports.as_deref().unwrap_or_default();
         let Some(first) = ports.first() else { continue };
-        if ip.is_empty() || ip == "None" || spec.type_.as_deref() == Some("ExternalName") {
-            continue;
-        }
         let name = variable_name(&service.name_any());
         let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
         env.insert(format!("{name}_SERVICE_HOST"), ip.to_owned());

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::logs::Log;
@@ -19,7 +20,6 @@ pub struct LogOptions {
     /// The run before the present one.
     pub previous: bool,
     pub tail_lines: Option<u64>,
-    pub since_seconds: Option<i64>,
     pub since_time: Option<Timestamp>,
     pub timestamps: bool,
     pub limit_bytes: Option<u64>,
@@ -29,30 +29,34 @@ pub struct LogOptions {
 
 /// Pieces of this size are sent at once.
 const CHUNK: usize = 32 * 1024;
+/// A look for the last lines goes back through a file by so much at a time.
+const BLOCK: usize = 64 * 1024;
 
 /// Sends the log as the options ask, to the end that it has now or, following, to the container's end.
 /// Stops when the receiver is dropped.
 pub async fn read(log: Arc<Log>, options: LogOptions, out: mpsc::Sender<Bytes>) {
     let mut progress = log.progress();
-    let mut output = Output::new(options.clone(), Timestamp::now());
-    let Ok((mut segment, file)) = log.open(0) else { return };
-    let mut lines = Lines::new(file);
+    let follow = options.follow;
+    let Some(Ok(mut reader)) = apart(move || Reader::open(log, options)).await else { return };
     loop {
         // Marked as seen before reading: what is written meanwhile wakes the follower once more, and nothing is missed.
         let seen = *progress.borrow_and_update();
-        while let Some(line) = lines.next() {
-            if output.take(&line).is_some_and(|full| full) && !output.flush(&out).await {
+        loop {
+            let batch = apart(move || {
+                let more = reader.advance(seen.segment);
+                (reader, more)
+            });
+            let Some((back, more)) = batch.await else { return };
+            reader = back;
+            let Ok(more) = more else { return };
+            if !reader.output.flush(&out).await {
                 return;
             }
+            if !more {
+                break;
+            }
         }
-        if seen.segment > segment {
-            // The file had been set aside before it was read to its end, so it is whole.
-            let Ok((next, file)) = log.open(segment + 1) else { return };
-            (segment, lines) = (next, Lines::new(file));
-            continue;
-        }
-        output.end_of_past();
-        if !output.flush(&out).await || !options.follow || seen.ended {
+        if !follow || seen.ended {
             return;
         }
         tokio::select! {
@@ -60,6 +64,100 @@ pub async fn read(log: Arc<Log>, options: LogOptions, out: mpsc::Sender<Bytes>) 
             () = out.closed() => return,
         }
     }
+}
+
+/// Files are read where waiting for a disk, and going through megabytes, holds nobody up. `None` when that failed.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// A place in a log, and what was read up to there.
+struct Reader {
+    log: Arc<Log>,
+    segment: u32,
+    lines: Lines,
+    output: Output,
+}
+
+impl Reader {
+    /// At the beginning, or where the last lines begin that are asked for.
+    fn open(log: Arc<Log>, options: LogOptions) -> io::Result<Self> {
+        let output = Output::new(options);
+        let (segment, file) = match &output.tail {
+            None => log.open(0)?,
+            Some((lines, _)) => tail(&log, *lines, output.stream)?,
+        };
+        Ok(Self { log, segment, lines: Lines::new(file), output })
+    }
+
+    /// Reads until there is enough to send, or to the present end. True if there is more. `last` is the number of the
+    /// present file.
+    fn advance(&mut self, last: u32) -> io::Result<bool> {
+        loop {
+            while let Some(line) = self.lines.next() {
+                if self.output.take(&line).is_some_and(|full| full) {
+                    return Ok(true);
+                }
+            }
+            if last <= self.segment {
+                self.output.end_of_past();
+                return Ok(false);
+            }
+            // The file had been set aside before it was read to its end, so it is whole.
+            let (next, file) = self.log.open(self.segment + 1)?;
+            (self.segment, self.lines) = (next, Lines::new(file));
+        }
+    }
+}
+
+/// The file and the place in it from where on there are at least `lines` whole lines, or all that there are.
+fn tail(log: &Log, lines: usize, stream: Option<&[u8]>) -> io::Result<(u32, File)> {
+    let (mut segment, mut file) = log.open(u32::MAX)?;
+    // Two more, as the first may be in parts that begin before it, and the last may not be written to its end.
+    let mut left = lines.saturating_add(2);
+    loop {
+        let (start, found) = last_lines(&file, left, stream)?;
+        left -= found;
+        if left > 0 && segment > 0 {
+            let (before, earlier) = log.open(segment - 1)?;
+            if before < segment {
+                (segment, file) = (before, earlier);
+                continue;
+            }
+        }
+        file.seek(SeekFrom::Start(start))?;
+        return Ok((segment, file));
+    }
+}
+
+/// Where the last `most` lines of a file begin, and how many there are if there are fewer.
+fn last_lines(file: &File, most: usize, stream: Option<&[u8]>) -> io::Result<(u64, usize)> {
+    let counts = |line: &[u8]| {
+        let mut parts = line.splitn(4, |b| *b == b' ').skip(1);
+        parts.next().is_some_and(|name| stream.is_none_or(|wanted| wanted == name)) && parts.next() == Some(b"F")
+    };
+    let (mut start, mut found) = (file.metadata()?.len(), 0);
+    // What is known of the line that the last block cut, from its second part on.
+    let mut rest = Vec::new();
+    while start > 0 {
+        let length = usize::try_from(start).unwrap_or(usize::MAX).min(BLOCK);
+        start -= length as u64;
+        let mut block = vec![0; length];
+        file.read_exact_at(&mut block, start)?;
+        block.append(&mut rest);
+        let mut end = block.len();
+        // The byte before a line is the newline of the one before it.
+        while let Some(newline) = block[..end.saturating_sub(1)].iter().rposition(|byte| *byte == b'\n') {
+            found += usize::from(counts(&block[newline + 1..end]));
+            if found == most {
+                return Ok((start + newline as u64 + 1, found));
+            }
+            end = newline + 1;
+        }
+        block.truncate(end);
+        rest = block;
+    }
+    Ok((0, found + usize::from(counts(&rest))))
 }
 
 /// The complete lines of a file that may still grow.
@@ -93,12 +191,10 @@ struct Output {
 }
 
 impl Output {
-    fn new(options: LogOptions, now: Timestamp) -> Self {
-        let ago = options.since_seconds.map(|seconds| now.saturating_sub(SignedDuration::from_secs(seconds)));
-        let since = options.since_time.or(ago.and_then(Result::ok));
+    fn new(options: LogOptions) -> Self {
         let tail = options.tail_lines.map(|n| (usize::try_from(n).unwrap_or(usize::MAX), VecDeque::new()));
         Self {
-            since,
+            since: options.since_time,
             timestamps: options.timestamps,
             left: options.limit_bytes,
             stream: options.stream.map(|stream| stream.name().as_bytes()),
@@ -212,6 +308,38 @@ mod tests {
         let stream = |stream| LogOptions { stream: Some(stream), ..LogOptions::default() };
         assert_eq!(text(stream(Stream::Stdout)).await, "one\nthree\n");
         assert_eq!(text(stream(Stream::Stderr)).await, "two\n");
+    }
+
+    /// More than a block, in several files, with the other stream in between.
+    #[tokio::test]
+    async fn last_lines_are_found_from_the_end_across_files() {
+        use std::io::Write;
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::create(folder.path().join("0.log"), Limits { size: 200_000, files: 1000 }).unwrap();
+        let (stdout, mut end) = pipe();
+        let recorder = tokio::spawn(Arc::clone(&log).record(Arc::default(), Some(Source::Pipe(stdout)), None));
+        let lines: Vec<String> = (0..20_000).map(|n| format!("line {n} {}\n", "x".repeat(n % 50))).collect();
+        let long = format!("{}\n", "y".repeat(100_000));
+        let text = lines.concat() + &long + "last\n";
+        tokio::task::spawn_blocking(move || end.write_all(text.as_bytes()).unwrap()).await.unwrap();
+        recorder.await.unwrap();
+        assert!(log.progress().borrow().segment > 4);
+        let tail = async |count| {
+            collect(Arc::clone(&log), LogOptions { tail_lines: Some(count), ..LogOptions::default() }).await
+        };
+        assert_eq!(tail(1).await, "last\n");
+        assert!(tail(2).await == long.clone() + "last\n", "a long line is one line");
+        for count in [3, 100, 9_000] {
+            let expected = lines[lines.len() - (count - 2)..].concat() + &long + "last\n";
+            assert!(tail(count as u64).await == expected, "another end of {count} lines");
+        }
+        assert!(tail(1_000_000).await.len() == lines.concat().len() + long.len() + 5, "all of it");
+        // No more is gone through than is asked for.
+        let (_, file) = log.open(0).unwrap();
+        let (start, found) = last_lines(&file, 10, None).unwrap();
+        assert!(found == 10 && start + 2000 > file.metadata().unwrap().len(), "{found} from {start}");
+        let none = LogOptions { tail_lines: Some(5), stream: Some(Stream::Stderr), ..LogOptions::default() };
+        assert_eq!(collect(log, none).await, "");
     }
 
     #[tokio::test]

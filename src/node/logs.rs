@@ -19,7 +19,7 @@ use super::streams::console::{Console, Output, Stream};
 /// Room for one read.
 const READ: usize = 4096;
 /// The longest text of one line of the file.
-const MAX_LINE: usize = 16 * 1024;
+pub const MAX_LINE: usize = 16 * 1024;
 
 /// How much of a log is kept.
 #[derive(Clone, Copy, Debug)]

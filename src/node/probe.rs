@@ -53,14 +53,24 @@ pub struct Target {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
     Healthy,
+    /// Healthy, as far as can be told: somewhere else would have to be asked.
+    Warned(String),
     Unhealthy(String),
     /// Nobody listens yet: unhealthy, and worth another look soon while the container is young.
     Refused(String),
 }
 
+impl Finding {
+    fn is_healthy(&self) -> bool {
+        matches!(self, Self::Healthy | Self::Warned(_))
+    }
+}
+
 /// What the owner of a probe learns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
+    /// One attempt that told less than it should, for the event `ProbeWarning`.
+    Warned(String),
     /// One failed attempt, for the event `Unhealthy`.
     Failed(String),
     /// Enough attempts in a row agree.
@@ -90,7 +100,7 @@ pub async fn watch(kind: Kind, probe: Probe, target: Target, report: impl Fn(Rep
     let mut next = Instant::now();
     loop {
         let finding = timeout(limit, attempt(&probe, &target)).await.unwrap_or_else(|_| timed_out(&probe, limit));
-        PROBES.count(kind as usize, finding == Finding::Healthy);
+        PROBES.count(kind as usize, finding.is_healthy());
         match (&finding, soon) {
             (Finding::Refused(_), Some(delay)) if delay < period && kind != Kind::Liveness => {
                 soon = Some(delay * 2);
@@ -100,10 +110,14 @@ pub async fn watch(kind: Kind, probe: Probe, target: Target, report: impl Fn(Rep
             }
             _ => soon = None,
         }
-        if let Finding::Unhealthy(message) | Finding::Refused(message) = &finding {
-            report(Report::Failed(format!("{} probe failed: {message}", kind.word())));
+        match &finding {
+            Finding::Healthy => {}
+            Finding::Warned(message) => report(Report::Warned(format!("{} probe warning: {message}", kind.word()))),
+            Finding::Unhealthy(message) | Finding::Refused(message) => {
+                report(Report::Failed(format!("{} probe failed: {message}", kind.word())));
+            }
         }
-        if let Some(verdict) = tally.count(finding == Finding::Healthy) {
+        if let Some(verdict) = tally.count(finding.is_healthy()) {
             report(Report::Settled(verdict));
             if kind == Kind::Startup {
                 return;

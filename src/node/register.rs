@@ -10,9 +10,10 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
 use serde_json::json;
+use tracing::info;
 
 use super::machine;
 use super::status::seconds;
@@ -56,7 +57,7 @@ pub fn node_object(index: u16, network: &Network, now: Timestamp) -> Node {
         spec: Some(NodeSpec {
             pod_cidr: Some(v4.to_string()),
             pod_cidrs: Some(vec![v4.to_string(), v6.to_string()]),
-            provider_id: Some(format!("vipyard://{name}")),
+            provider_id: Some(provider_id(&name)),
             ..NodeSpec::default()
         }),
         status: Some(NodeStatus {
@@ -174,6 +175,40 @@ pub async fn renew_lease(client: &Client, node: &str, duration: Option<Duration>
     }
 }
 
+/// Removes the nodes of an earlier run that had more of them, with their heartbeats.
+///
+/// # Errors
+/// The API's.
+pub async fn retire(client: &Client, count: u16) -> Result<(), kube::Error> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let leases: Api<Lease> = Api::namespaced(client.clone(), NODE_LEASES);
+    for node in nodes.list(&ListParams::default()).await?.iter().filter(|node| is_left_over(node, count)) {
+        let name = node.name_any();
+        info!(node = name, "node removed, as this run has fewer");
+        unless_gone(nodes.delete(&name, &DeleteParams::default()).await)?;
+        unless_gone(leases.delete(&name, &DeleteParams::default()).await)?;
+    }
+    Ok(())
+}
+
+fn unless_gone<T>(result: Result<T, kube::Error>) -> Result<(), kube::Error> {
+    match result {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Whether a node was made by vipyard and is none of the first `count`. Those that others made stay.
+fn is_left_over(node: &Node, count: u16) -> bool {
+    let name = node.name_any();
+    let ours = node.spec.as_ref().and_then(|spec| spec.provider_id.as_ref()) == Some(&provider_id(&name));
+    ours && !(1..=count).any(|index| node_name(index) == name)
+}
+
+fn provider_id(name: &str) -> String {
+    format!("vipyard://{name}")
+}
+
 fn keep_transition_times(node: &mut Node, known: &Node) {
     let old = known.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     for condition in node.status.iter_mut().flat_map(|s| s.conditions.iter_mut().flatten()) {
@@ -203,6 +238,15 @@ mod tests {
         );
         assert_eq!(value["status"]["conditions"][3]["type"], "Ready");
         assert_eq!(value["status"]["nodeInfo"]["kubeletVersion"], "v1.36.0");
+    }
+
+    #[test]
+    fn nodes_beyond_the_number_are_left_over_unless_others_made_them() {
+        let node = |index| node_object(index, &Network::default(), Timestamp::UNIX_EPOCH);
+        assert!(!is_left_over(&node(3), 3) && is_left_over(&node(4), 3));
+        let mut others = node(4);
+        others.spec.as_mut().unwrap().provider_id = None;
+        assert!(!is_left_over(&others, 3));
     }
 
     #[test]

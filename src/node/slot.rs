@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, ContainerState, ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -127,43 +127,38 @@ impl Slot {
 
     /// Takes over what the API remembers of a container that ran before vipyard was started anew. Its process is gone.
     ///
-    /// A run that had ended for good stays ended; one that was cut off counts as ended now, and as a restart.
+    /// A run that had ended for good stays ended; one that was cut off counts as ended now, and as a restart. Between
+    /// two runs the end of the first is known, and the restart is still to come.
     pub fn adopt(&mut self, old: &ContainerStatus, policy: &str, now: Timestamp) {
-        let ended = old.state.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| Ended {
-            exit_code: t.exit_code,
-            signal: t.signal,
-            reason: t.reason.clone().unwrap_or_default(),
-            message: t.message.clone(),
-            started_at: t.started_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0),
-            finished_at: t.finished_at.as_ref().map_or(now, |t| t.0),
-            container_id: t.container_id.clone().unwrap_or_default(),
-        });
         self.view.restarts = old.restart_count;
-        if let Some(ended) = ended.as_ref().filter(|e| !restarts(self.view.role, &self.container, policy, e.exit_code))
-        {
-            self.view.container_id.clone_from(&ended.container_id);
-            self.view.phase = Phase::Ended(ended.clone());
-            self.due = None;
-            return;
+        let (ended, before) = ends(old, now);
+        if ended.as_ref().is_some_and(|e| !restarts(self.view.role, &self.container, policy, e.exit_code)) {
+            return self.bury(old, now);
         }
-        let Some(id) = &old.container_id else { return };
-        self.view.last = Some(ended.unwrap_or_else(|| {
-            Ended {
-                exit_code: 137,
-                signal: None,
-                reason: "ContainerStatusUnknown".to_owned(),
-                message: Some("The container could not be located when vipyard was started again".to_owned()),
-                started_at: old
-                    .state
-                    .as_ref()
-                    .and_then(|s| s.running.as_ref()?.started_at.as_ref())
-                    .map_or(Timestamp::UNIX_EPOCH, |t| t.0),
-                finished_at: now,
-                container_id: id.clone(),
-            }
-        }));
-        self.view.restarts += 1;
-        self.run = u32::try_from(self.view.restarts).unwrap_or_default();
+        let between = ended.or_else(|| before.filter(|before| is_latest(before, old)));
+        let runs = u32::try_from(old.restart_count).unwrap_or_default() + 1;
+        if between.is_some() {
+            (self.view.last, self.run) = (between, runs);
+        } else if old.container_id.is_some() {
+            self.view.last = Some(cut_off(old, now));
+            self.view.restarts += 1;
+            self.run = runs;
+        }
+    }
+
+    /// Takes over what the API remembers of a container that is not to run again. One that was cut off counts as ended
+    /// now.
+    pub fn bury(&mut self, old: &ContainerStatus, now: Timestamp) {
+        self.due = None;
+        self.view.restarts = old.restart_count;
+        self.view.container_id = old.container_id.clone().unwrap_or_default();
+        let (ended, before) = ends(old, now);
+        let last = before.as_ref().filter(|before| ended.is_none() && is_latest(before, old)).cloned();
+        let cut_off = || old.container_id.is_some().then(|| cut_off(old, now));
+        if let Some(ended) = ended.or(last).or_else(cut_off) {
+            self.view.phase = Phase::Ended(ended);
+        }
+        self.view.last = before;
     }
 
     /// Before each start.
@@ -232,6 +227,43 @@ impl Slot {
             Phase::Ended(ended) => restarts(self.view.role, &self.container, policy, ended.exit_code),
             Phase::Waiting { .. } | Phase::Running { .. } => true,
         }
+    }
+}
+
+/// The end that a status tells of, and the one before it.
+fn ends(old: &ContainerStatus, now: Timestamp) -> (Option<Ended>, Option<Ended>) {
+    let of = |state: &Option<ContainerState>| {
+        let end = state.as_ref()?.terminated.as_ref()?;
+        Some(Ended {
+            exit_code: end.exit_code,
+            signal: end.signal,
+            reason: end.reason.clone().unwrap_or_default(),
+            message: end.message.clone(),
+            started_at: end.started_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0),
+            finished_at: end.finished_at.as_ref().map_or(now, |t| t.0),
+            container_id: end.container_id.clone().unwrap_or_default(),
+        })
+    };
+    (of(&old.state), of(&old.last_state))
+}
+
+/// Whether a container that does not run has had no run since that end.
+fn is_latest(before: &Ended, old: &ContainerStatus) -> bool {
+    let runs = old.state.as_ref().is_some_and(|state| state.running.is_some());
+    !runs && old.container_id.as_ref().is_none_or(|id| *id == before.container_id)
+}
+
+/// The end of a run that nobody saw.
+fn cut_off(old: &ContainerStatus, now: Timestamp) -> Ended {
+    let since = old.state.as_ref().and_then(|state| state.running.as_ref()?.started_at.as_ref());
+    Ended {
+        exit_code: 137,
+        signal: None,
+        reason: "ContainerStatusUnknown".to_owned(),
+        message: Some("The container could not be located when vipyard was started again".to_owned()),
+        started_at: since.map_or(Timestamp::UNIX_EPOCH, |since| since.0),
+        finished_at: now,
+        container_id: old.container_id.clone().unwrap_or_default(),
     }
 }
 
@@ -337,5 +369,34 @@ mod tests {
         slot.adopt(&status(serde_json::json!({"terminated": {"exitCode": 0, "reason": "Completed"}})), "Never", now);
         assert!(slot.due.is_none() && matches!(slot.view.phase, Phase::Ended(_)));
         assert_eq!(slot.view.restarts, 2);
+    }
+
+    #[test]
+    fn end_of_a_container_that_waits_for_its_next_run_is_kept() {
+        let container: Container = serde_json::from_value(serde_json::json!({"name": "c", "image": "i"})).unwrap();
+        let status = |id: &str| -> ContainerStatus {
+            serde_json::from_value(serde_json::json!({
+                "name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 2, "containerID": id,
+                "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                "lastState": {"terminated": {"exitCode": 3, "reason": "Error", "containerID": "vipyard://third"}}
+            }))
+            .unwrap()
+        };
+        let now = Timestamp::from_second(100).unwrap();
+        let slot = || Slot::new(container.clone(), Role::Main, "ContainerCreating", &Timings::default());
+        let mut crashed = slot();
+        crashed.adopt(&status("vipyard://third"), "Always", now);
+        assert_eq!((crashed.view.restarts, crashed.view.last.as_ref().unwrap().exit_code), (2, 3));
+        crashed.begin_run();
+        assert_eq!(crashed.view.restarts, 3);
+        // Its next run had begun, and waited for its postStart hook.
+        let mut hooked = slot();
+        hooked.adopt(&status("vipyard://fourth"), "Always", now);
+        assert_eq!((hooked.view.restarts, hooked.view.last.as_ref().unwrap().exit_code), (3, 137));
+        let mut buried = slot();
+        buried.bury(&status("vipyard://third"), now);
+        assert!(buried.due.is_none() && matches!(&buried.view.phase, Phase::Ended(ended) if ended.exit_code == 3));
+        buried.bury(&status("vipyard://fourth"), now);
+        assert!(matches!(&buried.view.phase, Phase::Ended(ended) if ended.exit_code == 137));
     }
 }

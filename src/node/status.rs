@@ -1,11 +1,13 @@
 //! The status of a Pod as the kubelet writes it (rules PS1 to PS11): pure functions of what the agent knows.
 
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP,
-    Pod, PodCondition, PodIP, PodStatus,
+    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    EphemeralContainer, HostIP, Pod, PodCondition, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+
+use super::init::START_ERROR;
 
 /// Condition types that the agent owns. All others belong to third parties and are kept (rule PS6).
 const OWN: [&str; 5] = ["PodScheduled", "PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"];
@@ -19,6 +21,9 @@ pub enum Role {
     Sidecar,
     Main,
 }
+
+/// Why an ephemeral container ends at once.
+pub const NO_EPHEMERAL: &str = "ephemeral containers are not run: use kubectl exec, or kubectl debug with --copy-to";
 
 /// Where a container stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,6 +111,7 @@ pub fn pod_status(pod: &Pod, view: &PodView, now: Timestamp) -> PodStatus {
         start_time: Some(Time(seconds(view.start_time))),
         container_statuses: of_roles(false),
         init_container_statuses: of_roles(true),
+        ephemeral_container_statuses: ephemeral_statuses(pod, now),
         reason,
         message,
         observed_generation: pod.metadata.generation.or(old.observed_generation),
@@ -268,6 +274,29 @@ fn container_status(view: &ContainerView) -> ContainerStatus {
         last_state: Some(view.last.as_ref().map(terminated).unwrap_or_default()),
         ..ContainerStatus::default()
     }
+}
+
+/// Ephemeral containers have failed to start, so that nobody waits for them.
+fn ephemeral_statuses(pod: &Pod, now: Timestamp) -> Option<Vec<ContainerStatus>> {
+    let old = pod.status.as_ref().and_then(|status| status.ephemeral_container_statuses.as_deref()).unwrap_or_default();
+    let status = |container: &EphemeralContainer| {
+        old.iter().find(|known| known.name == container.name).cloned().unwrap_or_else(|| ContainerStatus {
+            name: container.name.clone(),
+            image: container.image.clone().unwrap_or_default(),
+            state: Some(terminated(&Ended {
+                exit_code: START_ERROR,
+                signal: None,
+                reason: "StartError".to_owned(),
+                message: Some(NO_EPHEMERAL.to_owned()),
+                started_at: now,
+                finished_at: now,
+                container_id: String::new(),
+            })),
+            ..ContainerStatus::default()
+        })
+    };
+    let all = pod.spec.as_ref()?.ephemeral_containers.as_ref()?;
+    Some(all.iter().map(status).collect())
 }
 
 fn terminated(ended: &Ended) -> ContainerState {

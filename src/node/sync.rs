@@ -28,7 +28,7 @@ mod stopping;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use tokio::sync::mpsc;
@@ -36,19 +36,24 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, warn};
 
-use super::container::termination_message;
+use super::cgroups::Resized;
 use super::context::NodeContext;
+use super::last_words::termination_message;
 use super::probe::{Kind, Report};
 use super::sandbox::Sandbox;
 use super::slot::{Slot, slots};
-use super::status::{Phase, PodView, Role, pod_status};
+use super::status::{NO_EPHEMERAL, Phase, PodView, Role, pod_status};
 use super::volumes::{Registration, Volumes};
 use crate::cluster::ObjectKey;
 use crate::config::DualAddr;
 use crate::sys::process::Exit;
 
+/// The reason of events about what was asked for and is not given.
+const NOT_SUPPORTED: &str = "NotSupported";
 const DEFAULT_GRACE: i64 = 30;
 const MAX_RETRY: Duration = Duration::from_secs(30);
+/// Longer than anybody waits, and no more than clocks can add to the present.
+const LONGEST_GRACE: u64 = 30 * 365 * 24 * 60 * 60;
 
 /// What a Pod's task is told.
 #[derive(Debug)]
@@ -149,14 +154,16 @@ impl Worker {
         let mut slots = slots(&pod, timings);
         let status = pod.status.clone().unwrap_or_default();
         let policy = restart_policy(&pod);
+        let dying = pod.metadata.deletion_timestamp.is_some();
         let old = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
         for old in old {
-            if let Some(slot) = slots.iter_mut().find(|slot| slot.view.name == old.name) {
-                slot.adopt(old, &policy, now);
+            match slots.iter_mut().find(|slot| slot.view.name == old.name) {
+                Some(slot) if dying => slot.bury(old, now),
+                Some(slot) => slot.adopt(old, &policy, now),
+                None => {}
             }
         }
         let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-        let dying = pod.metadata.deletion_timestamp.is_some();
         let claimed = if over || dying { None } else { claim(&node, &pod) };
         let tell = sender.clone();
         let references = node.shared.references.register(&pod, move || drop(tell.send(News::Referenced)));
@@ -176,7 +183,7 @@ impl Worker {
             routed: false,
             gone: false,
             shutdown: false,
-            frozen: over || dying,
+            frozen: over,
             deleted: false,
             initialized: false,
             failure: None,
@@ -236,8 +243,7 @@ impl Worker {
             News::Shutdown(grace) => {
                 self.shutdown = true;
                 self.routed = false;
-                let own = Duration::from_secs(self.grace_seconds());
-                self.begin_stopping(grace.min(own));
+                self.begin_stopping(grace.min(self.grace()));
             }
             News::Exited { slot, run, exit } => self.take_exit(slot, run, exit),
             News::Probed { slot, run, kind, report } => self.take_probe(slot, run, kind, &report),
@@ -264,7 +270,7 @@ impl Worker {
     fn fail(&mut self, reason: &str, message: String) {
         self.event("Warning", reason, &message);
         self.failure = Some((reason.to_owned(), message));
-        self.begin_stopping(Duration::from_secs(self.grace_seconds()));
+        self.begin_stopping(self.grace());
     }
 
     /// When `activeDeadlineSeconds` are over.
@@ -273,8 +279,10 @@ impl Worker {
         if !matches!(self.stage, Stage::Starting | Stage::Running) {
             return None;
         }
-        let left = self.start_time.as_millisecond() + seconds * 1000 - Timestamp::now().as_millisecond();
-        Some(Instant::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+        let end = self.start_time.as_millisecond().saturating_add(seconds.saturating_mul(1000));
+        let left = end.saturating_sub(Timestamp::now().as_millisecond());
+        let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
+        Some(Instant::now() + left.min(Duration::from_secs(LONGEST_GRACE)))
     }
 
     fn take_object(&mut self, pod: Arc<Pod>) {
@@ -283,58 +291,89 @@ impl Worker {
         }
         let shown = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
         let changed = shown(&self.pod) != shown(&pod);
+        self.refuse_ephemeral(&pod);
         self.pod = pod;
         if let Some(volumes) = self.volumes.as_ref().filter(|_| changed) {
             volumes.refresh(&self.pod);
         }
-        self.take_images();
+        self.take_containers();
         if self.pod.metadata.deletion_timestamp.is_some() {
-            let grace = Duration::from_secs(self.grace_seconds());
-            match self.stage {
-                Stage::Starting | Stage::Running => {
-                    self.begin_stopping(grace);
-                    self.unroute(grace);
-                }
-                Stage::Stopping => {
-                    // A later delete may only shorten the grace period (rule PX1).
-                    let deadline = self.deadline.min(Instant::now() + grace);
-                    self.deadline = deadline;
-                    for active in self.slots.iter_mut().filter_map(|slot| slot.active.as_mut()) {
-                        if let Some(stop) = &mut active.stop {
-                            stop.kill_at = stop.kill_at.min(deadline);
-                        }
-                    }
-                }
-                Stage::Ended => {}
+            let grace = self.grace();
+            let first = matches!(self.stage, Stage::Starting | Stage::Running);
+            // A later delete may only shorten the grace period (rule PX1).
+            self.begin_stopping(grace);
+            if first {
+                self.unroute(grace);
             }
         }
     }
 
-    /// The image is the one thing of a container that may change (rule PD5). A container that waits for an image
-    /// looks again; one that runs is stopped and starts with the new one.
-    fn take_images(&mut self) {
+    /// The image of a container may change (rule PD5), and what it may use (`pods/resize`). A container that waits for
+    /// an image looks again; one that runs is stopped and starts with the new one.
+    fn take_containers(&mut self) {
         let spec = self.pod.spec.clone().unwrap_or_default();
         for new in spec.init_containers.into_iter().flatten().chain(spec.containers) {
             let Some(index) = self.slots.iter().position(|slot| slot.view.name == new.name) else { continue };
             let slot = &mut self.slots[index];
-            if slot.container.image == new.image {
+            let (image, resources) = (slot.container.image != new.image, slot.container.resources != new.resources);
+            if !image && !resources {
                 continue;
             }
-            slot.view.image = new.image.clone().unwrap_or_default();
-            slot.container = Arc::new(new);
+            let old = std::mem::replace(&mut slot.container, Arc::new(new));
+            if resources {
+                self.resize(index, &old);
+            }
+            let slot = &mut self.slots[index];
+            if !image {
+                continue;
+            }
+            slot.view.image = slot.container.image.clone().unwrap_or_default();
             if slot.is_running() && slot.view.role != Role::Init {
-                self.stop_slot(index, Instant::now() + Duration::from_secs(self.grace_seconds()));
+                self.stop_slot(index, Instant::now() + self.grace());
             } else if matches!(slot.view.phase, Phase::Waiting { .. }) {
                 slot.look_again();
             }
         }
     }
 
-    /// The period of grace in seconds: the delete's, else the Pod's.
-    fn grace_seconds(&self) -> u64 {
+    /// Gives a container other limits: at once, or with a new run where it wants that. What cannot be done is told.
+    fn resize(&mut self, index: usize, old: &Container) {
+        let slot = &self.slots[index];
+        let container = Arc::clone(&slot.container);
+        let Some(active) = &slot.active else { return };
+        if wants_restart(old, &container) {
+            self.stop_slot(index, Instant::now() + self.grace());
+            return;
+        }
+        let cgroups = &self.node.shared.cgroups;
+        let why = match cgroups.resize(active.started.cgroup.as_ref(), &container) {
+            Ok(Resized::Done) => return,
+            Ok(Resized::WithNextRun) => {
+                "its process has no control group; they are kept from its next start on".to_owned()
+            }
+            Ok(Resized::Never(why)) => why,
+            Err(e) => e.to_string(),
+        };
+        let name = &container.name;
+        self.event("Warning", NOT_SUPPORTED, &format!("new limits of container {name} are not kept: {why}"));
+    }
+
+    /// Ephemeral containers are stored by the API, and their end is told in the status.
+    fn refuse_ephemeral(&self, pod: &Pod) {
+        let all = |pod: &Pod| {
+            let containers = pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.clone());
+            containers.unwrap_or_default().into_iter().map(|container| container.name).collect::<Vec<_>>()
+        };
+        let known = all(&self.pod);
+        for name in all(pod).iter().filter(|name| !known.contains(name)) {
+            self.event("Warning", NOT_SUPPORTED, &format!("ephemeral container {name}: {NO_EPHEMERAL}"));
+        }
+    }
+
+    /// The period of grace: the delete's, else the Pod's.
+    fn grace(&self) -> Duration {
         let own = self.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(DEFAULT_GRACE);
-        let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(own);
-        u64::try_from(grace).unwrap_or(1)
+        grace(self.pod.metadata.deletion_grace_period_seconds.unwrap_or(own))
     }
 
     fn take_exit(&mut self, index: usize, run: u32, exit: Exit) {
@@ -355,6 +394,9 @@ impl Worker {
             _ => "Error",
         };
         debug!(pod = %self.key, container = slot.view.name, code, "container ended");
+        if let Some(leftovers) = active.started.leftovers {
+            tokio::task::spawn_blocking(move || leftovers.kill_all());
+        }
         slot.end(code, signal, reason, message, now);
         if self.stage == Stage::Running && slot.will_restart(&policy) {
             self.plan_restart(index, ran);
@@ -374,6 +416,7 @@ impl Worker {
         let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.run == run && slot.is_running()) else { return };
         match (kind, report) {
             (_, Report::Failed(message)) => self.event("Warning", "Unhealthy", message),
+            (_, Report::Warned(message)) => self.event("Warning", "ProbeWarning", message),
             (Kind::Readiness, Report::Settled(ready)) => slot.view.ready = *ready,
             (Kind::Startup, Report::Settled(true)) => {
                 slot.view.started = true;
@@ -384,10 +427,10 @@ impl Worker {
                 let container = Arc::clone(&slot.container);
                 let probe = if kind == Kind::Liveness { &container.liveness_probe } else { &container.startup_probe };
                 let own = probe.as_ref().and_then(|p| p.termination_grace_period_seconds);
-                let grace = own.and_then(|g| u64::try_from(g).ok()).unwrap_or_else(|| self.grace_seconds());
+                let grace = own.filter(|seconds| *seconds >= 0).map_or_else(|| self.grace(), grace);
                 let (name, word) = (&container.name, kind.word().to_lowercase());
                 self.event("Normal", "Killing", &format!("Container {name} failed {word} probe, will be restarted"));
-                self.stop_slot(index, Instant::now() + Duration::from_secs(grace));
+                self.stop_slot(index, Instant::now() + grace);
             }
         }
     }
@@ -464,6 +507,21 @@ impl Retry {
         self.at = None;
         self.delay = *first;
     }
+}
+
+/// Seconds as the API has them; a period below zero is the shortest that there is.
+fn grace(seconds: i64) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(1).min(LONGEST_GRACE))
+}
+
+/// Whether a container is to be started anew for what changed of its resources.
+fn wants_restart(old: &Container, new: &Container) -> bool {
+    let of = |container: &Container, name: &str| {
+        let resources = container.resources.clone().unwrap_or_default();
+        [resources.limits, resources.requests].map(|list| list.and_then(|list| list.get(name).cloned()))
+    };
+    let mut policies = new.resize_policy.iter().flatten().filter(|policy| policy.restart_policy == "RestartContainer");
+    policies.any(|policy| of(old, &policy.resource_name) != of(new, &policy.resource_name))
 }
 
 /// The address that a Pod's status tells of, if it is a node's to give.

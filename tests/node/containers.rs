@@ -133,6 +133,25 @@ pub async fn shared_process_namespace_shows_all_and_reaps() {
     world.end().await;
 }
 
+pub async fn processes_of_a_shared_namespace_end_with_their_container() {
+    let world = World::start().await;
+    let script = "if [ ! -e /v/first ]; then touch /v/first; tail -f /dev/null & exit 1; fi; \
+                  while :; do n=0; for d in /proc/[0-9]*; do read -r _ name _ <$d/stat || continue; \
+                  [ \"$name\" = '(tail)' ] && n=1; done 2>/dev/null; [ $n = 0 ] && break; sleep 0.02; done; \
+                  touch /v/clean; exec sleep 100";
+    let mut spec = with(
+        shell(script),
+        json!({"shareProcessNamespace": true, "terminationGracePeriodSeconds": 1,
+        "volumes": [{"name": "v", "emptyDir": {}}]}),
+    );
+    let container = &mut spec["containers"][0];
+    container["volumeMounts"] = json!([{"name": "v", "mountPath": "/v"}]);
+    container["readinessProbe"] = json!({"exec": {"command": ["test", "-e", "/v/clean"]}, "periodSeconds": 1});
+    let status = world.run("leaves", spec, is_ready).await;
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 1);
+    world.end().await;
+}
+
 pub async fn what_can_not_be_given_is_told_once() {
     let world = World::start().await;
     let mut spec = with(shell("exit 1"), json!({"hostPID": true}));
@@ -170,6 +189,44 @@ pub async fn limits_that_can_not_be_kept_are_told_once_for_all() {
     } else {
         assert_eq!(told, 1, "{events:?}");
     }
+    world.end().await;
+}
+
+pub async fn resize_starts_a_container_anew_where_it_asks_for_that() {
+    let world = World::start().await;
+    let mut spec = shell("exec sleep 100");
+    spec["terminationGracePeriodSeconds"] = json!(0);
+    let resources = |memory: &str| json!({"requests": {"memory": memory, "cpu": "1m"}, "limits": {"memory": memory}});
+    spec["containers"][0]["resources"] = resources("64Mi");
+    let mut live = spec.clone();
+    spec["containers"][0]["resizePolicy"] = json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+    world.run("anew", spec.clone(), is_ready).await;
+    spec["containers"][0]["resources"] = resources("65Mi");
+    world.api.edit("anew", json!({"spec": spec}));
+    world.status("anew", |s| is_ready(s) && s["containerStatuses"][0]["restartCount"] == 1).await;
+    // A limit that cannot be kept is told of.
+    world.run("live", live.clone(), is_ready).await;
+    let refused = world.api.reported("NotSupported");
+    live["containers"][0]["resources"] = resources("66Mi");
+    world.api.edit("live", json!({"spec": live}));
+    if refused {
+        let told = |text: &str| text.starts_with("new limits of container c are not kept: ");
+        world.told(told).await;
+    }
+    assert_eq!(world.api.pod("live").unwrap()["status"]["containerStatuses"][0]["restartCount"], 0);
+    world.end().await;
+}
+
+pub async fn ephemeral_container_ends_at_once_and_says_why() {
+    let world = World::start().await;
+    world.run("debugged", shell("exec sleep 100"), is_ready).await;
+    let containers = json!([{"name": "debug", "image": "busybox"}]);
+    world.api.edit("debugged", json!({"spec": {"ephemeralContainers": containers}}));
+    let status = world.status("debugged", |s| s["ephemeralContainerStatuses"].is_array()).await;
+    let end = &status["ephemeralContainerStatuses"][0]["state"]["terminated"];
+    assert_eq!((&end["reason"], &end["exitCode"]), (&json!("StartError"), &json!(128)));
+    assert!(end["message"].as_str().unwrap().contains("use kubectl exec"), "{end}");
+    assert!(world.api.reported("NotSupported") && is_ready(&status));
     world.end().await;
 }
 

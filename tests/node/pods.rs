@@ -41,6 +41,17 @@ pub async fn nodes_are_registered_ready() {
     world.end().await;
 }
 
+pub async fn nodes_of_an_earlier_run_that_had_more_are_removed() {
+    let world = World::with(|api| {
+        api.put_node("n1", json!({"providerID": "vipyard://n1"}));
+        api.put_node("n3", json!({"providerID": "vipyard://n3"}));
+        api.put_node("n4", json!({"providerID": "kind://n4"}));
+    });
+    let world = world.await;
+    assert!(world.api.node("n1").is_some() && world.api.node("n3").is_none() && world.api.node("n4").is_some());
+    world.end().await;
+}
+
 /// PS5: the addresses, and what else a running Pod tells.
 pub async fn pod_runs_and_answers_over_its_address() {
     let world = World::start().await;
@@ -224,6 +235,27 @@ pub async fn deaf_container_is_killed_after_the_grace_period() {
     world.end().await;
 }
 
+/// PX1: a container that is being stopped for another reason has no longer than the Pod.
+pub async fn shorter_grace_reaches_a_container_that_is_being_stopped() {
+    let world = World::start().await;
+    let spec = with(
+        shell("trap 'echo term' TERM; echo up; while :; do sleep 0.05; done"),
+        json!({"terminationGracePeriodSeconds": i64::MAX}),
+    );
+    world.run("stubborn", spec.clone(), is_ready).await;
+    world.logged("stubborn", "up").await;
+    world.api.edit(
+        "stubborn",
+        json!({"spec": with(spec, json!({"containers": [{"name": "c", "image": "vipyard/other",
+        "command": ["/bin/sh"]}]}))}),
+    );
+    world.logged("stubborn", "term").await;
+    world.api.delete_gracefully("stubborn", i64::MAX);
+    world.api.delete_gracefully("stubborn", 1);
+    world.gone("stubborn").await;
+    world.end().await;
+}
+
 pub async fn vanished_object_kills_at_once_and_frees_the_address() {
     let world = World::start().await;
     world.run("force", shell("trap '' TERM; while :; do sleep 0.05; done"), is_ready).await;
@@ -341,8 +373,23 @@ pub async fn pod_of_an_earlier_run_starts_anew_and_finished_ones_stay() {
     assert_eq!(status["podIP"], "10.244.1.9");
     assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["reason"], "ContainerStatusUnknown");
     world.gone("dying").await;
+    // Its end is told before it goes: a finalizer may hold it, and somebody wait for that.
+    let requests = world.api.requests();
+    let about: Vec<&String> = requests.iter().filter(|request| request.contains("/pods/dying")).collect();
+    let path = "/api/v1/namespaces/default/pods/dying";
+    assert_eq!(about, [&format!("PATCH {path}/status"), &format!("DELETE {path}")]);
     assert_eq!(world.api.pod("over").unwrap()["status"], json!({"phase": "Succeeded"}));
     assert_eq!(world.hub.names(), ["default/again", "n1", "n2"]);
+    world.end().await;
+}
+
+/// A task may begin with what was true a moment ago.
+pub async fn pod_that_the_api_does_not_have_is_ended() {
+    let world = World::start().await;
+    world.api.rumour("ghost", shell("exec sleep 100"));
+    world.requested("PATCH /api/v1/namespaces/default/pods/ghost/status").await;
+    world.only_nodes_attached().await;
+    world.vanished(&world.dir.path().join("pods/uid-ghost")).await;
     world.end().await;
 }
 

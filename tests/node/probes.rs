@@ -62,6 +62,36 @@ pub async fn https_probe_trusts_any_certificate_ps10() {
     world.end().await;
 }
 
+pub async fn redirect_is_followed_on_the_same_host_alone_ps10() {
+    let world = World::start().await;
+    let (listener, port) = listen(&world);
+    let server = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let answer = hyper::service::service_fn(async |request: Request<Incoming>| {
+                let (code, location) = match request.uri().path() {
+                    "/near" => (302, "/sick?now"),
+                    "/far" => (302, "http://192.0.2.1/"),
+                    "/round" => (307, "round"),
+                    _ => (503, ""),
+                };
+                let response = Response::builder().status(code).header("location", location);
+                Ok::<_, Infallible>(response.body(String::new()).unwrap())
+            });
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+        }
+    });
+    let probe = |path: &str| json!({"httpGet": {"port": port, "path": path}, "periodSeconds": 1});
+    world.run("far", on_host(probe("/far")), is_ready).await;
+    assert_eq!(world.event("ProbeWarning").await, "Readiness probe warning: Probe terminated redirects");
+    world.api.create_pod("near", on_host(probe("/near")));
+    world.reported("Readiness probe failed: HTTP probe failed with statuscode: 503").await;
+    world.api.create_pod("round", on_host(probe("/round")));
+    world.told(|text| text.ends_with("/round\": stopped after 10 redirects")).await;
+    server.abort();
+    world.end().await;
+}
+
 pub async fn grpc_probe_asks_for_the_service_ps10() {
     let world = World::start().await;
     let (listener, port) = listen(&world);

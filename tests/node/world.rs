@@ -24,6 +24,7 @@ use vipyard::node::{Agents, AgentsConfig, DataPlane, EventSink, Timings};
 use vipyard::router::{PortId, PortSpec, Ports};
 use vipyard::sys::tun::Tun;
 
+const NODES: &str = "/api/v1/nodes";
 /// How long a condition may take to come true.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -143,6 +144,12 @@ impl World {
         message.unwrap_or_else(|| panic!("no event {reason}, but {:?}", self.api.events.lock()))
     }
 
+    /// Waits for an event whose message is as wanted.
+    pub async fn told(&self, wanted: impl Fn(&str) -> bool) {
+        let found = self.eventually(|| self.api.events.lock().iter().any(|(_, known)| wanted(known)).then_some(()));
+        found.await.unwrap_or_else(|| panic!("no such event, but {:?}", self.api.events.lock()));
+    }
+
     /// Waits for an event with this message.
     pub async fn reported(&self, message: &str) {
         let found = self.eventually(|| self.api.events.lock().iter().any(|(_, known)| known == message).then_some(()));
@@ -159,6 +166,15 @@ impl World {
                 return;
             }
             assert!(begin.elapsed() < LIMIT, "{pod} says no {line:?} but {said:?}: {:?}", self.api.events.lock());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until the agents made this request.
+    pub async fn requested(&self, request: &str) {
+        let begin = std::time::Instant::now();
+        while !self.api.requests().iter().any(|known| known == request) {
+            assert!(begin.elapsed() < LIMIT, "nobody asked {request}: {:?}", self.api.requests());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -276,6 +292,10 @@ impl FakeApi {
                 let object = self.store(&mut state, path, body.clone());
                 (StatusCode::CREATED, object)
             }
+            Method::GET if object_path == NODES => {
+                let nodes = state.objects.iter().filter(|(path, _)| path.starts_with(NODES)).map(|(_, node)| node);
+                (StatusCode::OK, json!({"metadata": {}, "items": nodes.collect::<Vec<_>>()}))
+            }
             Method::GET => match state.objects.get(&object_path) {
                 Some(object) => (StatusCode::OK, object.clone()),
                 None => failure(404, "NotFound"),
@@ -293,6 +313,9 @@ impl FakeApi {
             }
             Method::DELETE => {
                 let Some(object) = state.objects.remove(&object_path) else { return failure(404, "NotFound") };
+                if !object_path.contains("/pods/") {
+                    return (StatusCode::OK, object);
+                }
                 if body["preconditions"]["uid"] != object["metadata"]["uid"] || body["gracePeriodSeconds"] != 0 {
                     state.objects.insert(object_path, object);
                     return failure(409, "Conflict");
@@ -333,6 +356,19 @@ impl FakeApi {
         self.put(name, object);
     }
 
+    /// What is seen of a Pod that the API has no more: news of it came late.
+    pub fn rumour(&self, name: &str, spec: Value) {
+        let metadata = json!({"name": name, "namespace": "default", "uid": format!("uid-{name}")});
+        let mut pod = json!({"metadata": metadata, "spec": {"nodeName": "n1"}});
+        json_patch::merge(&mut pod["spec"], &spec);
+        self.writers.pods.apply(serde_json::from_value(pod).expect("a Pod"));
+    }
+
+    pub fn put_node(&self, name: &str, spec: Value) {
+        let node = json!({"metadata": {"name": name}, "spec": spec});
+        self.store(&mut self.state.lock(), format!("{NODES}/{name}"), node);
+    }
+
     /// Stores an object as it is.
     pub fn put(&self, name: &str, object: Value) {
         let mut state = self.state.lock();
@@ -370,7 +406,7 @@ impl FakeApi {
     }
 
     pub fn node(&self, name: &str) -> Option<Value> {
-        self.state.lock().objects.get(&format!("/api/v1/nodes/{name}")).cloned()
+        self.state.lock().objects.get(&format!("{NODES}/{name}")).cloned()
     }
 
     pub fn requests(&self) -> Vec<String> {

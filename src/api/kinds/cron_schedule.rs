@@ -45,11 +45,19 @@ impl Field {
 }
 
 impl CronSchedule {
+    /// The time between two times, in whole seconds and one at least; `None` where it varies.
+    pub fn period(&self) -> Option<SignedDuration> {
+        match self {
+            Self::Every(delay) => Some(SignedDuration::from_secs(delay.as_secs().max(1))),
+            Self::At(_) => None,
+        }
+    }
+
     /// The first time after `after`, to the second. Times that a change of the clock leaves out are left out.
     pub fn next(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         let fields = match self {
-            Self::Every(delay) => {
-                let next = after.checked_add((*delay).max(SignedDuration::from_secs(1))).ok()?;
+            Self::Every(_) => {
+                let next = after.checked_add(self.period()?).ok()?;
                 return Timestamp::from_second(next.as_second()).ok();
             }
             Self::At(fields) => fields,

@@ -14,6 +14,9 @@ const PENDING: &str = "Pending";
 const IMMUTABLE: &str =
     "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
 
+/// The finalizer that keeps a claim until no Pod uses it.
+pub const PROTECTION: &str = "kubernetes.io/pvc-protection";
+
 pub struct Kind;
 
 impl super::Kind for Kind {
@@ -61,6 +64,10 @@ impl super::Kind for Kind {
     fn create(_: &Context, object: &mut PersistentVolumeClaim, causes: &mut Causes) -> Result<(), ApiError> {
         object.status =
             Some(PersistentVolumeClaimStatus { phase: Some(PENDING.into()), ..PersistentVolumeClaimStatus::default() });
+        let finalizers = object.metadata.finalizers.get_or_insert_default();
+        if !finalizers.iter().any(|name| name == PROTECTION) {
+            finalizers.push(PROTECTION.into());
+        }
         check(object.spec.get_or_insert_default(), causes);
         Ok(())
     }

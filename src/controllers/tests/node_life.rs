@@ -76,3 +76,30 @@ async fn cordon_and_taints_of_the_owner_have_their_effect() {
         .until_async("the eviction", async || (!pod().await["metadata"]["deletionTimestamp"].is_null()).then_some(()))
         .await;
 }
+
+/// Pods of a node that is deleted go for good, and a workload replaces them; a node that is only late loses none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_of_a_node_that_does_not_exist_go() {
+    let world = World::with_nodes(1).await;
+    world.add_pod("orphan", "web", json!({"nodeName": "n1"})).await;
+    world.set_ready("orphan", "10.244.1.2", true).await;
+    world.add_pod("early", "web", json!({"nodeName": "n7"})).await;
+    world
+        .patch("/api/v1/namespaces/default/pods/orphan", json!({"metadata": {"finalizers": ["example.com/held"]}}))
+        .await;
+    world.add_node("n7").await;
+    world.delete("/api/v1/nodes/n1", json!({})).await;
+    let path = "/api/v1/namespaces/default/pods/orphan";
+    let gone = world
+        .until_async("the deletion", async || {
+            world.get(path).await.filter(|pod| !pod["metadata"]["deletionTimestamp"].is_null())
+        })
+        .await;
+    assert_eq!(gone["metadata"]["deletionGracePeriodSeconds"], 0);
+    assert_eq!(gone["status"]["phase"], "Failed");
+    assert_eq!(condition(&gone, "DisruptionTarget").unwrap()["reason"], "DeletionByPodGC");
+    world.patch(path, json!({"metadata": {"finalizers": null}})).await;
+    world.until_async("the Pod to go", async || world.get(path).await.is_none().then_some(())).await;
+    let early = world.get("/api/v1/namespaces/default/pods/early").await.unwrap();
+    assert!(early["metadata"]["deletionTimestamp"].is_null());
+}

@@ -95,7 +95,12 @@ async fn replica_set_keeps_its_number_of_pods() {
 
     world.patch(&path, json!({"spec": {"replicas": 1}})).await;
     world.play_until("web", &path, counts(1)).await;
-    assert_eq!(world.pods_of("web").await.len(), 1);
+    world
+        .until_async("the last of the others to go", async || {
+            world.play("web").await;
+            (world.pods_of("web").await.len() == 1).then_some(())
+        })
+        .await;
     let reasons = world.reasons("ReplicaSet").await;
     assert!(reasons.contains(&"SuccessfulCreate".into()) && reasons.contains(&"SuccessfulDelete".into()));
 
@@ -224,6 +229,33 @@ async fn stateful_set_comes_up_in_order_and_rolls_down() {
     world.patch(&path, json!({"spec": {"replicas": 1}})).await;
     world.play_until("db", &path, json!({"replicas": 1, "readyReplicas": 1})).await;
     assert_eq!(world.pods_of("db").await[0]["metadata"]["name"], "db-0");
+}
+
+/// A Pod that comes again at once gets a claim of its own, not the one that goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_go_with_the_pods_that_a_smaller_set_does_without() {
+    let world = World::with_nodes(1).await;
+    let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Mi"}}}});
+    let spec = json!({"replicas": 2, "serviceName": "db", "volumeClaimTemplates": [claim],
+        "persistentVolumeClaimRetentionPolicy": {"whenScaled": "Delete", "whenDeleted": "Retain"}});
+    let path = world.workload("StatefulSet", "db", spec).await;
+    let both = json!({"replicas": 2, "readyReplicas": 2});
+    world.play_until("db", &path, both.clone()).await;
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let first = world.get(&format!("{claims}/data-db-1")).await.unwrap();
+    world.patch(&path, json!({"spec": {"replicas": 1}})).await;
+    let given = async || {
+        let claim = world.get(&format!("{claims}/data-db-1")).await?;
+        (claim["metadata"]["ownerReferences"][0]["kind"] == "Pod").then_some(())
+    };
+    world.until_async("the claim to be its Pod's", given).await;
+    world.play_until("db", &path, json!({"replicas": 1, "readyReplicas": 1})).await;
+    world.patch(&path, json!({"spec": {"replicas": 2}})).await;
+    world.play_until("db", &path, both).await;
+    let second = world.get(&format!("{claims}/data-db-1")).await.unwrap();
+    assert_ne!(second["metadata"]["uid"], first["metadata"]["uid"]);
+    assert_eq!(world.list(claims).await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -34,6 +34,9 @@ pub(super) fn due(
     deadline: Option<i64>,
     now: Timestamp,
 ) -> Due {
+    if let Some(period) = schedule.period() {
+        return due_every(period, since, deadline, now);
+    }
     let oldest = deadline.and_then(|seconds| now.checked_sub(SignedDuration::from_secs(seconds)).ok());
     let since = oldest.map_or(since, |oldest| since.max(oldest));
     let after = |time: Timestamp| schedule.next(time, zone);
@@ -49,6 +52,21 @@ pub(super) fn due(
         window = window.saturating_mul(2);
     }
     Due { now: last, missed, next: after(now) }
+}
+
+/// Times a period apart are counted from the last that was served: whoever looks, and when, changes nothing.
+fn due_every(period: SignedDuration, since: Timestamp, deadline: Option<i64>, now: Timestamp) -> Due {
+    let period = period.as_secs();
+    let since = since.as_second();
+    let at = |number: i64| Timestamp::from_second(since.saturating_add(period.saturating_mul(number))).ok();
+    let come = (now.as_second() - since).max(0) / period;
+    // Those before the deadline are given up.
+    let given_up = deadline.map_or(0, |seconds| {
+        let left = now.as_second().saturating_sub(seconds).saturating_sub(since);
+        if left > 0 { (left - 1) / period } else { 0 }
+    });
+    let missed = usize::try_from((come - given_up).max(0)).unwrap_or(0).min(MANY + 1);
+    Due { now: at(come).filter(|_| missed > 0), missed, next: at(come.saturating_add(1)) }
 }
 
 /// The Job of a time: its name tells the time, so that none is made twice.
@@ -119,6 +137,24 @@ mod tests {
         assert_eq!(of("2020-01-15T07:10:00Z", None), Due { now: ten, missed: 101, next });
         assert_eq!(of("2024-01-15T07:10:00Z", Some(600)), Due { now: None, missed: 0, next });
         assert_eq!(of("2024-01-15T07:10:00Z", Some(3600)), Due { now: ten, missed: 1, next });
+    }
+
+    #[test]
+    fn periods_are_counted_from_the_last_time_that_was_served() {
+        let every = parse_schedule("@every 10m").unwrap();
+        let of = |now: &str, deadline| due(&every, &TimeZone::UTC, at("2024-01-15T10:00:05Z"), deadline, at(now));
+        let time = |text: &str| Some(at(text));
+        let next = time("2024-01-15T10:10:05Z");
+        for now in ["2024-01-15T10:00:05Z", "2024-01-15T10:09:59Z"] {
+            assert_eq!(of(now, None), Due { now: None, missed: 0, next }, "{now}");
+        }
+        let (late, next) = ("2024-01-15T10:25:00Z", time("2024-01-15T10:30:05Z"));
+        let last = time("2024-01-15T10:20:05Z");
+        assert_eq!(of(late, None), Due { now: last, missed: 2, next });
+        assert_eq!(of(late, Some(600)), Due { now: last, missed: 1, next });
+        assert_eq!(of(late, Some(295)), Due { now: last, missed: 1, next });
+        assert_eq!(of(late, Some(60)), Due { now: None, missed: 0, next });
+        assert_eq!(of("2025-01-15T10:25:00Z", None).missed, MANY + 1);
     }
 
     #[test]

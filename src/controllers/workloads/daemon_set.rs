@@ -16,9 +16,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::claims::{claim, follow_children, follow_owners, is_deleting};
-use super::daemon_set_plan::{Daemon, Plan, by_node};
+use super::daemon_set_plan::{ByNode, Daemon, Plan, by_node};
 use super::own_writes::OwnWrites;
-use super::pods::{self, BURST, PodControl, phase, slow_start};
+use super::pods::{self, BURST, PodControl, phase, ready_since, slow_start};
 use super::revisions::{REVISION_LABEL, Revisions};
 use super::{Written, write_status};
 use crate::cluster::{Change, Cluster, Informer, ObjectKey};
@@ -85,9 +85,8 @@ impl DaemonSetController {
         });
     }
 
-    async fn apply(&self, key: &ObjectKey, set: &DaemonSet, daemon: &Daemon, plan: Plan) -> Result<Action, Error> {
-        let (ended, again) = self.replaceable(key, set, plan.ended);
-        let deletions = plan.delete.iter().chain(&ended).take(BURST).map(async |pod| {
+    async fn apply(&self, key: &ObjectKey, set: &DaemonSet, daemon: &Daemon, plan: Plan) -> Result<(), Error> {
+        let deletions = plan.delete.iter().chain(&plan.ended).take(BURST).map(async |pod| {
             if let Some(deleted) = self.control.delete(set, pod).await? {
                 self.writes.wrote(key, PODS, &deleted);
             }
@@ -103,7 +102,16 @@ impl DaemonSetController {
         })
         .await;
         results.into_iter().collect::<Result<(), Error>>()?;
-        outcome.error.map_or(Ok(again.map_or(Action::Done, Action::After)), Err)
+        outcome.error.map_or(Ok(()), Err)
+    }
+
+    /// Forgets the failures on nodes whose Pod has been ready for as long as the next would have to wait.
+    fn forgive(&self, key: &ObjectKey, pods: &ByNode, now: Timestamp) {
+        let healthy = |node: &String, delay: Duration| {
+            let since = pods.get(node).into_iter().flatten().filter_map(|pod| ready_since(pod)?).min();
+            since.is_some_and(|since| Duration::try_from(now.duration_since(since)).is_ok_and(|time| time > delay))
+        };
+        self.failures.lock().retain(|(owner, node), (_, delay)| owner != key || !healthy(node, *delay));
     }
 
     /// Of the Pods that ended those that may be replaced now, and when the next may.
@@ -167,7 +175,10 @@ impl Reconcile for DaemonSetController {
         let owned = claim(&self.client, &*set, &spec.selector, all, wrote).await?;
         let daemon = Daemon::of(&set, self.revisions.hash_of(&present));
         let (nodes, owned, now) = (self.nodes.list(), by_node(owned), Timestamp::now());
-        let plan = daemon.plan(&nodes, &owned, now);
+        self.forgive(key, &owned, now);
+        let mut plan = daemon.plan(&nodes, &owned, now);
+        let (ended, retry) = self.replaceable(key, &set, std::mem::take(&mut plan.ended));
+        plan.ended = ended;
         let acted = plan != Plan::default();
         let applied = self.apply(key, &set, &daemon, plan).await;
         let live = owned.values().flatten().filter_map(|pod| pod.labels().get(REVISION_LABEL));
@@ -190,11 +201,9 @@ impl Reconcile for DaemonSetController {
                 }
             }
         }
-        match (applied?, again) {
-            (Action::After(wait), Some(again)) => Ok(Action::After(wait.min(again))),
-            (Action::Done, Some(again)) => Ok(Action::After(again)),
-            (action, _) => Ok(action),
-        }
+        applied?;
+        let again = again.into_iter().chain(retry).min();
+        Ok(again.map_or(Action::Done, Action::After))
     }
 }
 

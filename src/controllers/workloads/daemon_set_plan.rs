@@ -137,8 +137,12 @@ impl Daemon {
         let known = |name: &str| nodes.iter().any(|node| node.name_any() == name);
         let stray = pods.iter().filter(|(name, _)| !known(name)).flat_map(|(_, pods)| pods);
         plan.delete.extend(stray.filter(|pod| node_name(pod).is_empty() && !terminating(pod)).cloned());
-        if plan == Plan::default() && !self.on_delete {
+        // Pods that ended may have to wait, which holds up no other.
+        if plan.create.is_empty() && plan.delete.is_empty() && !self.on_delete {
             self.roll(nodes, pods, now, &mut plan);
+            let deleted = std::mem::take(&mut plan.delete);
+            plan.ended.retain(|ended| !deleted.iter().any(|pod| Arc::ptr_eq(pod, ended)));
+            plan.delete = deleted;
         }
         plan
     }

@@ -193,8 +193,8 @@ impl Reconcile for DeploymentController {
         let mut now = (*deployment).clone();
         let mut deed = Deed::Nothing;
         if !is_deleting(&deployment.metadata) {
-            let pods = self.pods.list_in(&key.namespace);
-            let plan = plan::plan(&deployment, &sets, &pods);
+            let pods = || self.pods.list_in(&key.namespace);
+            let plan = plan::plan(&deployment, &sets, pods);
             deed = self.apply(key, &mut now, &mut sets, plan).await?;
         }
         let failed = match &deed {

@@ -151,8 +151,8 @@ pub(super) fn revision(set: &ReplicaSet) -> i64 {
     number(set, REVISION).unwrap_or(0)
 }
 
-/// The plan of a turn. `pods` are those of the namespace.
-pub(super) fn plan(deployment: &Deployment, sets: &Sets, pods: &[Arc<Pod>]) -> Plan {
+/// The plan of a turn. `pods` lists those of the namespace, if it has to.
+pub(super) fn plan(deployment: &Deployment, sets: &Sets, pods: impl FnOnce() -> Vec<Arc<Pod>>) -> Plan {
     let spec = deployment.spec.clone().unwrap_or_default();
     let limits = Limits::of(&spec);
     let next_revision = sets.old.iter().map(|set| revision(set)).max().unwrap_or(0) + 1;
@@ -232,18 +232,18 @@ fn recreate(
     sets: &Sets,
     limits: Limits,
     next: i64,
-    pods: &[Arc<Pod>],
+    pods: impl FnOnce() -> Vec<Arc<Pod>>,
 ) -> Plan {
     let active = sets.old.iter().filter(|set| replicas(set) > 0);
     let down: Vec<_> = active.filter_map(|set| update(deployment, set, 0, limits)).collect();
     if !down.is_empty() {
         return Plan { update: down, ..Plan::default() };
     }
-    let old_pods = sets.old.iter().any(|set| {
-        let counted = set.status.as_ref().is_some_and(|status| status.replicas > 0);
-        let own = |pod: &Arc<Pod>| is_controlled_by(&pod.metadata, set.metadata.uid.as_deref());
-        counted || pods.iter().any(|pod| own(pod) && !terminal(pod))
-    });
+    let counted = |set: &Arc<ReplicaSet>| set.status.as_ref().is_some_and(|status| status.replicas > 0);
+    let of_old = |pod: &Arc<Pod>| {
+        sets.old.iter().any(|set| is_controlled_by(&pod.metadata, set.metadata.uid.as_deref())) && !terminal(pod)
+    };
+    let old_pods = sets.old.iter().any(counted) || (!sets.old.is_empty() && pods().iter().any(of_old));
     match &sets.new {
         _ if old_pods => Plan::default(),
         None => Plan { create: Some(new_set(deployment, spec, limits, limits.replicas, next)), ..Plan::default() },

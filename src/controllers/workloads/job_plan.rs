@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
-use super::job_indexes;
+use super::job_indexes::Indexes;
 use super::job_policy::{self, Verdict};
 use super::pods::{self, is_active, is_ready, phase};
 use super::{counted, positive, replica_set_plan};
@@ -67,8 +67,8 @@ struct State<'a> {
     now: Timestamp,
     active: Vec<Arc<Pod>>,
     /// The succeeded and the failed indexes of an indexed Job.
-    succeeded: BTreeSet<i32>,
-    failed: BTreeSet<i32>,
+    succeeded: Indexes,
+    failed: Indexes,
     again: Option<Duration>,
     events: Vec<(bool, &'static str, String)>,
 }
@@ -78,7 +78,7 @@ pub(super) fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
     let spec = job.spec.clone().unwrap_or_default();
     let status = job.status.clone().unwrap_or_default();
     let completions = spec.completions.unwrap_or(0);
-    let indexes = |text: &Option<String>| job_indexes::parse(text.as_deref().unwrap_or_default(), completions);
+    let indexes = |text: &Option<String>| Indexes::parse(text.as_deref().unwrap_or_default(), completions);
     let state = State {
         succeeded: indexes(&status.completed_indexes),
         failed: indexes(&status.failed_indexes),
@@ -97,10 +97,12 @@ pub(super) fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
 impl State<'_> {
     fn plan(mut self) -> Plan {
         let suspended = self.spec.suspend == Some(true);
-        if self.status.start_time.is_none() && !suspended {
+        let ending = self.is(FAILURE_TARGET) || self.is(SUCCESS);
+        // The deadline of a Job that is resumed begins anew, before anybody looks at it.
+        let resumed = self.is(SUSPENDED) && !ending;
+        if !suspended && (self.status.start_time.is_none() || resumed) {
             self.status.start_time = Some(Time(self.now));
         }
-        let ending = self.is(FAILURE_TARGET) || self.is(SUCCESS);
         let release = self.count(ending);
         if !ending {
             self.judge(suspended);
@@ -195,7 +197,9 @@ impl State<'_> {
             let (known_good, known_bad) = (noted(&uncounted.succeeded), noted(&uncounted.failed));
             if phase(pod) == "Succeeded" && !known_bad {
                 match self.index(pod) {
-                    Some(index) if indexed => drop(self.succeeded.insert(index)),
+                    Some(index) if indexed => {
+                        self.succeeded.insert(index);
+                    }
                     None if !indexed && !known_good => uncounted.succeeded.get_or_insert_default().push(uid),
                     _ => {}
                 }
@@ -214,7 +218,7 @@ impl State<'_> {
         }
         if indexed {
             self.status.succeeded = positive(self.succeeded.len());
-            let text = job_indexes::format(&self.succeeded);
+            let text = self.succeeded.to_string();
             self.status.completed_indexes = (!text.is_empty()).then_some(text);
         }
         let some = |uids: Option<Vec<String>>| uids.filter(|uids| !uids.is_empty());
@@ -229,7 +233,7 @@ impl State<'_> {
         let Some(index) = self.index(pod).filter(|_| self.spec.backoff_limit_per_index.is_some()) else {
             return false;
         };
-        let done = self.succeeded.contains(&index) || self.failed.contains(&index) || self.fails_index(pod);
+        let done = self.succeeded.contains(index) || self.failed.contains(index) || self.fails_index(pod);
         let replaced = self.pods.iter().any(|other| {
             self.index(other) == Some(index)
                 && other.creation_timestamp() >= pod.creation_timestamp()
@@ -278,7 +282,7 @@ impl State<'_> {
         if let (Some(seconds), Some(start), false) =
             (self.spec.active_deadline_seconds, self.status.start_time.clone(), suspended)
         {
-            let left = SignedDuration::from_secs(seconds) - self.now.duration_since(start.0);
+            let left = SignedDuration::from_secs(seconds).saturating_sub(self.now.duration_since(start.0));
             if left <= SignedDuration::ZERO {
                 let message = "Job was active longer than specified deadline";
                 return self.set(FAILURE_TARGET, "True", "DeadlineExceeded", message.into());
@@ -304,9 +308,11 @@ impl State<'_> {
         if self.spec.backoff_limit_per_index.is_some() {
             let failed = self.pods.iter().filter(|pod| self.has_failed(pod) && self.fails_index(pod));
             let failed: Vec<i32> = failed.filter_map(|pod| self.index(pod)).collect();
-            self.failed.extend(failed);
-            self.failed.retain(|index| !self.succeeded.contains(index));
-            let text = job_indexes::format(&self.failed);
+            for index in failed {
+                self.failed.insert(index);
+            }
+            self.failed = self.failed.without(&self.succeeded);
+            let text = self.failed.to_string();
             self.status.failed_indexes = (!text.is_empty()).then_some(text);
         }
         if let Some(rule) = job_policy::success(&self.spec, &self.succeeded, completions) {
@@ -346,8 +352,6 @@ impl State<'_> {
         } else if !suspended && self.is(SUSPENDED) {
             self.set(SUSPENDED, "False", "JobResumed", "Job resumed".into());
             self.events.push((false, "Resumed", "Job resumed".into()));
-            // The deadline begins anew.
-            self.status.start_time = Some(Time(self.now));
         }
     }
 
@@ -403,15 +407,13 @@ impl State<'_> {
         if !self.is_indexed() {
             return vec![self.pod(None); count];
         }
-        let taken: BTreeSet<i32> = self
-            .pods
-            .iter()
-            .filter(|pod| is_active(pod) || (going > 0 && terminating(pod) && !terminal(pod)))
-            .filter_map(|pod| self.index(pod))
-            .chain(self.succeeded.iter().chain(&self.failed).copied())
-            .collect();
+        let mut taken = self.succeeded.union(&self.failed);
+        let there = self.pods.iter().filter(|pod| is_active(pod) || (going > 0 && terminating(pod) && !terminal(pod)));
+        for index in there.filter_map(|pod| self.index(pod)) {
+            taken.insert(index);
+        }
         let mut made = Vec::new();
-        for index in (0..self.spec.completions.unwrap_or(0)).filter(|index| !taken.contains(index)) {
+        for index in taken.missing(self.spec.completions.unwrap_or(0)) {
             if made.len() == count {
                 break;
             }

@@ -1,13 +1,11 @@
 //! `podFailurePolicy` and `successPolicy` of Jobs: what follows from a failed Pod, and when enough has succeeded.
 
-use std::collections::BTreeSet;
-
 use k8s_openapi::api::batch::v1::{
     JobSpec, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyOnPodConditionsPattern,
 };
 use k8s_openapi::api::core::v1::Pod;
 
-use super::job_indexes;
+use super::job_indexes::Indexes;
 use crate::cluster::ObjectKey;
 
 /// What a failed Pod means to its Job.
@@ -68,17 +66,14 @@ fn pod_condition(patterns: &[PodFailurePolicyOnPodConditionsPattern], pod: &Pod)
 }
 
 /// The place of the rule of `successPolicy` that these indexes meet.
-pub(super) fn success(spec: &JobSpec, succeeded: &BTreeSet<i32>, completions: i32) -> Option<usize> {
+pub(super) fn success(spec: &JobSpec, succeeded: &Indexes, completions: i32) -> Option<usize> {
     let policy = spec.success_policy.as_ref()?;
     policy.rules.iter().position(|rule| {
-        let wanted = rule.succeeded_indexes.as_ref().map(|text| job_indexes::parse(text, completions));
-        let count = i32::try_from(match &wanted {
-            Some(wanted) => wanted.intersection(succeeded).count(),
-            None => succeeded.len(),
-        });
+        let wanted = rule.succeeded_indexes.as_ref().map(|text| Indexes::parse(text, completions));
+        let count = wanted.as_ref().map_or(succeeded.len(), |wanted| wanted.common(succeeded));
         match (&wanted, rule.succeeded_count) {
-            (_, Some(least)) => count.is_ok_and(|count| count >= least),
-            (Some(wanted), None) => wanted.is_subset(succeeded),
+            (_, Some(least)) => i32::try_from(count).is_ok_and(|count| count >= least),
+            (Some(wanted), None) => count == wanted.len(),
             (None, None) => false,
         }
     })
@@ -134,7 +129,9 @@ mod tests {
     fn success_is_met_by_indexes_by_count_or_by_both() {
         let met = |rule: Value, indexes: &[i32]| {
             let spec = spec(json!({"successPolicy": {"rules": [rule]}}));
-            success(&spec, &indexes.iter().copied().collect(), 10).is_some()
+            let mut succeeded = Indexes::default();
+            indexes.iter().for_each(|index| assert!(succeeded.insert(*index)));
+            success(&spec, &succeeded, 10).is_some()
         };
         assert!(met(json!({"succeededIndexes": "0,2-3"}), &[0, 2, 3, 7]));
         assert!(!met(json!({"succeededIndexes": "0,2-3"}), &[0, 2]));

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::claims::{claim, follow_children, follow_owners, is_deleting};
@@ -15,7 +16,7 @@ use super::pods::{self, BURST, PodControl, slow_start};
 use super::revisions::{REVISION_LABEL, Revisions, template_of};
 use super::stateful_set_plan::{Plan, State, Version, ordinal};
 use super::{Written, describe, write_status};
-use crate::cluster::{Informer, ObjectKey};
+use crate::cluster::{Cluster, Informer, ObjectKey};
 use crate::controllers::queue::Queue;
 use crate::controllers::runner::{
     Action, Error, Reconcile, is_already_exists, is_namespace_terminating, is_not_found, run,
@@ -33,6 +34,7 @@ pub(super) struct StatefulSetController {
     client: Client,
     sets: Informer<StatefulSet>,
     pods: Informer<Pod>,
+    claims: Informer<PersistentVolumeClaim>,
     revisions: Revisions,
     writes: OwnWrites<3>,
     control: PodControl,
@@ -41,16 +43,18 @@ pub(super) struct StatefulSetController {
 impl StatefulSetController {
     pub(super) fn start(
         client: &Client,
+        cluster: &Cluster,
         sets: &Informer<StatefulSet>,
-        pods: &Informer<Pod>,
         revisions: &Informer<ControllerRevision>,
         tasks: &mut JoinSet<()>,
     ) {
         let queue = Arc::new(Queue::new());
+        let pods = &cluster.pods;
         let controller = Arc::new(Self {
             client: client.clone(),
             sets: sets.clone(),
             pods: pods.clone(),
+            claims: cluster.claims.clone(),
             revisions: Revisions::new(client, revisions, REVISION_HASH_LABEL),
             writes: OwnWrites::new(),
             control: PodControl::new(client, NAME),
@@ -61,6 +65,7 @@ impl StatefulSetController {
         tasks.spawn(async move {
             controller.sets.wait_synced().await;
             controller.pods.wait_synced().await;
+            controller.claims.wait_synced().await;
             controller.revisions.cache.wait_synced().await;
             run(NAME, controller, queue, WORKERS).await;
         });
@@ -102,8 +107,15 @@ impl StatefulSetController {
                     let message = format!("create Claim {what} Pod {name} in StatefulSet {owner} success");
                     self.control.tell(set, "SuccessfulCreate", message);
                 }
-                // That of a Pod that was here before.
-                Err(e) if is_already_exists(&e) => {}
+                // That of a Pod that was here before, unless it is about to go with that Pod.
+                Err(e) if is_already_exists(&e) => {
+                    let found = claims.get_opt(&what).await;
+                    let found = found.map_err(Error::api(format!("read PersistentVolumeClaim {what}")))?;
+                    if found.is_none_or(|found| is_deleting(&found.metadata)) {
+                        let reason = format!("PersistentVolumeClaim {what} is being deleted");
+                        return Err(Error::Refused { what: format!("Pod {name} of StatefulSet {key}"), reason });
+                    }
+                }
                 Err(e) if is_namespace_terminating(&e) => return Ok(()),
                 Err(e) => {
                     let error = describe(&e);
@@ -130,18 +142,34 @@ impl StatefulSetController {
         }
     }
 
+    /// Gives claims the owners that they should have, so that they go when these do.
+    async fn retain(&self, key: &ObjectKey, state: &State<'_>) -> Result<(), Error> {
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+        for (claim, owners) in state.retained(|name| self.claims.get(&key.namespace, name)) {
+            let name = claim.name_any();
+            // The version keeps owners that others wrote meanwhile.
+            let metadata =
+                json!({"uid": claim.uid(), "resourceVersion": claim.resource_version(), "ownerReferences": owners});
+            let patch = Patch::Merge(json!({"metadata": metadata}));
+            match claims.patch(&name, &PatchParams::default(), &patch).await {
+                Ok(_) => {}
+                Err(e) if is_not_found(&e) => {}
+                Err(e) => return Err(Error::api(format!("update the owners of PersistentVolumeClaim {name}"))(e)),
+            }
+        }
+        Ok(())
+    }
+
     async fn delete(&self, key: &ObjectKey, set: &StatefulSet, pod: &Pod) -> Result<(), Error> {
         let (name, owner) = (pod.name_any(), set.name_any());
         match self.control.remove(pod).await {
-            Ok(deleted) => {
-                if let Some(deleted) = deleted {
-                    self.writes.wrote(key, PODS, &deleted);
-                }
+            Ok(Some(deleted)) => {
+                self.writes.wrote(key, PODS, &deleted);
                 let message = format!("delete Pod {name} in StatefulSet {owner} successful");
                 self.control.tell(set, "SuccessfulDelete", message);
                 Ok(())
             }
-            Err(e) if is_not_found(&e) => Ok(()),
+            Ok(None) => Ok(()),
             Err(e) => {
                 let message = format!("delete Pod {name} in StatefulSet {owner} failed error: {}", describe(&e));
                 self.control.warn(set, "FailedDelete", message);
@@ -190,7 +218,11 @@ impl Reconcile for StatefulSetController {
         let state = State::of(&set, current, version(&update), owned, Timestamp::now());
         let plan = state.plan();
         let acted = !plan.is_empty();
-        let applied = self.apply(key, &set, &state, plan).await;
+        // A Pod's claims are to go with it, so they are given to it first.
+        let applied = match self.retain(key, &state).await {
+            Ok(()) => self.apply(key, &set, &state, plan).await,
+            Err(e) => Err(e),
+        };
         self.revisions.truncate(&history, &live, spec.revision_history_limit).await?;
 
         let (status, mut again) = state.status();

@@ -5,20 +5,23 @@
 //! template, from the highest. In parallel it does not wait, except that a rolling update goes on as the Pods that it
 //! replaced become available.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus};
+use k8s_openapi::api::apps::v1::{
+    StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy as Retention, StatefulSetSpec, StatefulSetStatus,
+};
 use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::claims::controller_ref;
-use super::pods::{self, is_available, is_ready, next_available, phase};
+use super::pods::{self, BURST, is_available, is_ready, next_available, phase};
 use super::revisions::REVISION_LABEL;
 use super::{counted, positive};
 use crate::api::kinds::scaled_down;
@@ -40,8 +43,10 @@ pub(super) struct State<'a> {
     spec: StatefulSetSpec,
     current: Version,
     update: Version,
-    /// A place for each ordinal that should be there.
-    replicas: Vec<Option<Arc<Pod>>>,
+    /// How many there should be, from `start` on.
+    count: i32,
+    /// Those that are there of them, by ordinal.
+    replicas: BTreeMap<i32, Arc<Pod>>,
     /// The others, from the highest ordinal.
     condemned: Vec<Arc<Pod>>,
     start: i32,
@@ -81,19 +86,20 @@ impl<'a> State<'a> {
     ) -> Self {
         let spec = set.spec.clone().unwrap_or_default();
         let start = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0);
-        let count = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
-        let (mut replicas, mut condemned) = (vec![None; count], Vec::new());
+        let count = spec.replicas.unwrap_or(1).max(0);
+        let (mut replicas, mut condemned) = (BTreeMap::new(), Vec::new());
         let name = set.name_any();
         for pod in pods {
             let Some(ordinal) = ordinal(&name, &pod.name_any()) else { continue };
-            match usize::try_from(ordinal - start).ok().and_then(|place| replicas.get_mut(place)) {
-                Some(place) => *place = Some(pod),
-                None => condemned.push((ordinal, pod)),
+            if (start..start.saturating_add(count)).contains(&ordinal) {
+                replicas.insert(ordinal, pod);
+            } else {
+                condemned.push((ordinal, pod));
             }
         }
         condemned.sort_by_key(|(ordinal, _)| std::cmp::Reverse(*ordinal));
         let condemned = condemned.into_iter().map(|(_, pod)| pod).collect();
-        Self { set, spec, current, update, replicas, condemned, start, now }
+        Self { set, spec, current, update, count, replicas, condemned, start, now }
     }
 
     fn is_ordered(&self) -> bool {
@@ -109,7 +115,13 @@ impl<'a> State<'a> {
     }
 
     fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        self.replicas.iter().flatten().chain(&self.condemned)
+        self.replicas.values().chain(&self.condemned)
+    }
+
+    /// All that should be there, with those that are.
+    fn places(&self) -> impl DoubleEndedIterator<Item = (i32, Option<&Arc<Pod>>)> {
+        let ordinals = self.start..self.start.saturating_add(self.count);
+        ordinals.map(|ordinal| (ordinal, self.replicas.get(&ordinal)))
     }
 
     pub(super) fn plan(&self) -> Plan {
@@ -125,10 +137,11 @@ impl<'a> State<'a> {
     fn fill(&self, plan: &mut Plan) -> bool {
         let ordered = self.is_ordered();
         let mut go_on = true;
-        for (ordinal, replica) in (self.start..).zip(&self.replicas) {
+        for (ordinal, replica) in self.places() {
             let Some(pod) = replica else {
                 plan.create.push(self.pod(ordinal));
-                if ordered {
+                // More than a turn makes need not be thought of.
+                if ordered || plan.create.len() == BURST {
                     return false;
                 }
                 continue;
@@ -179,11 +192,11 @@ impl<'a> State<'a> {
     fn roll(&self, plan: &mut Plan) {
         let rolling = self.spec.update_strategy.as_ref().and_then(|strategy| strategy.rolling_update.as_ref());
         let partition = rolling.and_then(|rolling| rolling.partition).unwrap_or(0);
-        let lowest = usize::try_from(partition).unwrap_or(0);
+        let lowest = self.start.saturating_add(partition);
         let most = self.most_unavailable(rolling.and_then(|rolling| rolling.max_unavailable.as_ref()));
         let old = |pod: &Pod| pod.labels().get(REVISION_LABEL) != Some(&self.update.name);
         let mut unavailable = 0;
-        for replica in self.replicas.iter().skip(lowest).rev() {
+        for (_, replica) in self.places().rev().take_while(|(ordinal, _)| *ordinal >= lowest) {
             if unavailable >= most {
                 return;
             }
@@ -199,8 +212,7 @@ impl<'a> State<'a> {
     }
 
     fn most_unavailable(&self, value: Option<&IntOrString>) -> usize {
-        let total = i64::try_from(self.replicas.len()).unwrap_or(i64::MAX);
-        value.map_or(1, |value| usize::try_from(scaled_down(value, total)).unwrap_or(0)).max(1)
+        value.map_or(1, |value| usize::try_from(scaled_down(value, self.count.into())).unwrap_or(0)).max(1)
     }
 
     /// The Pod for an ordinal: of the update, unless the rollout has not come to it yet.
@@ -254,10 +266,50 @@ impl<'a> State<'a> {
         ordinal.map_or(Vec::new(), |ordinal| self.claims(ordinal).map(|claim| claim.object).collect())
     }
 
+    /// Claims whose owners are not as `persistentVolumeClaimRetentionPolicy` has them, with the owners that they should
+    /// have: the set, whose end is theirs, or their Pod, when it goes because the set has become smaller.
+    pub(super) fn retained<'b>(
+        &self,
+        found: impl Fn(&str) -> Option<Arc<PersistentVolumeClaim>> + 'b,
+    ) -> Vec<(Arc<PersistentVolumeClaim>, Vec<OwnerReference>)> {
+        let name = self.set.name_any();
+        let mut changes = Vec::new();
+        for pod in self.pods() {
+            let Some(ordinal) = ordinal(&name, &pod.name_any()) else { continue };
+            for claim in self.claims(ordinal).filter_map(|claim| found(&claim.object.name_any())) {
+                let others = |owner: &&OwnerReference| owner.uid != self.uid() && !is_pod(owner, &pod.name_any());
+                // Somebody else's to keep or to let go.
+                if claim.owner_references().iter().filter(others).any(|owner| owner.controller == Some(true)) {
+                    continue;
+                }
+                let owner = if !self.replicas.contains_key(&ordinal) && self.goes(|policy| &policy.when_scaled) {
+                    Some(controller_ref(&**pod))
+                } else {
+                    self.goes(|policy| &policy.when_deleted).then(|| controller_ref(self.set))
+                };
+                let mut owners: Vec<_> = claim.owner_references().iter().filter(others).cloned().collect();
+                owners.extend(owner);
+                if owners != claim.owner_references() {
+                    changes.push((claim, owners));
+                }
+            }
+        }
+        changes
+    }
+
+    fn uid(&self) -> &str {
+        self.set.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// Whether claims go in this case.
+    fn goes(&self, case: fn(&Retention) -> &Option<String>) -> bool {
+        let policy = self.spec.persistent_volume_claim_retention_policy.as_ref();
+        policy.and_then(|policy| case(policy).as_deref()) == Some("Delete")
+    }
+
     fn claims(&self, ordinal: i32) -> impl Iterator<Item = Claim> + use<'_> {
         let templates = self.spec.volume_claim_templates.iter().flatten();
-        let retention = self.spec.persistent_volume_claim_retention_policy.as_ref();
-        let goes_with_set = retention.and_then(|policy| policy.when_deleted.as_deref()) == Some("Delete");
+        let goes_with_set = self.goes(|policy| &policy.when_deleted);
         templates.map(move |template| {
             let name = template.name_any();
             let mut labels = template.metadata.labels.clone().unwrap_or_default();
@@ -311,6 +363,11 @@ impl<'a> State<'a> {
         let min_ready = self.spec.min_ready_seconds.unwrap_or(0);
         (status, next_available(self.pods().map(|pod| &**pod), min_ready, self.now))
     }
+}
+
+/// Whether the owner is the Pod of this name, now or before it was made anew.
+fn is_pod(owner: &OwnerReference, pod: &str) -> bool {
+    owner.kind == "Pod" && owner.api_version == "v1" && owner.name == pod
 }
 
 struct Claim {

@@ -105,3 +105,16 @@ fn explicit_variables_win_and_see_earlier_ones_ev1_ev4_ev5() {
     let error = container_env(BTreeMap::new(), &container, &missing).unwrap_err();
     assert_eq!(error.to_string(), r#"configmap "conf" not found"#);
 }
+
+#[test]
+fn service_of_the_namespace_stands_before_the_clusters_of_the_same_name_ev1() {
+    let named =
+        |name: &str, ip: &str| Arc::new(service(json!({"metadata": {"name": name}, "spec": {"clusterIP": ip}})));
+    let told = |own| -> Vec<String> {
+        let all: Vec<Arc<Service>> = told_services(own, Some(named("kubernetes", "10.96.0.1")));
+        all.iter().filter_map(|service| service.spec.as_ref()?.cluster_ip.clone()).collect()
+    };
+    assert_eq!(told(vec![named("web", "10.96.0.7")]), ["10.96.0.7", "10.96.0.1"]);
+    assert_eq!(told(vec![named("kubernetes", "10.96.0.8")]), ["10.96.0.8"]);
+    assert_eq!(told(vec![named("kubernetes", "None")]), ["None", "10.96.0.1"]);
+}

@@ -58,7 +58,7 @@ impl Worker {
                 slot.post_start(false);
                 slot.wait_with("PostStartHookError", "PostStartHook failed".to_owned());
                 self.event("Normal", "Killing", "FailedPostStartHook");
-                self.stop_slot(index, Instant::now() + Duration::from_secs(self.grace_seconds()));
+                self.stop_slot(index, Instant::now() + self.grace());
             } else if let Some(since) = slot.active.as_ref().map(|active| active.at) {
                 self.running(index, since);
             }
@@ -74,7 +74,7 @@ async fn perform(hook: LifecycleHandler, target: &Target) -> Option<String> {
     }
     let action = Probe { exec: hook.exec, http_get: hook.http_get, tcp_socket: hook.tcp_socket, ..Probe::default() };
     match attempt(&action, target).await {
-        Finding::Healthy => None,
+        Finding::Healthy | Finding::Warned(_) => None,
         Finding::Unhealthy(message) | Finding::Refused(message) => Some(message),
     }
 }

@@ -57,14 +57,26 @@ impl Worker {
                 // Somebody else wrote in between, a third party's condition for example: start from theirs.
                 Err(kube::Error::Api(status)) if status.code == 409 => match api.get_opt(&self.key.name).await? {
                     Some(pod) if pod.metadata.uid.as_deref() == Some(&self.uid) => self.pod = Arc::new(pod),
-                    _ => return Ok(()),
+                    _ => {
+                        self.vanished();
+                        return Ok(());
+                    }
                 },
-                // Gone: the watch says so too, and what then happens is decided there.
-                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+                // The watch says so too, unless it did before this task began.
+                Err(kube::Error::Api(status)) if status.code == 404 => {
+                    self.vanished();
+                    return Ok(());
+                }
                 Err(e) => return Err(e),
             }
         }
         Ok(())
+    }
+
+    /// The object is gone, or another of its name is there.
+    fn vanished(&mut self) {
+        self.gone = true;
+        self.kill_all();
     }
 
     /// The last step of a deletion (rule PX3).

@@ -18,13 +18,10 @@ use super::super::sandbox::{Sandbox, is_own_sysctl};
 use super::super::slot::{Active, Slot};
 use super::super::status::Phase;
 use super::super::volumes::Volumes;
-use super::{News, Stage, Worker, restart_policy};
+use super::{NOT_SUPPORTED, News, Stage, Worker, restart_policy};
 use crate::metrics::CONTAINER_STARTS;
 use crate::node::{machine, security};
 use crate::sys::process::Exit;
-
-/// The reason of events about what was asked for and is not given.
-const NOT_SUPPORTED: &str = "NotSupported";
 
 impl Worker {
     /// What the kubelet refuses before it makes anything.

@@ -22,21 +22,26 @@ impl Worker {
         let init_failed = self.slots.iter().any(|s| s.view.role == Role::Init && over(s) && !s.view.initialized());
         let main_over = self.slots.iter().filter(|s| s.view.role == Role::Main).all(over);
         if init_failed || main_over {
-            self.begin_stopping(Duration::from_secs(self.grace_seconds()));
+            self.begin_stopping(self.grace());
         }
     }
 
+    /// Lets nothing start any more and gives what runs until `grace` is over, or less where less was said before. That
+    /// goes for containers that are being stopped already, too.
     pub(super) fn begin_stopping(&mut self, grace: Duration) {
-        if matches!(self.stage, Stage::Ended | Stage::Stopping) {
-            self.deadline = self.deadline.min(Instant::now() + grace);
+        let deadline = Instant::now() + grace;
+        if matches!(self.stage, Stage::Starting | Stage::Running) {
+            self.stage = Stage::Stopping;
+        } else if deadline >= self.deadline {
             return;
         }
-        self.stage = Stage::Stopping;
-        self.deadline = Instant::now() + grace;
+        self.deadline = deadline;
         for slot in &mut self.slots {
             slot.due = None;
-            if let Some(active) = &mut slot.active {
-                active.stop_health_probes();
+            let Some(active) = &mut slot.active else { continue };
+            active.stop_health_probes();
+            if let Some(stop) = &mut active.stop {
+                stop.kill_at = stop.kill_at.min(self.deadline);
             }
         }
     }

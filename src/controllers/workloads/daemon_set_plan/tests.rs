@@ -111,6 +111,22 @@ fn rollout_replaces_as_many_as_may_be_unavailable() {
 }
 
 #[test]
+fn failed_pod_holds_up_no_rollout() {
+    let failed = |hash: &str| change("a", hash, false, json!({"status": {"phase": "Failed"}}));
+    let d = daemon(json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": 2}}}));
+    let three = nodes(&["a", "b", "c"]);
+    let plan = |first| {
+        let pods = vec![first, pod("b", "old", true), pod("c", "old", true)];
+        let plan = d.plan(&three, &by_node(pods), at(0));
+        let names = |pods: &[Arc<Pod>]| pods.iter().map(|pod| pod.name_any()).collect::<Vec<_>>();
+        (names(&plan.ended), names(&plan.delete))
+    };
+    assert_eq!(plan(failed("new")), (texts(&["d-a-new"]), texts(&["d-b-old"])));
+    // One of the old template need not be waited for, and is deleted once.
+    assert_eq!(plan(failed("old")), (vec![], texts(&["d-a-old", "d-b-old"])));
+}
+
+#[test]
 fn surge_makes_the_new_pod_first() {
     let two = nodes(&["a", "b"]);
     let d = daemon(json!({"updateStrategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}));

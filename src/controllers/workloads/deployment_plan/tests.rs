@@ -43,7 +43,7 @@ fn of(deployment: &Deployment, sets: Vec<Arc<ReplicaSet>>) -> Sets {
 
 /// The sizes that a turn gives to sets, by name.
 fn steps(deployment: &Deployment, sets: Vec<Arc<ReplicaSet>>) -> Vec<(String, i32, i32)> {
-    let plan = plan(deployment, &of(deployment, sets), &[]);
+    let plan = plan(deployment, &of(deployment, sets), Vec::new);
     assert_eq!((&plan.create, plan.delete.len()), (&None, 0));
     plan.update.into_iter().map(|update| (update.set.name_any(), update.from, update.to)).collect()
 }
@@ -73,7 +73,7 @@ fn surge_is_rounded_up_and_unavailability_down() {
 #[test]
 fn first_set_gets_all_replicas_hash_and_revision() {
     let deployment = deployment(json!({}));
-    let plan = plan(&deployment, &of(&deployment, Vec::new()), &[]);
+    let plan = plan(&deployment, &of(&deployment, Vec::new()), Vec::new);
     let made = plan.create.unwrap();
     let hash = made.labels()[HASH_LABEL].clone();
     let spec = made.spec.clone().unwrap();
@@ -90,7 +90,7 @@ fn first_set_gets_all_replicas_hash_and_revision() {
 fn rollout_goes_by_what_is_available() {
     let d = deployment(json!({}));
     // The new set begins with the room that the surge gives, and the old one gives two.
-    let begun = plan(&d, &of(&d, vec![set(1, 10, 10)]), &[]).create.unwrap();
+    let begun = plan(&d, &of(&d, vec![set(1, 10, 10)]), Vec::new).create.unwrap();
     assert_eq!(replicas(&begun), 3);
     assert_eq!(steps(&d, vec![set(1, 10, 10), set(9, 3, 0)]), [step("web-1", 10, 8)]);
     assert_eq!(steps(&d, vec![set(1, 8, 8), set(9, 3, 0)]), [step("web-9", 3, 5)]);
@@ -133,7 +133,7 @@ fn change_of_replicas_during_a_rollout_is_shared_in_proportion() {
 fn paused_deployment_is_scaled_and_not_rolled() {
     let d = deployment(json!({"paused": true}));
     let sets = of(&d, vec![set(1, 10, 10)]);
-    assert_eq!(plan(&d, &sets, &[]), Plan::default());
+    assert_eq!(plan(&d, &sets, Vec::new), Plan::default());
     let d = deployment(json!({"paused": true, "replicas": 4}));
     assert_eq!(steps(&d, vec![set(1, 10, 10)]), [step("web-1", 10, 4)]);
 }
@@ -149,21 +149,21 @@ fn recreate_waits_until_the_last_old_pod_is_gone() {
         let pod = json!({"metadata": {"ownerReferences": owner}, "status": {"phase": phase}});
         Arc::new(serde_json::from_value(pod).unwrap())
     };
-    assert_eq!(plan(&d, &of(&d, old(0)), &[pod("Running")]), Plan::default());
-    let made = plan(&d, &of(&d, old(0)), &[pod("Succeeded")]).create.unwrap();
+    assert_eq!(plan(&d, &of(&d, old(0)), || vec![pod("Running")]), Plan::default());
+    let made = plan(&d, &of(&d, old(0)), || vec![pod("Succeeded")]).create.unwrap();
     assert_eq!(replicas(&made), 10);
 }
 
 #[test]
 fn going_back_to_an_old_template_makes_its_set_the_newest() {
     let d = deployment(json!({}));
-    let plan = plan(&d, &of(&d, vec![noted(9, 0, 0, 10, 13), set(1, 10, 10)]), &[]);
+    let plan = plan(&d, &of(&d, vec![noted(9, 0, 0, 10, 13), set(1, 10, 10)]), Vec::new);
     assert_eq!(plan, Plan::default().into_rolling(&d));
     let mut back = (*set(9, 0, 0)).clone();
     back.annotations_mut().insert(REVISION.into(), "1".into());
     let mut later = (*set(1, 10, 10)).clone();
     later.annotations_mut().insert(REVISION.into(), "2".into());
-    let plan = super::plan(&d, &of(&d, vec![Arc::new(back), Arc::new(later)]), &[]);
+    let plan = super::plan(&d, &of(&d, vec![Arc::new(back), Arc::new(later)]), Vec::new);
     let changed = &plan.update[0].set;
     assert_eq!(
         (changed.annotations()[REVISION].as_str(), changed.annotations()[REVISION_HISTORY].as_str()),
@@ -184,11 +184,11 @@ impl Plan {
 fn history_beyond_its_limit_goes_when_the_rollout_is_complete() {
     let mut d = deployment(json!({}));
     let sets = || vec![set(1, 0, 0), set(2, 0, 0), set(3, 0, 0), set(4, 0, 0), set(9, 10, 10)];
-    let gone = plan(&d, &of(&d, sets()), &[]).delete;
+    let gone = plan(&d, &of(&d, sets()), Vec::new).delete;
     assert_eq!(gone.iter().map(|set| set.name_any()).collect::<Vec<_>>(), ["web-1", "web-2"]);
     let mut unfinished = sets();
     unfinished[4] = set(9, 10, 9);
-    assert_eq!(plan(&d, &of(&d, unfinished), &[]).delete, []);
+    assert_eq!(plan(&d, &of(&d, unfinished), Vec::new).delete, []);
     d.spec.as_mut().unwrap().revision_history_limit = Some(9);
-    assert_eq!(plan(&d, &of(&d, sets()), &[]), Plan::default());
+    assert_eq!(plan(&d, &of(&d, sets()), Vec::new), Plan::default());
 }

@@ -153,6 +153,15 @@ fn suspended_job_gives_up_its_pods_without_counting_them() {
     let resumed = plan(&job(json!({}), written), &[], at(50));
     assert_eq!((resumed.create.len(), resumed.status.start_time), (2, Some(Time(at(50)))));
     assert_eq!(resumed.events[0].1, "Resumed");
+    // What it ran before it was suspended does not count.
+    let deadline = || json!({"activeDeadlineSeconds": 30, "suspend": false});
+    let suspended = json!({"startTime": at(0).to_string(), "conditions": [{"type": SUSPENDED, "status": "True"}]});
+    let resumed = plan(&job(deadline(), suspended), &[], at(99));
+    assert_eq!(
+        (reason(&resumed.status, FAILURE_TARGET), resumed.status.start_time.clone()),
+        (None, Some(Time(at(99))))
+    );
+    assert_eq!((resumed.create.len(), resumed.again), (2, Some(Duration::from_secs(30))));
 }
 
 #[test]

@@ -143,3 +143,54 @@ fn status_moves_to_the_update_when_all_are_updated_and_ready() {
     assert_eq!((done.current_replicas, done.updated_replicas), (Some(3), Some(3)));
     assert_eq!(done.current_revision, done.update_revision);
 }
+
+#[test]
+fn huge_numbers_are_planned_a_burst_at_a_time() {
+    let huge = set(json!({"replicas": i32::MAX, "podManagementPolicy": "Parallel", "ordinals": {"start": 5},
+        "updateStrategy": {"rollingUpdate": {"maxUnavailable": "100%"}}}));
+    let state = State::of(&huge, version("old"), version("new"), vec![pod(7, "old", "ready")], at(0));
+    let plan = state.plan();
+    assert_eq!((plan.create.len(), plan.delete.len()), (BURST, 0));
+    assert_eq!((plan.create[0].name_any(), plan.create[2].name_any()), ("db-5".into(), "db-8".into()));
+    assert_eq!(turn(&set(json!({"replicas": i32::MAX})), &[(0, "new", "ready")]), "+db-1");
+}
+
+/// Who owns the claims of Pods 0 and, beyond the set's size, 1.
+#[test]
+fn claims_are_owned_as_the_retention_policy_says() {
+    let owners = |when_deleted: &str, when_scaled: &str, before: Value| -> Vec<String> {
+        let set = set(json!({"replicas": 1, "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}],
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": when_deleted, "whenScaled": when_scaled}}));
+        let mut pods = vec![pod(0, "new", "ready"), pod(1, "new", "ready")];
+        pods.iter_mut().for_each(|pod| Arc::make_mut(pod).metadata.uid = Some(pod.name_any()));
+        let state = State::of(&set, version("new"), version("new"), pods, at(0));
+        let claim = |name: &str| -> Option<Arc<PersistentVolumeClaim>> {
+            let metadata = json!({"name": name, "ownerReferences": before});
+            Some(Arc::new(serde_json::from_value(json!({"metadata": metadata})).unwrap()))
+        };
+        let text = |(claim, owners): (Arc<PersistentVolumeClaim>, Vec<OwnerReference>)| {
+            let owners: Vec<String> = owners.iter().map(|owner| format!("{}/{}", owner.kind, owner.name)).collect();
+            format!("{}: {}", claim.name_any(), owners.join(" "))
+        };
+        state.retained(claim).into_iter().map(text).collect()
+    };
+    let by = |kind: &str, version: &str, name: &str, uid: &str, controller: bool| {
+        json!({"kind": kind, "apiVersion": version, "name": name, "uid": uid, "controller": controller,
+            "blockOwnerDeletion": true})
+    };
+    let set = by("StatefulSet", "apps/v1", "db", "u", true);
+    let none = Vec::<String>::new();
+    assert_eq!(owners("Retain", "Retain", json!([])), none);
+    assert_eq!(owners("Retain", "Retain", json!([set])), ["data-db-0: ", "data-db-1: "]);
+    assert_eq!(owners("Delete", "Retain", json!([set])), none);
+    assert_eq!(owners("Delete", "Retain", json!([])), ["data-db-0: StatefulSet/db", "data-db-1: StatefulSet/db"]);
+    assert_eq!(owners("Retain", "Delete", json!([])), ["data-db-1: Pod/db-1"]);
+    assert_eq!(owners("Delete", "Delete", json!([set])), ["data-db-1: Pod/db-1"]);
+    // Scaled up again, the Pod of an ordinal owns its claim no more.
+    let pod = by("Pod", "v1", "db-0", "db-0", true);
+    assert_eq!(owners("Retain", "Delete", json!([pod]))[0], "data-db-0: ");
+    let user = by("App", "example.com/v1", "mine", "x", false);
+    assert_eq!(owners("Retain", "Delete", json!([user])), ["data-db-1: App/mine Pod/db-1"]);
+    let operator = by("App", "example.com/v1", "mine", "x", true);
+    assert_eq!(owners("Delete", "Delete", json!([operator])), none);
+}
