@@ -10,14 +10,14 @@ use k8s_openapi::api::discovery::v1::{Endpoint as ApiEndpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use rustc_hash::FxHashSet;
 
-use crate::cluster::ObjectKey;
+use crate::cluster::{ObjectKey, SERVICE_NAME_LABEL};
 use crate::plan::service::{Endpoint, Hinted};
 use crate::plan::{NodeInfo, Protocol};
 
 /// Who has it serves a Service instead of the cluster's own proxy (rule S2).
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
 
