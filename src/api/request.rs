@@ -157,8 +157,8 @@ impl Params {
     }
 }
 
-/// Among the extensions of a request: its sender, a part of this process, never asks who owns which field, so that
-/// watches leave that out. It would be half of what they have to decode.
+/// Among the extensions of a request: its sender is a part of this process. It never asks who owns which field, so that
+/// watches leave that out, which would be half of what they have to decode; and they tell it after the clients.
 #[derive(Clone, Copy)]
 pub(super) struct Lean;
 

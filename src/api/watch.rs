@@ -89,6 +89,8 @@ impl Api {
         }
         let start = if from_state || revision == 0 { newest } else { revision };
         let watch = match self.store().watch(selection.scope.clone(), start) {
+            // Parts of this process have much to do with what they hear, which clients should not wait for.
+            Ok(watch) if call.lean => watch.yielding(),
             Ok(watch) => watch,
             Err(ReadError::Compacted) => return Ok(bytes_response(StatusCode::OK, self.too_old(start))),
             Err(e) => return Err(read_failed(e)),

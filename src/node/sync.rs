@@ -380,7 +380,7 @@ impl Worker {
         let now = Timestamp::now();
         let policy = restart_policy(&self.pod);
         let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.run == run) else { return };
-        let Some(active) = &slot.active else { return };
+        let Some(active) = &mut slot.active else { return };
         let ran = active.since.elapsed();
         let code = exit.code();
         let message = termination_message(&slot.container, &active.started.termination_log, &active.started.log, code);
@@ -394,7 +394,7 @@ impl Worker {
             _ => "Error",
         };
         debug!(pod = %self.key, container = slot.view.name, code, "container ended");
-        if let Some(leftovers) = active.started.leftovers {
+        if let Some(leftovers) = active.started.leftovers.take() {
             tokio::task::spawn_blocking(move || leftovers.kill_all());
         }
         slot.end(code, signal, reason, message, now);

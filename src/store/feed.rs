@@ -53,10 +53,14 @@ impl Feeds {
     }
 
     pub(super) fn wake_all(&self) {
-        for feed in self.feeds.read().values() {
-            feed.wake();
-        }
+        wake(self.feeds.read().values());
     }
+}
+
+/// Wakes everybody who watches these: first those who wait for answers, of any of them, then those who yield.
+pub(super) fn wake<'a>(feeds: impl Iterator<Item = &'a Arc<Feed>> + Clone) {
+    feeds.clone().for_each(|feed| _ = feed.changed.send_replace(()));
+    feeds.for_each(|feed| _ = feed.changed_last.send_replace(()));
 }
 
 /// The recent events of one resource.
@@ -65,6 +69,7 @@ pub(super) struct Feed {
     ring: RwLock<Ring>,
     limits: Limits,
     changed: watch::Sender<()>,
+    changed_last: watch::Sender<()>,
 }
 
 struct Ring {
@@ -87,15 +92,16 @@ pub(super) enum Read {
 impl Feed {
     fn new(resource: Arc<str>, limits: Limits, lost: u64) -> Self {
         let ring = RwLock::new(Ring { events: VecDeque::new(), bytes: 0, lost, newest: lost });
-        Self { resource, ring, limits, changed: watch::Sender::new(()) }
+        Self { resource, ring, limits, changed: watch::Sender::new(()), changed_last: watch::Sender::new(()) }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    pub(super) fn wake(&self) {
-        self.changed.send_replace(());
+    /// For those who yield to others.
+    pub(super) fn subscribe_last(&self) -> watch::Receiver<()> {
+        self.changed_last.subscribe()
     }
 
     /// Appends an event and drops what is beyond the limits. Returns the newest revision that was dropped, ever.

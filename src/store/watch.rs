@@ -51,6 +51,12 @@ impl Watch {
         }
     }
 
+    /// Lets those who do not yield be told first of what happens.
+    pub fn yielding(mut self) -> Self {
+        self.changed = self.feed.subscribe_last();
+        self
+    }
+
     /// Waits for the next event. Cancel-safe: an event is either returned or still to come.
     ///
     /// `Compacted`: this watcher was so slow that compaction took events it had not seen; list and watch again.

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-use super::feed::{Feed, Limits};
+use super::feed::{self, Feed, Limits};
 use super::log::{Log, MAX_ROWS, Opened, Row};
 use super::state::State;
 use super::statements::Statement;
@@ -361,9 +361,7 @@ impl Writer {
             self.shared.floor.fetch_max(lost.max(revision.saturating_sub(self.keep)), Ordering::AcqRel);
         }
         self.shared.state.store(Arc::new(state));
-        for feed in touched {
-            feed.wake();
-        }
+        feed::wake(touched.iter());
         self.shared.commits.send_replace(());
     }
 

@@ -122,7 +122,10 @@ impl Drop for Process {
         if *self.reaped.get_mut() {
             return;
         }
-        let pidfd = Arc::clone(self.pidfd.get_ref());
+        let own = self.pidfd.get_ref();
+        // Under a number of its own: this one stays registered with the runtime until the drop is over, and the task
+        // may begin before.
+        let pidfd = own.try_clone().map_or_else(|_| Arc::clone(own), Arc::new);
         // Where there is no runtime any more, this whole process is about to end, and its children with it.
         let _ = signal(&*pidfd, Signal::KILL);
         if let Ok(runtime) = Handle::try_current() {

@@ -63,6 +63,28 @@ async fn commit_wakes_watchers_of_its_resource_only() {
 }
 
 #[tokio::test]
+async fn who_yields_is_told_after_all_others() {
+    let store = in_memory().await;
+    let (told, mut order) = tokio::sync::mpsc::unbounded_channel();
+    let mut watchers = tokio::task::JoinSet::new();
+    // The yielding one waits first, and is of the resource that is written first.
+    for (resource, name) in [("ipaddresses", "part"), ("services", "client")] {
+        let watch = store.watch(Scope::all(resource), 0).unwrap();
+        let mut watch = if name == "part" { watch.yielding() } else { watch };
+        let told = told.clone();
+        watchers.spawn(async move {
+            watch.next().await.unwrap();
+            told.send(name).unwrap();
+        });
+    }
+    // Both wait after their first turn: this runtime has one thread.
+    tokio::task::yield_now().await;
+    let along = vec![(key("ipaddresses//10.96.0.1"), Op::Create { encode: encode("") })];
+    store.commit_with(along, key("services/a/x"), Op::Create { encode: encode("") }).await.unwrap();
+    assert_eq!([order.recv().await, order.recv().await], [Some("client"), Some("part")]);
+}
+
+#[tokio::test]
 async fn watch_after_a_future_revision_begins_there() {
     let store = in_memory().await;
     let mut watch = store.watch(Scope::all("pods"), 2).unwrap();
