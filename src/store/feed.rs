@@ -59,8 +59,8 @@ impl Feeds {
 
 /// Wakes everybody who watches these: first those who wait for answers, of any of them, then those who yield.
 pub(super) fn wake<'a>(feeds: impl Iterator<Item = &'a Arc<Feed>> + Clone) {
-    feeds.clone().for_each(|feed| _ = feed.changed.send_replace(()));
-    feeds.for_each(|feed| _ = feed.changed_last.send_replace(()));
+    feeds.clone().for_each(|feed| feed.changed.send_replace(()));
+    feeds.for_each(|feed| feed.changed_last.send_replace(()));
 }
 
 /// The recent events of one resource.
