@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::streams::terminal;
 use crate::sys::mount::unshare_mounts;
-use crate::sys::process::{hide_descriptors, reader_gone, take_inherited};
+use crate::sys::process::{hide_descriptors, reader_gone, reset_signals, take_inherited};
 
 pub use identity::Identity;
 pub use mounts::{Bind, Mounts, Root};
@@ -65,6 +65,7 @@ pub fn container_init(args: &[String]) -> ExitCode {
         }
     };
     hide_descriptors();
+    reset_signals();
     // Between the clone and its request for a death signal the agent may have died unnoticed.
     if !reader_gone(report.as_fd()) {
         let failure = become_program(spec, &namespaces);

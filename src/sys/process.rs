@@ -289,6 +289,15 @@ pub fn hide_descriptors() {
     unsafe { libc::syscall(libc::SYS_close_range, 3 as libc::c_uint, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
 }
 
+/// Gives every signal its usual meaning again. What `nohup` has ignored, say, would else be ignored by all programs that
+/// this one becomes or starts.
+pub fn reset_signals() {
+    for number in 1..32 {
+        // SAFETY: SIG_DFL installs no handler. For SIGKILL and SIGSTOP the call fails and changes nothing.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+}
+
 /// Has the kernel reap the children of this process, which asks for nobody's end.
 pub fn leave_children_to_the_kernel() {
     // SAFETY: SIG_IGN installs no handler.
