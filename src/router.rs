@@ -3,7 +3,8 @@
 //! [`Router`] is the running thing; node agents see it as [`Ports`]. A packet's way: [`worker`] reads it,
 //! [`pipeline`] parses it ([`wire`]), finds its flow ([`flow`]) and rewrites it; a first packet is decided by
 //! [`route`] over the [plan](crate::plan::Plan) in force, with [`balance`] and [`nat`]; the worker writes it to the
-//! device it goes to. All but the worker is without I/O, and time is an argument.
+//! device it goes to, datagrams of one flow that follow one another in one frame ([`train`]). All but the worker is
+//! without I/O, and time is an argument.
 //!
 //! Where this differs from kube-proxy in nftables mode on a real network, on purpose:
 //!
@@ -41,6 +42,7 @@ pub mod stats;
 #[cfg(test)]
 mod tests;
 pub mod trace;
+mod train;
 pub mod wire;
 mod worker;
 

@@ -57,6 +57,7 @@ impl Sources {
         out.counter("router_received_bytes_total", stats.received_bytes);
         out.counter("router_forwarded_packets_total", stats.forwarded_packets);
         out.counter("router_forwarded_bytes_total", stats.forwarded_bytes);
+        out.counter("router_joined_packets_total", stats.joined_packets);
         out.counter("router_held_packets_total", stats.held_packets);
         out.family("router_dropped_packets_total", Type::Counter);
         for reason in DropReason::ALL {

@@ -70,6 +70,13 @@ impl Shared {
     pub fn now(&self) -> Millis {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX / 2)
     }
+
+    /// Counts packets that a device took in one frame, or did not take.
+    pub fn left(&self, packets: usize, written: bool) {
+        if packets > 1 || !written {
+            self.pipeline.lock().count_left(packets as u64, written);
+        }
+    }
 }
 
 /// The packet router. Dropping it stops its threads and closes its devices.

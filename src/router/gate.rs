@@ -106,9 +106,6 @@ impl Router {
     /// Writes a packet to a port's device as it is.
     pub fn send(&self, to: PortId, buf: &PacketBuf) {
         let device = self.devices.read().get(&to).cloned();
-        let written = device.is_some_and(|device| rustix::io::write(&*device, buf.frame()).is_ok());
-        if !written {
-            self.shared.pipeline.lock().count_failure(DropReason::DeviceWrite);
-        }
+        self.shared.left(1, device.is_some_and(|device| rustix::io::write(&*device, buf.frame()).is_ok()));
     }
 }

@@ -214,7 +214,7 @@ impl<R: Rng> Pipeline<R> {
             }
         };
         match verdict {
-            Verdict::Drop(reason) => self.stats.count_drop(reason),
+            Verdict::Drop(reason) => self.stats.count_drops(reason, 1),
             Verdict::Reply(reason) => self.stats.count_answer(reason),
             Verdict::Hold(_) => self.stats.held_packets += 1,
             Verdict::Forward(_) => {}
@@ -250,7 +250,7 @@ impl<R: Rng> Pipeline<R> {
             }
             Err(reason) => {
                 self.record_refused(buf, from, Outcome::Dropped(reason), now);
-                self.stats.count_drop(reason);
+                self.stats.count_drops(reason, 1);
             }
         }
         result
@@ -270,7 +270,16 @@ impl<R: Rng> Pipeline<R> {
 
     /// Counts a packet that was decided but that could not be handed on.
     pub fn count_failure(&mut self, reason: DropReason) {
-        self.stats.count_drop(reason);
+        self.stats.count_drops(reason, 1);
+    }
+
+    /// Counts packets that were written in one frame, or that their device did not take.
+    pub fn count_left(&mut self, packets: u64, written: bool) {
+        if written {
+            self.stats.joined_packets += packets - 1;
+        } else {
+            self.stats.count_drops(DropReason::DeviceWrite, packets);
+        }
     }
 
     /// `dialed` is the address in the world that has answered, when there is one.

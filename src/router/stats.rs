@@ -191,6 +191,8 @@ pub struct Stats {
     pub received_bytes: u64,
     pub forwarded_packets: u64,
     pub forwarded_bytes: u64,
+    /// Datagrams that left in the frame of the one before them.
+    pub joined_packets: u64,
     /// First packets that waited for an answer of the world.
     pub held_packets: u64,
     answered: [u64; AnswerReason::ALL.len()],
@@ -224,8 +226,8 @@ impl Stats {
         self.answered[reason as usize] += 1;
     }
 
-    pub(super) fn count_drop(&mut self, reason: DropReason) {
-        self.dropped[reason as usize] += 1;
+    pub(super) fn count_drops(&mut self, reason: DropReason, packets: u64) {
+        self.dropped[reason as usize] += packets;
     }
 }
 

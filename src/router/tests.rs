@@ -8,4 +8,4 @@ mod meter;
 mod outside;
 mod policies;
 mod services;
-pub(super) mod world;
+pub(in crate::router) mod world;

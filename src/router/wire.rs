@@ -23,7 +23,9 @@ pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;
 
+// From linux/virtio_net.h.
 const NEEDS_CSUM: u8 = 1;
+const GSO_UDP_L4: u8 = 5;
 const MAX_EXTENSION_HEADERS: usize = 8;
 
 /// A buffer for one packet with its virtio-net header in front, as a TUN gives and takes it.
@@ -80,10 +82,28 @@ impl PacketBuf {
         VnetHeader {
             flags: d[0],
             gso_type: d[1],
+            hdr_len: u16::from_ne_bytes([d[2], d[3]]),
             gso_size: u16::from_ne_bytes([d[4], d[5]]),
             csum_start: u16::from_ne_bytes([d[6], d[7]]),
             csum_offset: u16::from_ne_bytes([d[8], d[9]]),
         }
+    }
+
+    pub(super) fn set_vnet(&mut self, vnet: VnetHeader) {
+        let d = &mut self.data;
+        (d[0], d[1]) = (vnet.flags, vnet.gso_type);
+        d[2..4].copy_from_slice(&vnet.hdr_len.to_ne_bytes());
+        d[4..6].copy_from_slice(&vnet.gso_size.to_ne_bytes());
+        d[6..8].copy_from_slice(&vnet.csum_start.to_ne_bytes());
+        d[8..10].copy_from_slice(&vnet.csum_offset.to_ne_bytes());
+    }
+
+    /// Puts bytes behind the packet; what has no room is cut off.
+    pub(super) fn append(&mut self, bytes: &[u8]) {
+        let room = &mut self.data[self.len..];
+        let len = bytes.len().min(room.len());
+        room[..len].copy_from_slice(&bytes[..len]);
+        self.len += len;
     }
 
     /// Makes the buffer hold a packet of `len` bytes without offloads, and returns them for filling.
@@ -110,17 +130,30 @@ impl PacketBuf {
     }
 }
 
-/// The fields of `struct virtio_net_hdr` that matter here; host byte order on the wire.
+/// `struct virtio_net_hdr`; host byte order on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VnetHeader {
     pub flags: u8,
     pub gso_type: u8,
+    pub hdr_len: u16,
     pub gso_size: u16,
     pub csum_start: u16,
     pub csum_offset: u16,
 }
 
 impl VnetHeader {
+    /// The header of datagrams of `size` bytes each that share the headers in front; `l4` is where UDP's begins.
+    pub fn udp_segments(l4: u16, size: u16) -> Self {
+        Self {
+            flags: NEEDS_CSUM,
+            gso_type: GSO_UDP_L4,
+            hdr_len: l4 + 8,
+            gso_size: size,
+            csum_start: l4,
+            csum_offset: 6,
+        }
+    }
+
     /// The sender left the checksum to us or to whoever is next: its field holds the pseudo header's sum.
     pub fn is_partial(self) -> bool {
         self.flags & NEEDS_CSUM != 0

@@ -27,7 +27,7 @@ use super::PortId;
 use super::dataplane::Shared;
 use super::flow::Millis;
 use super::pipeline::Verdict;
-use super::stats::DropReason;
+use super::train::Train;
 use super::wire::PacketBuf;
 use crate::sys::tun::Tun;
 
@@ -110,6 +110,7 @@ impl Worker {
             devices: FxHashMap::default(),
             ready: VecDeque::new(),
             buf: PacketBuf::new(),
+            train: Train::new(),
         };
         let closing = CloseOnDrop(Arc::clone(&mailbox));
         let thread = std::thread::Builder::new().name(format!("router-{index}")).spawn(move || {
@@ -163,6 +164,7 @@ struct State {
     /// Devices that may have packets.
     ready: VecDeque<PortId>,
     buf: PacketBuf,
+    train: Train,
 }
 
 impl State {
@@ -248,8 +250,15 @@ impl State {
         }
     }
 
-    /// Reads a device until it is empty or its turn is over; `true` when there may be more.
+    /// Gives a device one turn, and lets leave what it has sent; `true` when there may be more.
     fn burst(&mut self, id: PortId) -> bool {
+        let more = self.read(id);
+        self.depart();
+        more
+    }
+
+    /// Reads a device until it is empty or its turn is over; `true` when there may be more.
+    fn read(&mut self, id: PortId) -> bool {
         let Some(device) = self.devices.get(&id) else { return false };
         let tun = Arc::clone(&device.tun);
         let now = self.shared.now();
@@ -274,18 +283,21 @@ impl State {
                     continue;
                 }
             };
-            self.send(to);
+            if self.train.join(&self.buf, to) {
+                continue;
+            }
+            self.depart();
+            if !(tun.takes_datagrams() && self.train.start(&mut self.buf, to)) {
+                self.shared.left(1, write(&self.devices, to, &self.buf));
+            }
         }
         true
     }
 
-    fn send(&self, to: PortId) {
-        let written = match self.devices.get(&to) {
-            Some(device) => rustix::io::write(&*device.tun, self.buf.frame()).is_ok(),
-            None => false,
-        };
-        if !written {
-            self.shared.pipeline.lock().count_failure(DropReason::DeviceWrite);
+    /// Writes the train that waits.
+    fn depart(&mut self) {
+        if let Some((to, frame, count)) = self.train.leave() {
+            self.shared.left(count, write(&self.devices, to, frame));
         }
     }
 
@@ -349,6 +361,11 @@ impl State {
             warn!(port = id.0, error = %io::Error::from(e), "cannot stop polling a device");
         }
     }
+}
+
+/// Writes a frame; `false` when its device is gone or does not take it.
+fn write(devices: &FxHashMap<PortId, Device>, to: PortId, frame: &PacketBuf) -> bool {
+    devices.get(&to).is_some_and(|device| rustix::io::write(&*device.tun, frame.frame()).is_ok())
 }
 
 /// How long to sleep before upkeep that is due then: not at all when a call of it has left some undone.

@@ -24,6 +24,7 @@ const TUN_F_USO6: libc::c_uint = 0x40;
 #[derive(Debug)]
 pub struct Tun {
     fd: OwnedFd,
+    takes_datagrams: bool,
 }
 
 impl Tun {
@@ -42,8 +43,13 @@ impl Tun {
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open("/dev/net/tun")?;
         set_interface(&file, name)?;
-        set_offload(&file)?;
-        Ok(Self { fd: file.into() })
+        let takes_datagrams = set_offload(&file)?;
+        Ok(Self { fd: file.into(), takes_datagrams })
+    }
+
+    /// Whether a frame may hold several datagrams.
+    pub fn takes_datagrams(&self) -> bool {
+        self.takes_datagrams
     }
 }
 
@@ -65,14 +71,17 @@ fn set_interface(file: &File, name: &str) -> io::Result<()> {
 }
 
 /// Lets the kernel hand over segments of up to 64 KiB with partial checksums. UDP segmentation came with
-/// Linux 6.2, so it is asked for first and left out where it is unknown.
-fn set_offload(file: &File) -> io::Result<()> {
+/// Linux 6.2, so it is asked for first and left out where it is unknown. Returns whether it is there.
+fn set_offload(file: &File) -> io::Result<bool> {
     let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
     let set = |flags: libc::c_uint| {
         // SAFETY: TUNSETOFFLOAD takes its flags by value and no pointer.
         check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) })
     };
-    set(tcp | TUN_F_USO4 | TUN_F_USO6).or_else(|_| set(tcp))
+    if set(tcp | TUN_F_USO4 | TUN_F_USO6).is_ok() {
+        return Ok(true);
+    }
+    set(tcp).map(|()| false)
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

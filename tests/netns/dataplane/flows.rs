@@ -250,6 +250,48 @@ pub async fn fragments_pass_through_a_vip_both_ways_c9() {
     stage.end().await;
 }
 
+/// C9: a client that sends faster than the router reads has its datagrams joined to frames on the way, and those of the
+/// answers too. Neither side sees that.
+pub async fn datagrams_that_share_a_frame_arrive_each_whole_and_in_order_c9() {
+    let stage = Stage::with(&["a1", "b1"]).await;
+    let web = stage.service("web", json!({"ipFamilyPolicy": "RequireDualStack"})).await;
+    let ports = json!([{"name": "udp", "port": 7777, "protocol": "UDP"}]);
+    stage.slice_with("web", &web, json!({"ports": ports, "endpoints": stage.endpoints_at(&["b1"])})).await;
+    let six = stage.endpoint("b1", json!({"addresses": [stage.ip6("b1")]}));
+    stage.slice_with("web-6", &web, json!({"ports": ports, "endpoints": [six], "addressType": "IPv6"})).await;
+    echo(stage.inside("b1"), 7777);
+    // As a player's, a resolver's and a file's datagrams come: alike, of any length, alike and a rest.
+    let lengths: [fn(usize) -> usize; 3] = [|_| 64, |i| 1 + i * 7919 % 1200, |i| if i % 9 == 8 { 333 } else { 1200 }];
+    for vip in [web.vip, web.vip6.expect("both families")] {
+        stage.inside("a1").run(|| {
+            let any = if vip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = UdpSocket::bind(any).expect("a socket");
+            socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a time");
+            socket.connect(vip).expect("an address");
+            let mut buffer = vec![0; 65_536];
+            for lot in 0..60u8 {
+                let datagram = |i: usize| {
+                    let length = lengths[usize::from(lot) % 3](i);
+                    (0..length).map(|at| lot ^ (i * 31 + at).to_le_bytes()[0]).collect::<Vec<u8>>()
+                };
+                let lot: Vec<Vec<u8>> = (0..40).map(datagram).collect();
+                for datagram in &lot {
+                    socket.send(datagram).expect("it is sent");
+                }
+                for sent in &lot {
+                    let length = socket.recv(&mut buffer).unwrap_or_else(|e| panic!("{vip}: {e}"));
+                    assert!(buffer[..length] == sent[..], "{vip}: {length} bytes for {}", sent.len());
+                }
+            }
+        });
+    }
+    let (_, text) = stage.cluster.request(http::Method::GET, "/metrics", None).await.expect("metrics");
+    let text = text.as_str().expect("text");
+    let joined = text.lines().find_map(|line| line.strip_prefix("router_joined_packets_total "));
+    assert!(joined.is_some_and(|n| n.parse::<f64>().is_ok_and(|n| n > 100.0)), "joined: {joined:?}");
+    stage.end().await;
+}
+
 /// C10: what a backend's kernel says about a datagram reaches the socket that sent it to the VIP, by every door.
 pub async fn backends_icmp_errors_reach_the_client_c10() {
     let stage = Stage::with(&["a1", "b1", "n1"]).await;
