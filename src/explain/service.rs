@@ -15,6 +15,7 @@ use crate::cluster::SERVICE_NAME_LABEL;
 use crate::controllers::LOAD_BALANCER_CLASS;
 use crate::controllers::endpoint_model::{headless, pod_ready, protocol_of, resolve_port, terminating};
 use crate::controllers::service_pods::selects;
+use crate::events::newest;
 use crate::plan::{PROXY_NAME_LABEL, Plan, Protocol, Scope, ServicePort, load_balancer_ips};
 
 /// Near misses that are told.
@@ -395,11 +396,7 @@ impl View<'_> {
                     format!("its addresses are for the controller of loadBalancerClass {class} to give"),
                 ),
                 None => {
-                    let failed = self.facts.events.iter().filter(|event| {
-                        event.involved_object.uid.as_deref() == Some(&*own.uid)
-                            && event.reason.as_deref() == Some("SyncLoadBalancerFailed")
-                    });
-                    let last = failed.max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
+                    let last = newest(self.facts.events, &self.facts.service.metadata, "SyncLoadBalancerFailed");
                     let said = last.and_then(|event| event.message.clone());
                     Finding::new(
                         "LoadBalancerPending",
