@@ -223,6 +223,7 @@ pub async fn build(config: Config) -> Result<Running> {
             router: Arc::clone(&router),
             index: Arc::clone(&names.dns.index),
             zone: Zone::new(&config.network),
+            resolvers: Arc::clone(&names.resolvers),
             client: client("system:apiserver"),
         },
         sources: metrics::Sources {

@@ -84,6 +84,19 @@ enum Output {
     Json,
 }
 
+/// What an answer is about, and how it is printed.
+#[derive(clap::Args)]
+struct View {
+    /// The namespace of what is named without one
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    namespace: String,
+    /// How the answer is printed
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    data_dir: DataDir,
+}
+
 /// Why a command failed, with the exit code that says so.
 pub(crate) enum Failure {
     /// The person has to change the command or the configuration.
@@ -156,5 +169,28 @@ pub fn main() -> ExitCode {
             eprintln!("vipyard: {e:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// The arguments of a command and of those below it that its help says nothing of, or an empty default.
+    fn unexplained(command: &clap::Command) -> Vec<String> {
+        let lacks = |argument: &&clap::Arg| {
+            let empty = argument.get_default_values().iter().any(|value| value.is_empty());
+            argument.get_help().is_none() || empty && !argument.is_hide_default_value_set()
+        };
+        let own = command.get_arguments().filter(lacks).map(|argument| format!("{} {argument}", command.get_name()));
+        own.chain(command.get_subcommands().flat_map(unexplained)).collect()
+    }
+
+    #[test]
+    fn help_explains_every_argument() {
+        Cli::command().debug_assert();
+        assert_eq!(unexplained(&Cli::command()), Vec::<String>::new());
     }
 }

@@ -104,6 +104,12 @@ impl Recorder {
     }
 }
 
+/// The newest Event of a reason about an object, told by its uid.
+pub fn newest<'a>(events: impl IntoIterator<Item = &'a Event>, object: &ObjectMeta, reason: &str) -> Option<&'a Event> {
+    let about = |event: &&Event| event.involved_object.uid == object.uid && event.reason.as_deref() == Some(reason);
+    events.into_iter().filter(about).max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))
+}
+
 impl Note {
     fn key(&self) -> NoteKey {
         NoteKey {

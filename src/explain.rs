@@ -16,6 +16,7 @@ pub mod packet;
 mod pods;
 pub mod report;
 pub mod request;
+mod resolvers;
 pub mod service;
 mod steps;
 
@@ -27,9 +28,9 @@ use kube::{Api, Client, ResourceExt};
 
 use self::report::{FlowReport, ServiceReport, VerdictResult};
 use self::request::{BadRequest, FlowRequest};
+pub use self::resolvers::Resolvers;
 use crate::cluster::{Cluster, SERVICE_NAME_LABEL};
-use crate::dns::{Index, RESOLV_CONF, Zone};
-use crate::node::ResolvConf;
+use crate::dns::{Index, Zone};
 use crate::router::Router;
 
 /// Problems of a Service that go with the explanation of a packet to it.
@@ -41,6 +42,7 @@ pub struct Explainer {
     pub router: Arc<Router>,
     pub index: Arc<Index>,
     pub zone: Zone,
+    pub resolvers: Arc<Resolvers>,
     /// For Events, which nobody else keeps.
     pub client: Client,
 }
@@ -79,15 +81,10 @@ impl Explainer {
     /// # Errors
     /// When the question names what is not there.
     pub async fn flow(&self, request: &FlowRequest) -> Result<FlowReport, BadRequest> {
-        let host = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         let explained = {
             let records = self.index.load();
-            let facts = flow::Facts {
-                cluster: &self.cluster,
-                records: &records,
-                zone: &self.zone,
-                host: &ResolvConf::parse(&host),
-            };
+            let facts =
+                flow::Facts { cluster: &self.cluster, records: &records, zone: &self.zone, resolvers: &self.resolvers };
             flow::explain(&facts, request, |client| self.router.scratch(client))?
         };
         let mut report = explained.report;

@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
-use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
@@ -18,11 +17,11 @@ use tracing::warn;
 use super::control_plane::ControlPlane;
 use crate::api::dns::{NameQuestion, NameService, NoLookup};
 use crate::cluster::Cluster;
-use crate::config::{Config, DNS_PORT, Network};
-use crate::dns::lookup::{self, Question};
+use crate::config::{Config, DNS_PORT};
+use crate::dns::lookup::Question;
 use crate::dns::{Dns, ForwardConfig, RESOLV_CONF, Reader, Responder, ServerConfig, Within, Zone};
+use crate::explain::Resolvers;
 use crate::lifecycle::Waiting;
-use crate::node::{ClusterDns, ResolvConf, pod_resolv_conf};
 
 /// Where a data directory tells at which address its host asks cluster DNS.
 pub const ADDRESS_FILE: &str = "dns-address";
@@ -96,8 +95,8 @@ pub(super) fn start(
         let file = file.with_context(|| format!("cannot write {}: choose another with --dns-log", path.display()))?;
         tasks.spawn(log(Arc::clone(&dns.responder), file, path));
     }
-    let host = ResolvConf::parse(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default());
-    Ok(Arc::new(Names { dns, cluster: cluster.clone(), network: config.network.clone(), host }))
+    let resolvers = Arc::new(Resolvers::read(&config.network));
+    Ok(Arc::new(Names { dns, resolvers, cluster: cluster.clone() }))
 }
 
 /// Appends each question to a file.
@@ -119,19 +118,8 @@ async fn log(responder: Arc<Responder>, file: std::fs::File, path: PathBuf) {
 /// The API's questions about names.
 pub(super) struct Names {
     pub dns: Arc<Dns>,
+    pub resolvers: Arc<Resolvers>,
     cluster: Cluster,
-    network: Network,
-    /// The host's own configuration, which nodes have as theirs.
-    host: ResolvConf,
-}
-
-impl Names {
-    /// The resolver's configuration of a Pod.
-    fn path(&self, namespace: &str, spec: &PodSpec) -> lookup::Path {
-        let mut conf = pod_resolv_conf(spec, namespace, &self.host, &ClusterDns::of(&self.network));
-        conf.fit();
-        lookup::Path { nameservers: conf.nameservers, searches: conf.searches, options: conf.options }
-    }
 }
 
 impl NameService for Names {
@@ -140,10 +128,10 @@ impl NameService for Names {
             let types: Vec<&str> = question.types.iter().map(String::as_str).collect();
             let wanted = Question::new(&question.name, &types).map_err(|why| NoLookup::BadQuestion(why.to_string()))?;
             let path = match &question.pod {
-                None => self.path(&question.namespace, &PodSpec::default()),
+                None => self.resolvers.of_pod(&question.namespace, None),
                 Some(name) => {
                     let pod = self.cluster.pods.get(&question.namespace, name).ok_or(NoLookup::NoPod)?;
-                    self.path(&question.namespace, pod.spec.as_ref().unwrap_or(&PodSpec::default()))
+                    self.resolvers.of_pod(&question.namespace, pod.spec.as_ref())
                 }
             };
             let lookup = self.dns.look_up(&wanted, path).await;

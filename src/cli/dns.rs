@@ -18,6 +18,7 @@ pub(super) struct Args {
     /// The Pod whose resolver is followed, or `NAMESPACE/` for any Pod there
     #[arg(long, value_name = "NAMESPACE/POD", default_value = "default/")]
     from: String,
+    /// How the answer is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     #[command(flatten)]

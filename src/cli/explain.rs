@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::client::{query, runtime};
-use super::{DataDir, Failure, Output};
+use super::{Failure, Output, View};
 use crate::explain::report::{FlowReport, ServiceReport};
 
 #[derive(clap::Args)]
@@ -38,7 +38,7 @@ struct ServiceArgs {
     #[arg(value_name = "[NAMESPACE/]NAME")]
     service: String,
     #[command(flatten)]
-    common: Common,
+    view: View,
 }
 
 #[derive(clap::Args)]
@@ -54,47 +54,37 @@ struct FlowArgs {
     #[arg(long, value_name = "PROTOCOL", default_value = "tcp")]
     protocol: String,
     /// 4 or 6; IPv4 where both sides have it
-    #[arg(long, value_name = "FAMILY", default_value = "")]
+    #[arg(long, value_name = "FAMILY", default_value = "", hide_default_value = true)]
     family: String,
     /// The node at which a packet from this host enters the cluster
-    #[arg(long, value_name = "NODE", default_value = "")]
+    #[arg(long, value_name = "NODE", default_value = "", hide_default_value = true)]
     node: String,
     #[command(flatten)]
-    common: Common,
-}
-
-#[derive(clap::Args)]
-struct Common {
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
-    namespace: String,
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
-    #[command(flatten)]
-    data_dir: DataDir,
+    view: View,
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let good = match args.what {
         What::Service(args) => {
             let (namespace, name) = match args.service.split_once('/') {
-                Some(("svc" | "service" | "services", name)) => (args.common.namespace.as_str(), name),
+                Some(("svc" | "service" | "services", name)) => (args.view.namespace.as_str(), name),
                 Some((namespace, name)) => (namespace, name),
-                None => (args.common.namespace.as_str(), args.service.as_str()),
+                None => (args.view.namespace.as_str(), args.service.as_str()),
             };
             let path = format!("/vipyard/v1/explain/service?{}", query(&[("namespace", namespace), ("name", name)]));
-            let report: ServiceReport = ask(&args.common, &path, text::service)?;
+            let report: ServiceReport = ask(&args.view, &path, text::service)?;
             report.serving
         }
         What::Flow(args) => {
             let query = query(&[
                 ("from", &args.from),
                 ("to", &args.to),
-                ("namespace", &args.common.namespace),
+                ("namespace", &args.view.namespace),
                 ("protocol", &args.protocol),
                 ("family", &args.family),
                 ("node", &args.node),
             ]);
-            let report: FlowReport = ask(&args.common, &format!("/vipyard/v1/explain/flow?{query}"), text::flow)?;
+            let report: FlowReport = ask(&args.view, &format!("/vipyard/v1/explain/flow?{query}"), text::flow)?;
             report.reachable
         }
     };
@@ -102,8 +92,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
 }
 
 /// Asks the cluster and prints the answer.
-fn ask<T: DeserializeOwned>(common: &Common, path: &str, text: impl Fn(&T) -> String) -> Result<T, Failure> {
-    let client = common.data_dir.client()?;
+fn ask<T: DeserializeOwned>(view: &View, path: &str, text: impl Fn(&T) -> String) -> Result<T, Failure> {
+    let client = view.data_dir.client()?;
     let (code, answer) = runtime()?.block_on(client.get(path))?;
     match code {
         StatusCode::OK => {}
@@ -112,7 +102,7 @@ fn ask<T: DeserializeOwned>(common: &Common, path: &str, text: impl Fn(&T) -> St
     }
     let pretty = serde_json::to_string_pretty(&answer)?;
     let report = serde_json::from_value(answer)?;
-    match common.output {
+    match view.output {
         Output::Json => println!("{pretty}"),
         Output::Text => print!("{}", text(&report)),
     }

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use http::StatusCode;
 
 use super::client::{query, runtime};
-use super::{DataDir, Failure, Output};
+use super::{Failure, Output, View};
 use crate::explain::flows::Line;
 
 #[derive(clap::Args)]
@@ -15,10 +15,10 @@ pub(super) struct Args {
     #[arg(short, long)]
     follow: bool,
     /// Of one Service alone: NAME or NAMESPACE/NAME
-    #[arg(long, value_name = "[NAMESPACE/]NAME", default_value = "")]
+    #[arg(long, value_name = "[NAMESPACE/]NAME", default_value = "", hide_default_value = true)]
     service: String,
     /// From or to one Pod alone: NAME or NAMESPACE/NAME
-    #[arg(long, value_name = "[NAMESPACE/]NAME", default_value = "")]
+    #[arg(long, value_name = "[NAMESPACE/]NAME", default_value = "", hide_default_value = true)]
     pod: String,
     /// Only what was dropped or rejected
     #[arg(long)]
@@ -26,30 +26,26 @@ pub(super) struct Args {
     /// Of the lines that are there, the last N alone
     #[arg(long, value_name = "N")]
     tail: Option<usize>,
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
-    namespace: String,
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
     #[command(flatten)]
-    data_dir: DataDir,
+    view: View,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let client = args.data_dir.client()?;
+    let client = args.view.data_dir.client()?;
     let tail = args.tail.map(|tail| tail.to_string()).unwrap_or_default();
     let flag = |set: bool| if set { "true" } else { "" };
     let query = query(&[
         ("follow", flag(args.follow)),
         ("service", &args.service),
         ("pod", &args.pod),
-        ("namespace", &args.namespace),
+        ("namespace", &args.view.namespace),
         ("dropped", flag(args.dropped)),
         ("tail", &tail),
     ]);
     let mut out = io::stdout().lock();
     let mut broken = None;
     let code = runtime()?.block_on(client.lines(&format!("/vipyard/v1/flows?{query}"), |code, line| {
-        let written = if code == StatusCode::OK { print(&mut out, line, args.output) } else { refusal(line) };
+        let written = if code == StatusCode::OK { print(&mut out, line, args.view.output) } else { refusal(line) };
         written.map_err(|e| broken = Some(e)).is_ok()
     }))?;
     match broken {

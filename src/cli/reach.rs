@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use self::ways::{Dns, Facts, Way, Ways};
 use super::client::{Client, runtime};
-use super::{DataDir, Failure, Output};
+use super::{Failure, Output, View};
 use crate::app::DNS_ADDRESS_FILE;
 use crate::edge::{HOST_ACCESS_FILE, HostReach, SHUT_DOORS_FILE, ShutDoors};
 
@@ -20,12 +20,8 @@ pub(super) struct Args {
     /// The Service: svc/NAME
     #[arg(value_name = "svc/NAME")]
     service: String,
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
-    namespace: String,
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
     #[command(flatten)]
-    data_dir: DataDir,
+    view: View,
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
@@ -34,16 +30,16 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         None => &args.service,
         Some((kind, _)) => return Err(Failure::Usage(anyhow!("{kind} is not reached by an address: name svc/NAME"))),
     };
-    let dir = &args.data_dir.data_dir;
-    let client = args.data_dir.client()?;
+    let dir = &args.view.data_dir.data_dir;
+    let client = args.view.data_dir.client()?;
     let reach = std::fs::read_to_string(dir.join(HOST_ACCESS_FILE)).unwrap_or_default();
-    let mut facts = runtime()?.block_on(facts(&client, &args.namespace, name, HostReach::parse(&reach)))?;
+    let mut facts = runtime()?.block_on(facts(&client, &args.view.namespace, name, HostReach::parse(&reach)))?;
     let mut shut = ShutDoors::read(&dir.join(SHUT_DOORS_FILE));
-    facts.shut = shut.0.remove(&format!("{}/{name}", args.namespace)).unwrap_or_default();
+    facts.shut = shut.0.remove(&format!("{}/{name}", args.view.namespace)).unwrap_or_default();
     let mut ways = ways::of(&facts);
     let dns = std::fs::read_to_string(dir.join(DNS_ADDRESS_FILE)).unwrap_or_default();
-    ways.dns = dns.trim().parse().ok().map(|server| Dns::new(server, &args.namespace, name));
-    match args.output {
+    ways.dns = dns.trim().parse().ok().map(|server| Dns::new(server, &args.view.namespace, name));
+    match args.view.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&ways)?),
         Output::Text => print!("{}", text(&ways)),
     }

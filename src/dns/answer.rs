@@ -23,6 +23,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use rand::Rng;
 use rand::seq::SliceRandom;
 
@@ -85,6 +86,27 @@ pub enum Cause {
     /// Endpoints, by the slice that holds them.
     Slice(Arc<Object>),
     Pod(Arc<Object>),
+}
+
+impl Cause {
+    /// A reference to the object; none for the domain's own records, which no object makes.
+    pub(crate) fn reference(&self) -> Option<ObjectReference> {
+        let (api_version, kind, object) = match self {
+            Self::Domain => return None,
+            Self::Service(object) => ("v1", "Service", object),
+            Self::Slice(object) => ("discovery.k8s.io/v1", "EndpointSlice", object),
+            Self::Pod(object) => ("v1", "Pod", object),
+        };
+        Some(ObjectReference {
+            api_version: Some(api_version.to_owned()),
+            kind: Some(kind.to_owned()),
+            namespace: Some(object.key.namespace.clone()),
+            name: Some(object.key.name.clone()),
+            uid: (!object.uid.is_nil()).then(|| object.uid.to_string()),
+            resource_version: Some(object.revision.to_string()),
+            field_path: None,
+        })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

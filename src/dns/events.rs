@@ -111,7 +111,7 @@ impl Event {
             "answers": facts.answers.iter().map(|record| record.data.to_string()).collect::<Vec<_>>(),
             "answerCount": facts.count,
             "source": facts.source.name(),
-            "objects": facts.causes.iter().filter_map(Cause::to_json).collect::<Vec<_>>(),
+            "objects": facts.causes.iter().filter_map(Cause::reference).collect::<Vec<_>>(),
             "seconds": self.took.as_secs_f64(),
         });
         if let Some(pod) = &self.pod {
@@ -124,26 +124,6 @@ impl Event {
             event["message"] = json!(why);
         }
         event
-    }
-}
-
-impl Cause {
-    /// A reference to the object; none for the domain's own records, which no object makes.
-    pub(super) fn to_json(&self) -> Option<Value> {
-        let (api_version, kind, object) = match self {
-            Self::Domain => return None,
-            Self::Service(object) => ("v1", "Service", object),
-            Self::Slice(object) => ("discovery.k8s.io/v1", "EndpointSlice", object),
-            Self::Pod(object) => ("v1", "Pod", object),
-        };
-        Some(json!({
-            "apiVersion": api_version,
-            "kind": kind,
-            "namespace": object.key.namespace,
-            "name": object.key.name,
-            "uid": object.uid.to_string(),
-            "resourceVersion": object.revision.to_string(),
-        }))
     }
 }
 

@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, Record, RecordType};
+use k8s_openapi::api::core::v1::ObjectReference;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::Dns;
 use super::answer::Cause;
@@ -72,7 +72,7 @@ pub struct Outcome {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<String>,
     /// The objects that the answer rests on.
-    pub objects: Vec<Value>,
+    pub objects: Vec<ObjectReference>,
     /// Why there is no answer, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -133,6 +133,12 @@ impl Path {
         value.unwrap_or(1).min(MOST_DOTS)
     }
 
+    /// Whether the cluster's DNS is among those that are asked.
+    pub(crate) fn asks(&self, zone: &Zone) -> bool {
+        let mut addresses = self.nameservers.iter().filter_map(|server| server.parse().ok());
+        addresses.any(|server: IpAddr| zone.addresses().contains(&server))
+    }
+
     /// The names to ask for in order, each with the search domain that makes it.
     pub(crate) fn names(&self, name: &str) -> Vec<(String, Option<String>)> {
         if name.ends_with('.') {
@@ -163,8 +169,7 @@ impl Dns {
             notes: Vec::new(),
             path,
         };
-        let own: Vec<String> = self.zone.addresses().iter().map(ToString::to_string).collect();
-        if !lookup.path.nameservers.iter().any(|server| own.contains(server)) {
+        if !lookup.path.asks(&self.zone) {
             lookup.notes.push(format!(
                 "cluster DNS is not asked: the nameservers are {} (dnsPolicy Default or None)",
                 lookup.path.nameservers.join(", ")
@@ -218,7 +223,7 @@ impl Dns {
         outcome.records = reply.answers.iter().map(ToString::to_string).collect();
         outcome.source = facts.source.name();
         outcome.upstream = facts.source.upstream().map(|upstream| upstream.to_string());
-        outcome.objects = facts.causes.iter().filter_map(Cause::to_json).collect();
+        outcome.objects = facts.causes.iter().filter_map(Cause::reference).collect();
         let code = reply.metadata.response_code;
         outcome.found = code == ResponseCode::NoError && has_data(&reply.answers, record_type);
         outcome.message = facts.why.clone();
@@ -328,8 +333,9 @@ mod tests {
         let [a, aaaa] = &found.steps[0].answers[..] else { panic!("{found:?}") };
         assert_eq!(a.records, ["web.default.svc.cluster.local. 5 IN A 10.96.1.1"]);
         assert_eq!((a.source, aaaa.records.len()), ("Cluster", 1));
-        assert_eq!(a.objects[0]["kind"], "Service");
-        assert_eq!((&a.objects[0]["name"], &a.objects[0]["resourceVersion"]), (&"web".into(), &"7".into()));
+        let [object] = &a.objects[..] else { panic!("{a:?}") };
+        let said = [&object.kind, &object.name, &object.resource_version].map(|text| text.as_deref().unwrap());
+        assert_eq!(said, ["Service", "web", "7"]);
         let found = look_up(&dns, "web.default", &["a"]).await;
         assert_eq!(names(&found), ["web.default.default.svc.cluster.local.", "web.default.svc.cluster.local."]);
         let why = found.steps[0].answers[0].message.as_deref();
@@ -403,6 +409,19 @@ mod tests {
         let path = Path { nameservers: vec!["192.0.2.1".into()], ..Path::default() };
         let lookup = dns(Vec::new()).look_up(&Question::new("web", &[]).unwrap(), path).await;
         assert!(!lookup.found && lookup.steps.is_empty() && lookup.notes[0].contains("192.0.2.1"), "{lookup:?}");
+    }
+
+    #[test]
+    fn nameserver_of_ours_is_known_in_every_spelling() {
+        let network = Network::default();
+        let v6 = network.dns_vip().v6.segments().map(|part| format!("{part:04X}")).join(":");
+        let asks = |servers: &[&str]| {
+            let nameservers = servers.iter().map(ToString::to_string).collect();
+            Path { nameservers, ..Path::default() }.asks(&Zone::new(&network))
+        };
+        assert!(asks(&["192.0.2.1", &network.dns_vip().v4.to_string()]));
+        assert!(asks(&[&v6]), "{v6}");
+        assert!(!asks(&["192.0.2.1", "nobody"]));
     }
 
     #[test]

@@ -143,3 +143,25 @@ fn one_object_gets_a_burst_of_notes_and_then_one_in_five_minutes() {
     assert!(allowance.take(&object("a"), at(300)));
     assert!(!allowance.take(&object("a"), at(301)));
 }
+
+#[test]
+fn newest_event_is_that_of_the_object_and_the_reason() {
+    let event = |uid: &str, reason: &str, second: Option<u8>| -> Event {
+        let at = second.map(|second| format!("2024-01-01T00:00:{second:02}Z"));
+        serde_json::from_value(json!({"metadata": {"name": format!("{uid}{second:?}")}, "involvedObject": {"uid": uid},
+            "reason": reason, "lastTimestamp": at}))
+        .unwrap()
+    };
+    let events = [
+        event("a", "Failed", None),
+        event("a", "Failed", Some(2)),
+        event("a", "Failed", Some(1)),
+        event("a", "Other", Some(9)),
+        event("b", "Failed", Some(8)),
+    ];
+    let of =
+        |uid: &str, reason| newest(&events, &ObjectMeta { uid: Some(uid.into()), ..ObjectMeta::default() }, reason);
+    assert_eq!(of("a", "Failed"), Some(&events[1]));
+    assert_eq!(of("b", "Failed"), Some(&events[4]));
+    assert_eq!(of("b", "Other"), None);
+}

@@ -13,12 +13,12 @@ use super::packet;
 use super::pods;
 use super::report::{Addresses, Finding, FlowReport, Ref, Step, StepKind, Verdict as Said, VerdictResult};
 use super::request::{BadRequest, Family, FlowRequest, From, Port, To};
+use super::resolvers::Resolvers;
 use super::steps::Teller;
 use crate::cluster::Cluster;
 use crate::controllers::endpoint_model::pod_addresses;
 use crate::dns::Zone;
 use crate::dns::records::Records;
-use crate::node::ResolvConf;
 use crate::plan::{Protocol, ServicePort};
 use crate::router::PortKind;
 use crate::router::flow::Millis;
@@ -35,8 +35,7 @@ pub struct Facts<'a> {
     pub cluster: &'a Cluster,
     pub records: &'a Records,
     pub zone: &'a Zone,
-    /// Of the host, which Pods fall back on.
-    pub host: &'a ResolvConf,
+    pub resolvers: &'a Resolvers,
 }
 
 /// An explanation, and the Service port that the packet was captured by, which may have more to tell.
@@ -243,11 +242,11 @@ fn destination<R: Rng>(
                 },
                 steps: &mut report.steps,
             };
-            let conf = match sender {
-                Sender::Pod(pod) => lookup.resolver_of(pod),
-                Sender::Node(_) | Sender::Host => facts.host.clone(),
+            let path = match sender {
+                Sender::Pod(pod) => facts.resolvers.of_pod(&lookup.namespace, pod.spec.as_ref()),
+                Sender::Node(_) | Sender::Host => facts.resolvers.of_host(),
             };
-            match lookup.resolve(name, &conf) {
+            match lookup.resolve(name, &path) {
                 Resolved::At { address, service } => {
                     let number = match (port, service) {
                         (Some(Port::Number(number)), _) => *number,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec, Service};
+use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 
 use super::flow::Facts;
@@ -14,7 +14,6 @@ use crate::cluster::{Cluster, ObjectKey, SERVICE_NAME_LABEL};
 use crate::controllers::endpoint_model::{headless, protocol_of};
 use crate::dns::answer::{Answer, Cause, Code, Data, Kind};
 use crate::dns::lookup::Path;
-use crate::node::{ClusterDns, ResolvConf, pod_resolv_conf};
 use crate::plan::Protocol;
 
 pub(super) struct Lookup<'a> {
@@ -42,29 +41,14 @@ pub(super) enum Resolved {
 }
 
 impl Lookup<'_> {
-    pub(super) fn resolver_of(&self, pod: &Pod) -> ResolvConf {
-        let cluster =
-            ClusterDns { servers: self.facts.zone.addresses().to_vec(), domain: self.facts.zone.domain().to_string() };
-        let empty = PodSpec::default();
-        let mut conf = pod_resolv_conf(pod.spec.as_ref().unwrap_or(&empty), &self.namespace, self.facts.host, &cluster);
-        conf.fit();
-        conf
-    }
-
     /// Asks for the name and what the search path makes of it, in the order of the C library's resolver.
-    pub(super) fn resolve(&mut self, name: &str, conf: &ResolvConf) -> Resolved {
-        let own: Vec<String> = self.facts.zone.addresses().iter().map(ToString::to_string).collect();
-        if !conf.nameservers.iter().any(|server| own.contains(server)) {
-            return self.asks_others(name, conf);
+    pub(super) fn resolve(&mut self, name: &str, path: &Path) -> Resolved {
+        if !path.asks(self.facts.zone) {
+            return self.asks_others(name, path);
         }
         let (mut exists, mut outside) = (None, false);
-        let path = Path {
-            searches: conf.searches.iter().map(|search| search.to_ascii_lowercase()).collect(),
-            options: conf.options.clone(),
-            ..Path::default()
-        };
         for (asked, _) in path.names(name) {
-            let asked = asked.trim_end_matches('.').to_owned();
+            let asked = asked.trim_end_matches('.').to_ascii_lowercase();
             for family in self.families {
                 let kind = if *family == Family::V6 { Kind::Aaaa } else { Kind::A };
                 let Some(answer) = self.facts.records.answer(self.facts.zone, &asked, kind, &mut rand::rng()) else {
@@ -115,8 +99,8 @@ impl Lookup<'_> {
         }
     }
 
-    fn asks_others(&self, name: &str, conf: &ResolvConf) -> Resolved {
-        let servers = if conf.nameservers.is_empty() { "nobody".to_owned() } else { conf.nameservers.join(", ") };
+    fn asks_others(&self, name: &str, path: &Path) -> Resolved {
+        let servers = if path.nameservers.is_empty() { "nobody".to_owned() } else { path.nameservers.join(", ") };
         let domain = format!(".{}", self.facts.zone.domain());
         let ours =
             name.ends_with(&domain) || !name.contains('.') || !self.meant(name).is_empty() || self.is_service(name);
@@ -165,7 +149,7 @@ impl Lookup<'_> {
             (Code::NxDomain, _) => "no such name (NXDOMAIN)".to_owned(),
             (Code::ServFail, _) => "an alias that leads in circles (SERVFAIL)".to_owned(),
         };
-        let rests_on = answer.causes.iter().filter_map(object).collect();
+        let rests_on = answer.causes.iter().filter_map(Cause::reference).map(Ref::from).collect();
         self.note(format!("DNS {asked} {kind}: {said}"), answers, rests_on);
         addresses.first().copied()
     }
@@ -208,22 +192,6 @@ impl Lookup<'_> {
         }
         findings
     }
-}
-
-fn object(cause: &Cause) -> Option<Ref> {
-    let (kind, object) = match cause {
-        Cause::Domain => return None,
-        Cause::Service(object) => ("Service", object),
-        Cause::Slice(object) => ("EndpointSlice", object),
-        Cause::Pod(object) => ("Pod", object),
-    };
-    Some(Ref {
-        kind: kind.to_owned(),
-        namespace: object.key.namespace.clone(),
-        name: object.key.name.clone(),
-        uid: if object.uid.is_nil() { String::new() } else { object.uid.to_string() },
-        resource_version: object.revision.to_string(),
-    })
 }
 
 fn service_of(answer: &Answer) -> Option<ObjectKey> {

@@ -8,6 +8,7 @@ use kube::ResourceExt;
 
 use super::report::{Finding, Ref};
 use crate::controllers::endpoint_model::{pod_addresses, pod_ready, protocol_of, resolve_port, terminal, terminating};
+use crate::events::newest;
 
 type Labels = BTreeMap<String, String>;
 
@@ -143,12 +144,8 @@ fn not_ready(pod: &Pod, events: &[Event]) -> Vec<Finding> {
 
 /// What the last failed readiness or startup probe said, and how often it was said.
 fn last_unhealthy(pod: &Pod, events: &[Event]) -> Option<(String, i32)> {
-    let of_pod = events.iter().filter(|event| {
-        event.reason.as_deref() == Some("Unhealthy")
-            && event.involved_object.uid == pod.metadata.uid
-            && event.message.as_deref().is_some_and(|message| !message.starts_with("Liveness"))
-    });
-    let last = of_pod.max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?;
+    let keeps_out = |event: &&Event| event.message.as_deref().is_some_and(|message| !message.starts_with("Liveness"));
+    let last = newest(events.iter().filter(keeps_out), &pod.metadata, "Unhealthy")?;
     Some((last.message.clone()?, last.count.unwrap_or(1)))
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,18 @@ impl Ref {
             name: metadata.name.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
             resource_version: metadata.resource_version.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl From<ObjectReference> for Ref {
+    fn from(object: ObjectReference) -> Self {
+        Self {
+            kind: object.kind.unwrap_or_default(),
+            namespace: object.namespace.unwrap_or_default(),
+            name: object.name.unwrap_or_default(),
+            uid: object.uid.unwrap_or_default(),
+            resource_version: object.resource_version.unwrap_or_default(),
         }
     }
 }

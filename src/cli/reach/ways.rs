@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::config::CLUSTER_DOMAIN;
 use crate::controllers::LOAD_BALANCER_CLASS;
 use crate::edge::{HostReach, ShutDoor};
+use crate::events::newest;
 use crate::plan::{PROXY_NAME_LABEL, load_balancer_ips};
 
 /// What the answer rests on.
@@ -250,10 +251,9 @@ fn notes(facts: &Facts, spec: &ServiceSpec, book: &Book<'_>) -> Vec<String> {
     if kind(spec) == "LoadBalancer" && book.balancers.is_empty() {
         notes.push(match spec.load_balancer_class.as_deref().filter(|class| *class != LOAD_BALANCER_CLASS) {
             Some(class) => format!("its addresses are for the controller of loadBalancerClass {class} to give"),
-            None => match latest(&facts.events, "SyncLoadBalancerFailed") {
-                Some(message) => message.to_owned(),
-                None => "it has no load-balancer address yet".to_owned(),
-            },
+            None => newest(&facts.events, &facts.service.metadata, "SyncLoadBalancerFailed")
+                .and_then(|event| event.message.clone())
+                .unwrap_or_else(|| "it has no load-balancer address yet".to_owned()),
         });
     }
     if let Some(ranges) = spec.load_balancer_source_ranges.as_ref().filter(|ranges| !ranges.is_empty()) {
@@ -291,11 +291,6 @@ fn notes(facts: &Facts, spec: &ServiceSpec, book: &Book<'_>) -> Vec<String> {
         }
     }
     notes
-}
-
-fn latest<'a>(events: &'a [Event], reason: &str) -> Option<&'a str> {
-    let events = events.iter().filter(|event| event.reason.as_deref() == Some(reason));
-    events.max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?.message.as_deref()
 }
 
 #[cfg(test)]

@@ -247,6 +247,17 @@ fn answer_names_its_objects() {
     );
     assert_eq!(causes("10-244-1-5.default.pod.cluster.local", Kind::A), [Cause::Pod(object("web-1", 0))]);
     assert_eq!(causes("5.1.244.10.in-addr.arpa", Kind::Ptr), [Cause::Service(key("db"))]);
+
+    let reference = |cause: Cause| serde_json::to_value(cause.reference()).unwrap();
+    assert_eq!(reference(Cause::Domain), json!(null));
+    let uid = "6f1c0a52-0c0f-4d7e-8a4f-0d5c7f0f9a11";
+    let slice = Object { uid: uid.parse().unwrap(), ..(*object("db-4", 3)).clone() };
+    assert_eq!(
+        reference(Cause::Slice(Arc::new(slice))),
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "namespace": "default", "name": "db-4",
+            "uid": uid, "resourceVersion": "3"})
+    );
+    assert_eq!(reference(Cause::Pod(key("web-1"))).get("uid"), None, "there is none");
 }
 
 #[test]

@@ -1,12 +1,17 @@
+use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
+use hickory_proto::op::{Message, MessageType, Query};
 use hickory_proto::rr::rdata::SOA;
 use hickory_proto::rr::{RData, Record, RecordType};
+use tokio::net::UdpSocket;
 
 use super::*;
 use crate::config::Network;
 use crate::dns::fixtures::{FakeUpstream, reply_with};
 use crate::dns::wire::Transport;
+use crate::dns::zone::Zone;
 
 const FAST: Timing = Timing { patience: Duration::from_millis(60), deadline: Duration::from_millis(300) };
 

@@ -14,6 +14,7 @@ use crate::cluster::Writers;
 use crate::config::Network;
 use crate::dns::records::Records;
 use crate::explain::report::StepKind;
+use crate::node::ResolvConf;
 use crate::plan::Compiler;
 use crate::router::PortId;
 use crate::router::pipeline::Limits;
@@ -125,7 +126,8 @@ impl World {
 
     fn explain(&self, request: &FlowRequest) -> Result<Explained, BadRequest> {
         let host = ResolvConf { nameservers: vec!["192.0.2.53".into()], ..ResolvConf::default() };
-        let facts = Facts { cluster: &self.cluster, records: &self.records, zone: &self.zone, host: &host };
+        let resolvers = Resolvers::new(&Network::default(), host);
+        let facts = Facts { cluster: &self.cluster, records: &self.records, zone: &self.zone, resolvers: &resolvers };
         explain(&facts, request, |client| (self.pipeline.scratch(client), self.now))
     }
 

@@ -453,6 +453,6 @@ fn near_misses_come_nearest_first_and_are_bounded() {
     case.pods = (0..60).map(|n| pod(&format!("p-{n:02}"), "n1", n)).collect();
     case.pods[59]["metadata"]["labels"] = json!({"app": "web", "tier": "frnt"});
     let report = case.ask();
-    assert_eq!((report.near_misses[0].pod.name.as_str(), report.near_misses.len()), ("p-59", MOST));
+    assert_eq!((report.near_misses[0].pod.name.as_str(), report.near_misses.len()), ("p-59", problems::MOST));
     assert_eq!(report.more_near_misses, 10);
 }
