@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use super::endpoint_model::{pod_ready, terminal, terminating};
 use super::node_life_plan::{self as plan, Pulse, Stay};
 use super::queue::Queue;
-use super::runner::{Action, Error, Reconcile, is_not_found, run};
+use super::runner::{Action, Error, Reconcile, run, unless_gone};
 use crate::cluster::{Change, Cluster, Informer, ObjectKey};
 use crate::config::NODE_LEASES;
 use crate::events::{EventType, Recorder};
@@ -137,21 +137,15 @@ impl NodeLife {
         self.condition(pod, condition).await?;
         let only_this = Preconditions { uid: pod.uid(), ..Preconditions::default() };
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
-        match api.delete(&key.name, &DeleteParams::default().preconditions(only_this)).await {
-            Ok(_) => Ok(()),
-            Err(e) if is_not_found(&e) => Ok(()),
-            Err(e) => Err(Error::api(format!("delete Pod {key}, which its node drives away"))(e)),
-        }
+        let deleted = api.delete(&key.name, &DeleteParams::default().preconditions(only_this)).await;
+        unless_gone(deleted).map(drop).map_err(Error::api(format!("delete Pod {key}, which its node drives away")))
     }
 
     async fn condition(&self, pod: &Pod, condition: serde_json::Value) -> Result<(), Error> {
         let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}});
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        match api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await {
-            Ok(_) => Ok(()),
-            Err(e) if is_not_found(&e) => Ok(()),
-            Err(e) => Err(Error::api(format!("update the status of Pod {}", ObjectKey::of(pod)))(e)),
-        }
+        let written = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await;
+        unless_gone(written).map(drop).map_err(Error::api(format!("update the status of Pod {}", ObjectKey::of(pod))))
     }
 }
 

@@ -19,7 +19,7 @@ use super::{Written, describe, write_status};
 use crate::cluster::{Change, Informer, ObjectKey};
 use crate::controllers::queue::Queue;
 use crate::controllers::runner::{
-    Action, Error, Reconcile, is_already_exists, is_namespace_terminating, is_not_found, run,
+    Action, Error, Reconcile, is_already_exists, is_namespace_terminating, run, unless_gone,
 };
 
 const NAME: &str = "deployment-controller";
@@ -117,11 +117,8 @@ impl DeploymentController {
         for set in plan.delete {
             let name = set.name_any();
             let only_this = Preconditions { uid: set.uid(), ..Preconditions::default() };
-            match api.delete(&name, &DeleteParams::background().preconditions(only_this)).await {
-                Ok(_) => {}
-                Err(e) if is_not_found(&e) => {}
-                Err(e) => return Err(Error::api(format!("delete ReplicaSet {name} of Deployment {key}"))(e)),
-            }
+            let deleted = api.delete(&name, &DeleteParams::background().preconditions(only_this)).await;
+            unless_gone(deleted).map_err(Error::api(format!("delete ReplicaSet {name} of Deployment {key}")))?;
         }
         Ok(deed)
     }

@@ -20,7 +20,7 @@ use super::pods::{self, PodControl, slow_start};
 use super::{Written, write_status};
 use crate::cluster::{Change, Informer, ObjectKey};
 use crate::controllers::queue::Queue;
-use crate::controllers::runner::{Action, Error, Reconcile, is_invalid, is_not_found, run};
+use crate::controllers::runner::{Action, Error, Reconcile, is_invalid, is_not_found, run, unless_gone};
 
 const NAME: &str = "job-controller";
 const WORKERS: usize = 8;
@@ -139,11 +139,9 @@ impl JobController {
         }
         let this_one = Preconditions { uid: job.uid(), resource_version: job.resource_version() };
         let api: Api<Job> = Api::namespaced(self.client.clone(), &key.namespace);
-        match api.delete(&key.name, &DeleteParams::foreground().preconditions(this_one)).await {
-            Ok(_) => Ok(Action::Done),
-            Err(e) if is_not_found(&e) => Ok(Action::Done),
-            Err(e) => Err(Error::api(format!("delete Job {key}, whose time after its end is over"))(e)),
-        }
+        let deleted = api.delete(&key.name, &DeleteParams::foreground().preconditions(this_one)).await;
+        unless_gone(deleted).map_err(Error::api(format!("delete Job {key}, whose time after its end is over")))?;
+        Ok(Action::Done)
     }
 }
 

@@ -19,7 +19,7 @@ use super::{Written, describe, write_status};
 use crate::cluster::{Cluster, Informer, ObjectKey};
 use crate::controllers::queue::Queue;
 use crate::controllers::runner::{
-    Action, Error, Reconcile, is_already_exists, is_namespace_terminating, is_not_found, run,
+    Action, Error, Reconcile, is_already_exists, is_namespace_terminating, run, unless_gone,
 };
 
 const NAME: &str = "statefulset-controller";
@@ -151,11 +151,8 @@ impl StatefulSetController {
             let metadata =
                 json!({"uid": claim.uid(), "resourceVersion": claim.resource_version(), "ownerReferences": owners});
             let patch = Patch::Merge(json!({"metadata": metadata}));
-            match claims.patch(&name, &PatchParams::default(), &patch).await {
-                Ok(_) => {}
-                Err(e) if is_not_found(&e) => {}
-                Err(e) => return Err(Error::api(format!("update the owners of PersistentVolumeClaim {name}"))(e)),
-            }
+            let written = claims.patch(&name, &PatchParams::default(), &patch).await;
+            unless_gone(written).map_err(Error::api(format!("update the owners of PersistentVolumeClaim {name}")))?;
         }
         Ok(())
     }
