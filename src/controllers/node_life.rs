@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use super::endpoint_model::{pod_ready, terminal, terminating};
 use super::node_life_plan::{self as plan, Pulse, Stay};
 use super::queue::Queue;
-use super::runner::{Action, Error, Reconcile, run, unless_gone};
+use super::runner::{Action, Error, Reconcile, run, sooner, unless_gone};
 use crate::cluster::{Change, Cluster, Informer, ObjectKey};
 use crate::config::NODE_LEASES;
 use crate::events::{EventType, Recorder};
@@ -155,7 +155,6 @@ impl Reconcile for NodeLife {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, Error> {
         let Some(node) = self.cluster.nodes.get("", &key.name) else { return Ok(Action::Done) };
         let mut again: Option<Duration> = None;
-        let sooner = |again: Option<Duration>, wait| Some(again.map_or(wait, |again| again.min(wait)));
         let lease = self.leases.get(NODE_LEASES, &key.name);
         match plan::pulse(lease.as_deref(), plan::heartbeat(&node), self.grace, Timestamp::now()) {
             Pulse::Beats => {}
@@ -165,7 +164,7 @@ impl Reconcile for NodeLife {
         self.taint(&node).await?;
         let ready = plan::ready_status(&node).is_none_or(|status| status == "True");
         if ready && !plan::drives_away(&node) {
-            return Ok(again.map_or(Action::Done, Action::After));
+            return Ok(Action::again(again));
         }
         for pod in self.pods_on(&key.name) {
             if !ready && pod_ready(&pod) {
@@ -176,10 +175,10 @@ impl Reconcile for NodeLife {
             }
             match plan::stay(&pod, &node, Timestamp::now()) {
                 Stay::Forever => {}
-                Stay::For(left) => again = sooner(again, left),
+                Stay::For(left) => again = sooner(again, Some(left)),
                 Stay::Over => self.evict(&pod).await?,
             }
         }
-        Ok(again.map_or(Action::Done, Action::After))
+        Ok(Action::again(again))
     }
 }

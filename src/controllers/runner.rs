@@ -33,6 +33,18 @@ pub(super) enum Action {
     Behind(Duration),
 }
 
+impl Action {
+    /// Another turn after this time, if any.
+    pub(super) fn again(after: Option<Duration>) -> Self {
+        after.map_or(Self::Done, Self::After)
+    }
+}
+
+/// The earlier of two waits, of which none may be needed.
+pub(super) fn sooner<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    one.into_iter().chain(other).min()
+}
+
 /// Why a reconcile did not reach its goal; the runner tries again with back-off.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
