@@ -84,6 +84,7 @@
 //! the parent-death signal. So a killed vipyard leaves only files in its data directory, which the next start cleans.
 #![deny(unsafe_code)]
 
+pub mod answers;
 pub mod api;
 pub mod app;
 pub mod cli;

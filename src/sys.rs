@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod datagrams;
+pub mod errors;
 pub mod inotify;
 pub mod mount;
 pub mod netns;

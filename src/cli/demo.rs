@@ -17,6 +17,7 @@ use super::{Failure, up};
 use crate::app::Running;
 use crate::cluster::{Change, Informer, SERVICE_NAME_LABEL};
 use crate::config::UI_LISTEN;
+use crate::controllers::endpoint_model::pod_ready;
 
 const MANIFEST: &str = include_str!("../../examples/web.yaml");
 const SERVICE: &str = "web";
@@ -85,7 +86,7 @@ async fn show(running: &Running) -> Result<()> {
     let pods = &running.cluster.pods;
     within(
         "every Pod to be Ready",
-        until(pods, || pods.list_in(NAMESPACE).iter().filter(|pod| is_ready(pod)).count() >= 4),
+        until(pods, || pods.list_in(NAMESPACE).iter().filter(|pod| pod_ready(pod)).count() >= 4),
     )
     .await?;
     let services = running.cluster.services.list_in(NAMESPACE);
@@ -207,10 +208,6 @@ async fn until<K: Clone>(informer: &Informer<K>, condition: impl Fn() -> bool) {
 
 async fn within<T>(what: &str, work: impl Future<Output = T>) -> Result<T> {
     tokio::time::timeout(LIMIT, work).await.map_err(|_| anyhow!("waited {} s in vain for {what}", LIMIT.as_secs()))
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn pod_ip(pod: &Pod) -> String {

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::queue::Queue;
-use super::runner::{Action, Error, Reconcile, is_not_found, run};
+use super::runner::{Action, Error, Reconcile, run, unless_gone};
 use crate::api::kinds::CLAIM_PROTECTION;
 use crate::cluster::{Change, Cluster, ObjectKey};
 
@@ -57,11 +57,10 @@ impl ClaimProtection {
             json!({"uid": claim.uid(), "resourceVersion": claim.resource_version(), "finalizers": finalizers});
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
         let patch = Patch::Merge(json!({"metadata": metadata}));
-        match api.patch(&key.name, &PatchParams::default(), &patch).await {
-            Ok(_) => Ok(()),
-            Err(e) if is_not_found(&e) => Ok(()),
-            Err(e) => Err(Error::api(format!("update the finalizers of PersistentVolumeClaim {key}"))(e)),
-        }
+        let written = api.patch(&key.name, &PatchParams::default(), &patch).await;
+        unless_gone(written)
+            .map(drop)
+            .map_err(Error::api(format!("update the finalizers of PersistentVolumeClaim {key}")))
     }
 }
 

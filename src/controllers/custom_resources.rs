@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::queue::Queue;
-use super::runner::{Action, Error, Reconcile, is_not_found, run};
+use super::runner::{Action, Error, Reconcile, run, unless_gone};
 use super::{Kind, Served};
 use crate::api::CLEANUP_FINALIZER;
 
@@ -45,10 +45,8 @@ impl CustomResources {
         if awaits_names(definition) {
             let name = definition.name_any();
             let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
-            match definitions.patch(&name, &PatchParams::default(), &Patch::Merge(json!({}))).await {
-                Err(e) if !is_not_found(&e) => return Err(Error::api(format!("update definition {name}"))(e)),
-                _ => {}
-            }
+            let written = definitions.patch(&name, &PatchParams::default(), &Patch::Merge(json!({}))).await;
+            unless_gone(written).map_err(Error::api(format!("update definition {name}")))?;
         }
         Ok(Action::Done)
     }
@@ -68,10 +66,8 @@ impl CustomResources {
                 Some(namespace) => Api::namespaced_with(self.client.clone(), &namespace, &kind.resource),
                 None => all.clone(),
             };
-            match api.delete(&object.name_any(), &DeleteParams::background()).await {
-                Err(e) if !is_not_found(&e) => return Err(Error::api(format!("delete {}", object.name_any()))(e)),
-                _ => {}
-            }
+            let deleted = api.delete(&object.name_any(), &DeleteParams::background()).await;
+            unless_gone(deleted).map_err(Error::api(format!("delete {}", object.name_any())))?;
         }
         Ok(list().await?.len())
     }
@@ -97,10 +93,9 @@ impl Reconcile for CustomResources {
         let kept: Vec<&String> =
             definition.finalizers().iter().filter(|finalizer| finalizer.as_str() != CLEANUP_FINALIZER).collect();
         let patch = json!({"metadata": {"resourceVersion": definition.resource_version(), "finalizers": kept}});
-        match definitions.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
-            Err(e) if !is_not_found(&e) => Err(Error::api(format!("finalize definition {name}"))(e)),
-            _ => Ok(Action::Done),
-        }
+        let written = definitions.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        unless_gone(written).map_err(Error::api(format!("finalize definition {name}")))?;
+        Ok(Action::Done)
     }
 }
 

@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 
 use super::disruption_plan::{self, needs_scale};
 use super::queue::Queue;
-use super::runner::{Action, Error, Reconcile, is_not_found, run};
-use super::workloads::controller_of;
+use super::runner::{Action, Error, Reconcile, run, unless_gone};
+use super::workloads::{controller_of, follow_owners};
 use crate::api::kinds::selects;
 use crate::cluster::{Change, Cluster, Informer, ObjectKey};
 
@@ -34,7 +34,7 @@ impl DisruptionController {
         let (budgets, writer) = Informer::new();
         tasks.spawn(writer.run(Api::all(client.clone())));
         let controller = Arc::new(Self { client: client.clone(), pods: cluster.pods.clone(), budgets });
-        tasks.spawn(follow_budgets(controller.budgets.clone(), Arc::clone(&queue)));
+        tasks.spawn(follow_owners(controller.budgets.clone(), Arc::clone(&queue)));
         tasks.spawn(follow_pods(Arc::clone(&controller), Arc::clone(&queue)));
         tasks.spawn(async move {
             controller.pods.wait_synced().await;
@@ -113,11 +113,8 @@ impl Reconcile for DisruptionController {
             let mut changed = (*budget).clone();
             changed.status = Some(status);
             let api = Api::<PodDisruptionBudget>::namespaced(self.client.clone(), &key.namespace);
-            match api.replace_status(&key.name, &PostParams::default(), &changed).await {
-                Ok(_) => {}
-                Err(e) if is_not_found(&e) => return Ok(Action::Done),
-                Err(e) => return Err(Error::api(format!("update the status of PodDisruptionBudget {key}"))(e)),
-            }
+            let written = api.replace_status(&key.name, &PostParams::default(), &changed).await;
+            unless_gone(written).map_err(Error::api(format!("update the status of PodDisruptionBudget {key}")))?;
         }
         Ok(match expiry {
             Some(at) => Action::After(Duration::try_from(at.duration_since(now)).unwrap_or_default()),
@@ -130,15 +127,6 @@ fn selects_pod(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
     let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
     let labels = pod.metadata.labels.clone().unwrap_or_default();
     selector.is_some_and(|selector| selects(selector, &labels))
-}
-
-async fn follow_budgets(budgets: Informer<PodDisruptionBudget>, queue: Arc<Queue<ObjectKey>>) {
-    let mut changes = budgets.subscribe();
-    while let Some(change) = changes.recv().await {
-        if let Change::Applied { new: object, .. } | Change::Deleted(object) = change {
-            queue.add(ObjectKey::of(&*object));
-        }
-    }
 }
 
 /// A Pod concerns the budgets that select its old or its new labels.

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use super::endpoint_model::pod_ready;
 use crate::api::kinds::scaled_up;
 
 /// An eviction that has not become a deletion by then never will.
@@ -107,10 +108,8 @@ fn disrupted(before: BTreeMap<String, Time>, pods: &[Arc<Pod>], now: Timestamp) 
 }
 
 fn is_healthy(pod: &Pod, disrupted: &BTreeMap<String, Time>) -> bool {
-    let ready = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let ready = ready.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
     let leaving = pod.metadata.name.as_ref().is_some_and(|name| disrupted.contains_key(name));
-    ready && !leaving && pod.metadata.deletion_timestamp.is_none()
+    pod_ready(pod) && !leaving && pod.metadata.deletion_timestamp.is_none()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::endpoint_model::{LEADER_ANNOTATION, TriggerTimes, Triggers, selector_of};
 use super::endpoints_plan;
 use super::queue::Queue;
-use super::runner::{Action, Error, Reconcile, is_namespace_terminating, is_not_found, run};
+use super::runner::{Action, Error, Reconcile, is_namespace_terminating, run, unless_gone};
 use super::service_pods::ServicePods;
 use crate::cluster::{Change, Cluster, ObjectKey};
 use crate::events::{EventType, Recorder};
@@ -75,11 +75,8 @@ impl EndpointsController {
         self.triggers.forget(key);
         let Some(endpoints) = self.cluster.endpoints.get(&key.namespace, &key.name) else { return Ok(()) };
         let only_this = Preconditions { uid: endpoints.uid(), ..Preconditions::default() };
-        match self.api(key).delete(&key.name, &DeleteParams::default().preconditions(only_this)).await {
-            Ok(_) => Ok(()),
-            Err(e) if is_not_found(&e) => Ok(()),
-            Err(e) => Err(Error::api(format!("delete Endpoints {key}"))(e)),
-        }
+        let deleted = self.api(key).delete(&key.name, &DeleteParams::default().preconditions(only_this)).await;
+        unless_gone(deleted).map(drop).map_err(Error::api(format!("delete Endpoints {key}")))
     }
 
     fn api(&self, key: &ObjectKey) -> Api<Endpoints> {

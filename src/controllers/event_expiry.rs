@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::queue::Queue;
-use super::runner::{Action, Error, Reconcile, is_not_found, run};
+use super::runner::{Action, Error, Reconcile, run, unless_gone};
 use crate::cluster::ObjectKey;
 
 /// How long an Event stays after its last write.
@@ -54,10 +54,9 @@ impl Reconcile for EventExpiry {
         }
         // A write in this very moment gives it another life.
         let seen = Preconditions { uid: metadata.uid, resource_version: metadata.resource_version };
-        match api.delete(&key.name, &DeleteParams::default().preconditions(seen)).await {
-            Err(e) if !is_not_found(&e) => Err(Error::api(format!("delete Event {key}"))(e)),
-            _ => Ok(Action::Done),
-        }
+        let deleted = api.delete(&key.name, &DeleteParams::default().preconditions(seen)).await;
+        unless_gone(deleted).map_err(Error::api(format!("delete Event {key}")))?;
+        Ok(Action::Done)
     }
 }
 

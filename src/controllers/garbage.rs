@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 
 use super::garbage_graph::{FOREGROUND_FINALIZER, Graph, Location, ORPHAN_FINALIZER, Removal, Step, Uid};
 use super::queue::Queue;
-use super::runner::{Action, Error, Reconcile, is_not_found, run};
+use super::runner::{Action, Error, Reconcile, run, unless_gone};
 use super::{Kind, Kinds, Served};
 
 type Metadata = PartialObjectMeta<DynamicObject>;
@@ -208,20 +208,14 @@ impl GarbageCollector {
         let params = if foreground { DeleteParams::foreground() } else { DeleteParams::background() };
         let only_this = Preconditions { uid: found.uid.clone(), resource_version: found.resource_version.clone() };
         debug!(object = self.describe(at), foreground, "deleting, its owners are gone");
-        match self.api(at).delete(&at.name, &params.preconditions(only_this)).await {
-            Ok(_) => Ok(()),
-            Err(e) if is_not_found(&e) => Ok(()),
-            Err(e) => Err(Error::api(format!("delete {}", self.describe(at)))(e)),
-        }
+        let deleted = self.api(at).delete(&at.name, &params.preconditions(only_this)).await;
+        unless_gone(deleted).map(drop).map_err(Error::api(format!("delete {}", self.describe(at))))
     }
 
     async fn patch(&self, at: &Location, metadata: serde_json::Value) -> Result<(), Error> {
         let patch = Patch::Merge(json!({ "metadata": metadata }));
-        match self.api(at).patch(&at.name, &PatchParams::default(), &patch).await {
-            Ok(_) => Ok(()),
-            Err(e) if is_not_found(&e) => Ok(()),
-            Err(e) => Err(Error::api(format!("update {}", self.describe(at)))(e)),
-        }
+        let written = self.api(at).patch(&at.name, &PatchParams::default(), &patch).await;
+        unless_gone(written).map(drop).map_err(Error::api(format!("update {}", self.describe(at))))
     }
 
     async fn drop_owners(&self, at: &Location, found: &ObjectMeta, owners: &[Uid]) -> Result<(), Error> {

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::queue::Queue;
-use super::runner::{Action, Error, Reconcile, is_already_exists, is_not_found, run};
+use super::runner::{Action, Error, Reconcile, is_already_exists, run, unless_gone};
 use crate::api::alloc::{FAMILY, MANAGED_BY, MANAGER};
 use crate::cluster::{Change, Cluster, Informer, ObjectKey};
 
@@ -100,11 +100,8 @@ impl Reconcile for IpAddressController {
         }
         // The parent is immutable: an object of the wrong one makes room for a new one.
         if found.as_ref().is_some_and(is_ours) {
-            match self.api().delete(&name, &DeleteParams::default()).await {
-                Ok(_) => {}
-                Err(e) if is_not_found(&e) => {}
-                Err(e) => return Err(Error::api(format!("delete IPAddress {name}"))(e)),
-            }
+            let deleted = self.api().delete(&name, &DeleteParams::default()).await;
+            unless_gone(deleted).map_err(Error::api(format!("delete IPAddress {name}")))?;
         }
         if let Some(owner) = owner {
             match self.api().create(&PostParams::default(), &wanted(*address, &owner)).await {

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::load_balancer_plan::{self as plan, FINALIZER, Pool, Refused};
 use super::queue::Queue;
-use super::runner::{Action, Error, Reconcile, is_not_found, run};
+use super::runner::{Action, Error, Reconcile, run, unless_gone};
 use crate::cluster::{Change, Cluster, Informer, ObjectKey};
 use crate::config::Network;
 use crate::events::{EventType, Recorder};
@@ -133,7 +133,7 @@ impl LoadBalancerController {
         let version = &service.metadata.resource_version;
         let patch = json!({"metadata": {"resourceVersion": version, "finalizers": finalizers}});
         let patched = self.api(key).patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        unless_gone(patched, || format!("update the finalizers of Service {key}"))
+        unless_gone(patched).map(drop).map_err(Error::api(format!("update the finalizers of Service {key}")))
     }
 
     async fn show(&self, key: &ObjectKey, service: &Service, addresses: &[IpAddr]) -> Result<(), Error> {
@@ -144,7 +144,7 @@ impl LoadBalancerController {
         let ingress = if ingress.is_empty() { Value::Null } else { json!(ingress) };
         let patch = json!({"status": {"loadBalancer": {"ingress": ingress}}});
         let patched = self.api(key).patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        unless_gone(patched, || format!("update the status of Service {key}"))
+        unless_gone(patched).map(drop).map_err(Error::api(format!("update the status of Service {key}")))
     }
 
     fn event(&self, service: &Service, type_: EventType, reason: &str, message: &str) {
@@ -153,14 +153,6 @@ impl LoadBalancerController {
 
     fn api(&self, key: &ObjectKey) -> Api<Service> {
         Api::namespaced(self.client.clone(), &key.namespace)
-    }
-}
-
-fn unless_gone(patched: kube::Result<Service>, action: impl FnOnce() -> String) -> Result<(), Error> {
-    match patched {
-        Ok(_) => Ok(()),
-        Err(e) if is_not_found(&e) => Ok(()),
-        Err(e) => Err(Error::api(action())(e)),
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use super::endpoint_model::{pod_ready, terminal, terminating};
 use super::node_life_plan::{self as plan, Pulse, Stay};
 use super::queue::Queue;
-use super::runner::{Action, Error, Reconcile, is_not_found, run};
+use super::runner::{Action, Error, Reconcile, run, sooner, unless_gone};
 use crate::cluster::{Change, Cluster, Informer, ObjectKey};
 use crate::config::NODE_LEASES;
 use crate::events::{EventType, Recorder};
@@ -137,21 +137,15 @@ impl NodeLife {
         self.condition(pod, condition).await?;
         let only_this = Preconditions { uid: pod.uid(), ..Preconditions::default() };
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
-        match api.delete(&key.name, &DeleteParams::default().preconditions(only_this)).await {
-            Ok(_) => Ok(()),
-            Err(e) if is_not_found(&e) => Ok(()),
-            Err(e) => Err(Error::api(format!("delete Pod {key}, which its node drives away"))(e)),
-        }
+        let deleted = api.delete(&key.name, &DeleteParams::default().preconditions(only_this)).await;
+        unless_gone(deleted).map(drop).map_err(Error::api(format!("delete Pod {key}, which its node drives away")))
     }
 
     async fn condition(&self, pod: &Pod, condition: serde_json::Value) -> Result<(), Error> {
         let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}});
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        match api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await {
-            Ok(_) => Ok(()),
-            Err(e) if is_not_found(&e) => Ok(()),
-            Err(e) => Err(Error::api(format!("update the status of Pod {}", ObjectKey::of(pod)))(e)),
-        }
+        let written = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await;
+        unless_gone(written).map(drop).map_err(Error::api(format!("update the status of Pod {}", ObjectKey::of(pod))))
     }
 }
 
@@ -161,7 +155,6 @@ impl Reconcile for NodeLife {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, Error> {
         let Some(node) = self.cluster.nodes.get("", &key.name) else { return Ok(Action::Done) };
         let mut again: Option<Duration> = None;
-        let sooner = |again: Option<Duration>, wait| Some(again.map_or(wait, |again| again.min(wait)));
         let lease = self.leases.get(NODE_LEASES, &key.name);
         match plan::pulse(lease.as_deref(), plan::heartbeat(&node), self.grace, Timestamp::now()) {
             Pulse::Beats => {}
@@ -171,7 +164,7 @@ impl Reconcile for NodeLife {
         self.taint(&node).await?;
         let ready = plan::ready_status(&node).is_none_or(|status| status == "True");
         if ready && !plan::drives_away(&node) {
-            return Ok(again.map_or(Action::Done, Action::After));
+            return Ok(Action::again(again));
         }
         for pod in self.pods_on(&key.name) {
             if !ready && pod_ready(&pod) {
@@ -182,10 +175,10 @@ impl Reconcile for NodeLife {
             }
             match plan::stay(&pod, &node, Timestamp::now()) {
                 Stay::Forever => {}
-                Stay::For(left) => again = sooner(again, left),
+                Stay::For(left) => again = sooner(again, Some(left)),
                 Stay::Over => self.evict(&pod).await?,
             }
         }
-        Ok(again.map_or(Action::Done, Action::After))
+        Ok(Action::again(again))
     }
 }

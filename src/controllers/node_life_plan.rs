@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::placement::tolerates_taint;
+use super::runner::sooner;
 
 const NO_SCHEDULE: &str = "NoSchedule";
 const NO_EXECUTE: &str = "NoExecute";
@@ -48,16 +49,17 @@ pub(super) fn pulse(lease: Option<&Lease>, heartbeat: Option<Timestamp>, grace: 
     }
 }
 
+fn ready_condition(node: &Node) -> Option<&NodeCondition> {
+    node.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == "Ready")
+}
+
 /// When the node's agent last told that it is ready.
 pub(super) fn heartbeat(node: &Node) -> Option<Timestamp> {
-    let conditions = node.status.as_ref()?.conditions.as_ref()?;
-    let ready = conditions.iter().find(|condition| condition.type_ == "Ready")?;
-    ready.last_heartbeat_time.as_ref().map(|time| time.0)
+    ready_condition(node)?.last_heartbeat_time.as_ref().map(|time| time.0)
 }
 
 pub(super) fn ready_status(node: &Node) -> Option<&str> {
-    let conditions = node.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.status.as_str())
+    Some(&ready_condition(node)?.status)
 }
 
 /// The conditions of a node that is lost, if they do not say so yet.
@@ -149,7 +151,7 @@ pub(super) fn stay(pod: &Pod, node: &Node, now: Timestamp) -> Stay {
         let Some(seconds) = fitting.filter_map(|toleration| toleration.toleration_seconds).min() else { continue };
         let since = taint.time_added.as_ref().map(|time| time.0).max(came).unwrap_or(now);
         let until = since.checked_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX);
-        end = Some(end.map_or(until, |end| end.min(until)));
+        end = sooner(end, Some(until));
     }
     match end.map(|end| Duration::try_from(end.duration_since(now))) {
         None => Stay::Forever,

@@ -19,6 +19,7 @@ use kube::ResourceExt;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::endpoint_model::restartable;
+use super::node_life_plan::ready_status;
 use super::placement_affinity::{self as affinity, Conflict};
 use crate::cluster::ObjectKey;
 
@@ -251,8 +252,7 @@ fn host_ports(pod: &Pod) -> Vec<HostPort> {
 
 /// True if the node's kubelet says that it can take Pods.
 pub(super) fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    ready_status(node) == Some("True")
 }
 
 fn no_schedule(key: &str) -> Taint {

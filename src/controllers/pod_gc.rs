@@ -21,7 +21,7 @@ use tracing::info;
 
 use super::endpoint_model::terminal;
 use super::queue::Queue;
-use super::runner::{Action, Error, Reconcile, is_conflict, is_not_found, run};
+use super::runner::{Action, Error, Reconcile, run, unless_gone};
 use crate::cluster::{Change, Cluster, ObjectKey};
 
 const NAME: &str = "pod-garbage-collector";
@@ -53,6 +53,7 @@ impl PodGc {
         found.map(|node| node.is_some()).map_err(Error::api(format!("read Node {node}")))
     }
 
+    /// A Pod that has given way to another of its name is a lost race: the next turn sees the other one.
     async fn remove(&self, pod: &Pod, node: &str) -> Result<(), Error> {
         let key = ObjectKey::of(pod);
         info!(pod = %key, node, "pod removed, as its node does not exist");
@@ -63,20 +64,12 @@ impl PodGc {
             let status = json!({"phase": "Failed", "conditions": [condition]});
             let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": status}));
             let written = api.patch_status(&key.name, &PatchParams::default(), &patch).await;
-            unless_gone(written, || format!("update the status of Pod {key}"))?;
+            unless_gone(written).map_err(Error::api(format!("update the status of Pod {key}")))?;
         }
         let only_this = Preconditions { uid: pod.uid(), ..Preconditions::default() };
         let at_once = DeleteParams::default().grace_period(0).preconditions(only_this);
-        unless_gone(api.delete(&key.name, &at_once).await, || format!("delete Pod {key}, whose node is gone"))
-    }
-}
-
-/// A Pod that is gone, or has given way to another of its name, is no error.
-fn unless_gone<T>(result: Result<T, kube::Error>, action: impl FnOnce() -> String) -> Result<(), Error> {
-    match result {
-        Ok(_) => Ok(()),
-        Err(e) if is_not_found(&e) || is_conflict(&e) => Ok(()),
-        Err(e) => Err(Error::api(action())(e)),
+        let deleted = api.delete(&key.name, &at_once).await;
+        unless_gone(deleted).map(drop).map_err(Error::api(format!("delete Pod {key}, whose node is gone")))
     }
 }
 

@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use kube::core::Status;
 use tracing::{debug, warn};
 
 use super::queue::Queue;
+pub(super) use crate::answers::{
+    is_already_exists, is_conflict, is_invalid, is_namespace_terminating, is_not_found, unless_gone,
+};
 use crate::metrics;
 
 /// What a successful reconcile asks for.
@@ -29,6 +31,18 @@ pub(super) enum Action {
     After(Duration),
     /// Nothing could be done yet: the cache has not seen an own write. Another turn as with `After`.
     Behind(Duration),
+}
+
+impl Action {
+    /// Another turn after this time, if any.
+    pub(super) fn again(after: Option<Duration>) -> Self {
+        after.map_or(Self::Done, Self::After)
+    }
+}
+
+/// The earlier of two waits, of which none may be needed.
+pub(super) fn sooner<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    one.into_iter().chain(other).min()
 }
 
 /// Why a reconcile did not reach its goal; the runner tries again with back-off.
@@ -81,36 +95,6 @@ pub(super) fn describe(error: &kube::Error) -> String {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
     }
-}
-
-fn status(error: &kube::Error) -> Option<&Status> {
-    match error {
-        kube::Error::Api(status) => Some(status),
-        _ => None,
-    }
-}
-
-pub(super) fn is_not_found(error: &kube::Error) -> bool {
-    status(error).is_some_and(Status::is_not_found)
-}
-
-pub(super) fn is_conflict(error: &kube::Error) -> bool {
-    status(error).is_some_and(Status::is_conflict)
-}
-
-pub(super) fn is_already_exists(error: &kube::Error) -> bool {
-    status(error).is_some_and(Status::is_already_exists)
-}
-
-pub(super) fn is_invalid(error: &kube::Error) -> bool {
-    status(error).is_some_and(Status::is_invalid)
-}
-
-/// True if the object could not be created because its namespace is being deleted (ES20): not worth another try.
-pub(crate) fn is_namespace_terminating(error: &kube::Error) -> bool {
-    status(error)
-        .and_then(|status| status.details.as_ref())
-        .is_some_and(|details| details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating"))
 }
 
 /// A controller's reconcile function with the state that it keeps.

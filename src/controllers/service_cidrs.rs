@@ -16,7 +16,7 @@ use kube::{Api, Client, ResourceExt};
 use tokio::task::JoinSet;
 
 use super::queue::Queue;
-use super::runner::{Action, Error, Reconcile, is_already_exists, is_not_found, run};
+use super::runner::{Action, Error, Reconcile, is_already_exists, is_not_found, run, unless_gone};
 use crate::cluster::{Change, Cluster, Informer};
 use crate::config::{Network, OWN_SERVICE_CIDR as OWN};
 
@@ -79,11 +79,8 @@ impl ServiceCidrController {
             finalizers.push(FINALIZER.into());
         }
         let name = cidr.name_any();
-        match self.api().replace(&name, &PostParams::default(), &changed).await {
-            Ok(_) => Ok(()),
-            Err(e) if is_not_found(&e) => Ok(()),
-            Err(e) => Err(Error::api(format!("update ServiceCIDR {name}"))(e)),
-        }
+        let written = self.api().replace(&name, &PostParams::default(), &changed).await;
+        unless_gone(written).map(drop).map_err(Error::api(format!("update ServiceCIDR {name}")))
     }
 
     async fn set_ready(&self, name: &str, ready: bool) -> Result<(), Error> {

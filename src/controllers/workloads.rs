@@ -30,14 +30,13 @@ mod stateful_set_plan;
 use k8s_openapi::api::apps::v1::{ControllerRevision, ReplicaSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ReplicationController;
-use kube::api::PostParams;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client};
 use tokio::task::JoinSet;
 
 use self::claims::Namespaced;
-pub(super) use self::claims::controller_of;
-use super::runner::{Error, describe, is_not_found};
-use crate::cluster::{Cluster, Informer, ObjectKey};
+pub(super) use self::claims::{controller_of, follow_owners};
+use super::runner::describe;
+use crate::cluster::{Cluster, Informer};
 use crate::config::{Controller, Selection};
 
 /// Starts those that are selected.
@@ -75,23 +74,6 @@ fn follow<K: Namespaced>(client: &Client, tasks: &mut JoinSet<()>) -> Informer<K
     let (informer, writer) = Informer::new();
     tasks.spawn(writer.run(Api::all(client.clone())));
     informer
-}
-
-/// What came of a write to an object.
-enum Written<K> {
-    Now(Box<K>),
-    /// Somebody deleted it.
-    Gone,
-}
-
-/// Writes the status of an object, and its metadata as far as a status write may.
-async fn write_status<K: Namespaced>(client: &Client, object: K) -> Result<Written<K>, Error> {
-    let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
-    match api.replace_status(&object.name_any(), &PostParams::default(), &object).await {
-        Ok(written) => Ok(Written::Now(Box::new(written))),
-        Err(e) if is_not_found(&e) => Ok(Written::Gone),
-        Err(e) => Err(Error::api(format!("update the status of {} {}", K::kind(&()), ObjectKey::of(&object)))(e)),
-    }
 }
 
 /// A count as the API has it.

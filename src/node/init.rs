@@ -21,6 +21,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_link_name_space, move_into_t
 use serde::{Deserialize, Serialize};
 
 use super::streams::terminal;
+use crate::sys::errors::plain;
 use crate::sys::mount::unshare_mounts;
 use crate::sys::process::{hide_descriptors, reader_gone, reset_signals, take_inherited};
 
@@ -175,13 +176,6 @@ fn look_up(name: &str, path: &str) -> Result<PathBuf, String> {
         .map(|folder| Path::new(if folder.is_empty() { "." } else { folder }).join(name))
         .find(|candidate| fs::metadata(candidate).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0))
         .ok_or_else(|| format!("exec: {name:?}: executable file not found in $PATH"))
-}
-
-/// The kernel's words for an error: lower case and without the number.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    text.to_lowercase()
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use super::context::NodeContext;
 use super::environment::resolve_port;
 use super::registry::Inside;
 use crate::metrics::PROBES;
+use crate::sys::errors::plain;
 use crate::sys::process;
 
 /// What a probe is for.
@@ -209,9 +210,7 @@ async fn connect(target: &Target, host: Option<&str>, port: u16) -> Result<TcpSt
     };
     let address = SocketAddr::new(ip, port);
     let describe = |e: std::io::Error| {
-        let text = e.to_string();
-        let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
-        let message = format!("dial tcp {address}: connect: {text}");
+        let message = format!("dial tcp {address}: connect: {}", plain(&e));
         if e.kind() == std::io::ErrorKind::ConnectionRefused {
             Finding::Refused(message)
         } else {

@@ -17,6 +17,7 @@ use tracing::info;
 
 use super::machine;
 use super::status::seconds;
+use crate::answers::unless_gone;
 use crate::config::{NODE_LEASES, Network, node_name, node_zone};
 
 /// The Kubernetes release whose kubelet the agent behaves as.
@@ -189,13 +190,6 @@ pub async fn retire(client: &Client, count: u16) -> Result<(), kube::Error> {
         unless_gone(leases.delete(&name, &DeleteParams::default()).await)?;
     }
     Ok(())
-}
-
-fn unless_gone<T>(result: Result<T, kube::Error>) -> Result<(), kube::Error> {
-    match result {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        other => other.map(drop),
-    }
 }
 
 /// Whether a node was made by vipyard and is none of the first `count`. Those that others made stay.

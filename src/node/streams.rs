@@ -29,6 +29,7 @@ use super::agents::Agents;
 use super::container::{self, StartError, input_pipe, output_pipe};
 use super::registry::Inside;
 use crate::cluster::ObjectKey;
+use crate::sys::errors::plain;
 use crate::sys::netns;
 use crate::sys::process::Spawner;
 
@@ -127,8 +128,8 @@ impl Agents {
             let socket = tokio::task::spawn_blocking(make).await.map_err(io::Error::other)???;
             socket.connect(address).await
         };
-        let describe = |e: io::Error| match e.to_string().split_once(" (os error") {
-            Some((text, _)) => format!("connect: {}", text.to_lowercase()),
+        let describe = |e: io::Error| match e.raw_os_error() {
+            Some(_) => format!("connect: {}", plain(&e)),
             None => e.to_string(),
         };
         let v4 = match dial((Ipv4Addr::LOCALHOST, port).into()).await {

@@ -289,13 +289,21 @@ pub fn hide_descriptors() {
     unsafe { libc::syscall(libc::SYS_close_range, 3 as libc::c_uint, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
 }
 
-/// Gives every signal its usual meaning again. What `nohup` has ignored, say, would else be ignored by all programs that
-/// this one becomes or starts.
+/// Gives every signal its usual meaning again, and lets it through. What `nohup` has ignored, say, would else be ignored
+/// by all programs that this one becomes. Must be called before any thread starts.
 pub fn reset_signals() {
-    for number in 1..32 {
-        // SAFETY: SIG_DFL installs no handler. For SIGKILL and SIGSTOP the call fails and changes nothing.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
+    const SIGNALS: libc::c_long = 64;
+    // The kernel's form: SIG_DFL, no flags, nothing blocked meanwhile. libc's own call refuses the two signals that it
+    // keeps for itself, of which its posix_spawn leaves one ignored.
+    let default = [0_u64; 4];
+    let size = SIGNALS / 8;
+    for number in 1..=SIGNALS {
+        // SAFETY: the array is as long as the structure, is only read, and installs no handler. For SIGKILL and SIGSTOP
+        // the call fails and changes nothing.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), std::ptr::null::<u64>(), size) };
     }
+    // SAFETY: zeros are the empty set; it is only read.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &std::mem::zeroed(), std::ptr::null_mut()) };
 }
 
 /// Has the kernel reap the children of this process, which asks for nobody's end.

@@ -96,6 +96,23 @@ pub async fn root_user_is_refused_where_the_pod_forbids_it() {
     world.end().await;
 }
 
+/// The other half of the next scenario: prints what signals are blocked and ignored in a container.
+pub async fn tell_signals() {
+    let world = World::start().await;
+    let script = "exec grep -E '^Sig(Blk|Ign):' /proc/self/status";
+    world.run("signals", once(script, json!({})), succeeded).await;
+    print!("{}", whole_log(&world, "signals").await);
+    world.end().await;
+}
+
+pub async fn signals_mean_the_usual_whatever_vipyard_was_started_with() {
+    let mut vipyard = std::process::Command::new("env");
+    vipyard.args(["--ignore-signal=HUP", "--block-signal=TERM"]);
+    let told = vipyard.arg(std::env::current_exe().unwrap()).arg("tell-signals").output().unwrap();
+    let none = bits(&[]);
+    assert_eq!(String::from_utf8_lossy(&told.stdout), format!("SigBlk:\t{none}\nSigIgn:\t{none}\n"), "{told:?}");
+}
+
 pub async fn sysctls_of_the_pods_network_are_set_and_others_refused() {
     let world = World::start().await;
     let sysctl = |name: &str, value: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": value}]}});

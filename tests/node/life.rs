@@ -168,6 +168,9 @@ pub async fn readiness_probes_go_on_while_the_pod_ends_ps8() {
     let probe = json!({"exec": {"command": ["cat", "/dev/shm/ok"]}, "periodSeconds": 1, "failureThreshold": 1});
     spec["containers"][0]["readinessProbe"] = probe.clone();
     spec["containers"][0]["livenessProbe"] = probe;
+    // The others would else look before the file is there, and one look is enough for them.
+    let startup = json!({"exec": {"command": ["cat", "/dev/shm/ok"]}, "periodSeconds": 1, "failureThreshold": 20});
+    spec["containers"][0]["startupProbe"] = startup;
     world.run("ends", spec, is_ready).await;
     world.api.delete_gracefully("ends", 4);
     // Unready by its probe while it still runs, and not killed by the other.

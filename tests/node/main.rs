@@ -62,6 +62,7 @@ scenarios! {
     containers::users_groups_and_capabilities_are_as_asked,
     containers::read_only_root_leaves_volumes_writable,
     containers::root_user_is_refused_where_the_pod_forbids_it,
+    containers::signals_mean_the_usual_whatever_vipyard_was_started_with,
     containers::sysctls_of_the_pods_network_are_set_and_others_refused,
     containers::shared_process_namespace_shows_all_and_reaps,
     containers::processes_of_a_shared_namespace_end_with_their_container,
@@ -118,8 +119,13 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[String]) -> ExitCode {
-    if arguments.first().is_some_and(|a| a == "hold") {
-        block_on(pods::hold());
+    match arguments.first().map(String::as_str) {
+        Some("hold") => block_on(pods::hold()),
+        Some("tell-signals") => {
+            block_on(containers::tell_signals());
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
     }
     let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
     let mut failed = 0;

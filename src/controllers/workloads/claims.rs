@@ -191,7 +191,7 @@ fn owner_key<O: Namespaced, K: Namespaced>(child: &K) -> Option<ObjectKey> {
 }
 
 /// Queues the owners themselves when they come, change or go.
-pub(super) async fn follow_owners<O: Namespaced>(owners: Informer<O>, queue: Arc<Queue<ObjectKey>>) {
+pub(in crate::controllers) async fn follow_owners<O: Resource>(owners: Informer<O>, queue: Arc<Queue<ObjectKey>>) {
     let mut changes = owners.subscribe();
     while let Some(change) = changes.recv().await {
         if let Change::Applied { new: owner, .. } | Change::Deleted(owner) = change {

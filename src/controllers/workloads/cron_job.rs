@@ -15,9 +15,9 @@ use tokio::task::JoinSet;
 
 use super::claims::{follow_children, follow_owners, is_controlled_by, is_deleting};
 use super::cron_job_plan::{self as plan, MANY};
-use super::own_writes::OwnWrites;
+use super::describe;
+use super::own_writes::{OwnWrites, StatusWrite};
 use super::pods::PodControl;
-use super::{Written, describe, write_status};
 use crate::api::kinds::parse_schedule;
 use crate::cluster::{Informer, ObjectKey};
 use crate::controllers::queue::Queue;
@@ -27,8 +27,7 @@ use crate::controllers::runner::{
 
 const NAME: &str = "cronjob-controller";
 const WORKERS: usize = 4;
-/// The places of the kinds in [`OwnWrites`].
-const CRON_JOBS: usize = 0;
+/// The place of the other kind in [`OwnWrites`].
 const JOBS: usize = 1;
 
 pub(super) struct CronJobController {
@@ -210,9 +209,8 @@ impl Reconcile for CronJobController {
         if cron.status.as_ref() != Some(&status) {
             let mut changed = (*cron).clone();
             changed.status = Some(status);
-            match write_status(&self.client, changed).await? {
-                Written::Now(written) => self.writes.wrote(key, CRON_JOBS, &*written),
-                Written::Gone => return Ok(Action::Done),
+            if self.writes.write_status(&self.client, key, &changed, 0).await? == StatusWrite::Gone {
+                return Ok(Action::Done);
             }
         }
         for job in plan::expired(&cron, &jobs).iter().filter(|job| !is_deleting(&job.metadata)) {

@@ -17,18 +17,16 @@ use tokio::time::Instant;
 
 use super::claims::{claim, follow_children, follow_owners, is_deleting};
 use super::daemon_set_plan::{ByNode, Daemon, Plan, by_node};
-use super::own_writes::OwnWrites;
+use super::own_writes::{OwnWrites, StatusWrite};
 use super::pods::{self, BURST, PodControl, phase, ready_since, slow_start};
 use super::revisions::{REVISION_LABEL, Revisions};
-use super::{Written, write_status};
 use crate::cluster::{Change, Cluster, Informer, ObjectKey};
 use crate::controllers::queue::Queue;
-use crate::controllers::runner::{Action, Error, Reconcile, run};
+use crate::controllers::runner::{Action, Error, Reconcile, run, sooner};
 
 const NAME: &str = "daemonset-controller";
 const WORKERS: usize = 4;
-/// The places of the kinds in [`OwnWrites`].
-const SETS: usize = 0;
+/// The places of the other kinds in [`OwnWrites`].
 const PODS: usize = 1;
 const REVISIONS: usize = 2;
 /// How long a node waits after a failed Pod for the next: it doubles.
@@ -139,7 +137,7 @@ impl DaemonSetController {
                 now.push(pod);
             } else {
                 tracing::debug!(pod = name, node, ?left, "failed daemon pod waits");
-                again = Some(again.map_or(left, |again| again.min(left)));
+                again = sooner(again, Some(left));
             }
         }
         (now, again)
@@ -165,9 +163,7 @@ impl Reconcile for DaemonSetController {
         let collisions = set.status.as_ref().and_then(|status| status.collision_count);
         let Some(present) = self.revisions.present(&*set, &spec.template, collisions, &history, revised).await? else {
             changed.status.get_or_insert_default().collision_count = Some(collisions.unwrap_or(0) + 1);
-            if let Written::Now(written) = write_status(&self.client, changed).await? {
-                self.writes.wrote(key, SETS, &*written);
-            }
+            self.writes.write_status(&self.client, key, &changed, 0).await?;
             return Ok(Action::Done);
         };
         let all = self.pods.list_in(&key.namespace);
@@ -191,19 +187,15 @@ impl Reconcile for DaemonSetController {
         let observed = set.status.as_ref().and_then(|status| status.observed_generation);
         let told = !acted || applied.is_err() || observed != status.observed_generation;
         if told && set.status.as_ref() != Some(&status) {
-            match self.writes.may_write_status(key, nodes.len()) {
-                Err(wait) => again = Some(again.map_or(wait, |again| again.min(wait))),
-                Ok(()) => {
-                    changed.status = Some(status);
-                    if let Written::Now(written) = write_status(&self.client, changed).await? {
-                        self.writes.wrote(key, SETS, &*written);
-                    }
-                }
+            changed.status = Some(status);
+            match self.writes.write_status(&self.client, key, &changed, nodes.len()).await? {
+                StatusWrite::Done => {}
+                StatusWrite::Later(wait) => again = sooner(again, Some(wait)),
+                StatusWrite::Gone => return Ok(Action::Done),
             }
         }
         applied?;
-        let again = again.into_iter().chain(retry).min();
-        Ok(again.map_or(Action::Done, Action::After))
+        Ok(Action::again(sooner(again, retry)))
     }
 }
 

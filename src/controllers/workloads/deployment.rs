@@ -13,19 +13,18 @@ use tokio::task::JoinSet;
 use super::claims::{claim, follow_children, follow_owners, is_controlled_by, is_deleting};
 use super::deployment_plan::{self as plan, Plan, REVISION, Sets, is_of_template, replicas};
 use super::deployment_status::{self, Deed};
-use super::own_writes::OwnWrites;
+use super::describe;
+use super::own_writes::{OwnWrites, StatusWrite};
 use super::pods::PodControl;
-use super::{Written, describe, write_status};
 use crate::cluster::{Change, Informer, ObjectKey};
 use crate::controllers::queue::Queue;
 use crate::controllers::runner::{
-    Action, Error, Reconcile, is_already_exists, is_namespace_terminating, is_not_found, run,
+    Action, Error, Reconcile, is_already_exists, is_namespace_terminating, run, sooner, unless_gone,
 };
 
 const NAME: &str = "deployment-controller";
 const WORKERS: usize = 8;
-/// The places of the kinds in [`OwnWrites`].
-const DEPLOYMENTS: usize = 0;
+/// The place of the other kind in [`OwnWrites`].
 const SETS: usize = 1;
 
 pub(super) struct DeploymentController {
@@ -117,11 +116,8 @@ impl DeploymentController {
         for set in plan.delete {
             let name = set.name_any();
             let only_this = Preconditions { uid: set.uid(), ..Preconditions::default() };
-            match api.delete(&name, &DeleteParams::background().preconditions(only_this)).await {
-                Ok(_) => {}
-                Err(e) if is_not_found(&e) => {}
-                Err(e) => return Err(Error::api(format!("delete ReplicaSet {name} of Deployment {key}"))(e)),
-            }
+            let deleted = api.delete(&name, &DeleteParams::background().preconditions(only_this)).await;
+            unless_gone(deleted).map_err(Error::api(format!("delete ReplicaSet {name} of Deployment {key}")))?;
         }
         Ok(deed)
     }
@@ -201,27 +197,25 @@ impl Reconcile for DeploymentController {
             Deed::NotCreated { error, .. } => Some(error.clone()),
             _ => None,
         };
-        let (status, again) = deployment_status::status(&now, &sets, deed, Timestamp::now());
+        let (status, mut again) = deployment_status::status(&now, &sets, deed, Timestamp::now());
         now.status = Some(status);
         if let Some(revision) = sets.new.as_ref().and_then(|new| new.annotations().get(REVISION).cloned()) {
             now.annotations_mut().insert(REVISION.to_owned(), revision);
         }
-        let mut again = again;
         if now.status != deployment.status || now.metadata.annotations != deployment.metadata.annotations {
             let counted = now.status.as_ref().and_then(|status| status.replicas).unwrap_or(0);
             let urgent = now.status.as_ref().and_then(|status| status.observed_generation)
                 != deployment.status.as_ref().and_then(|status| status.observed_generation);
-            match self.writes.may_write_status(key, usize::try_from(counted).unwrap_or(0)) {
-                Err(wait) if !urgent => again = Some(again.map_or(wait, |again| again.min(wait))),
-                Err(_) | Ok(()) => match write_status(&self.client, now).await? {
-                    Written::Now(written) => self.writes.wrote(key, DEPLOYMENTS, &*written),
-                    Written::Gone => return Ok(Action::Done),
-                },
+            let counted = if urgent { 0 } else { usize::try_from(counted).unwrap_or(0) };
+            match self.writes.write_status(&self.client, key, &now, counted).await? {
+                StatusWrite::Done => {}
+                StatusWrite::Later(wait) => again = sooner(again, Some(wait)),
+                StatusWrite::Gone => return Ok(Action::Done),
             }
         }
         match failed {
             Some(reason) => Err(Error::Refused { what: format!("a ReplicaSet of Deployment {key}"), reason }),
-            None => Ok(again.map_or(Action::Done, Action::After)),
+            None => Ok(Action::again(again)),
         }
     }
 }

@@ -15,17 +15,15 @@ use tokio::task::JoinSet;
 
 use super::claims::{claim, controller_of, follow_children, follow_owners, is_controlled_by, is_deleting};
 use super::job_plan::{self as plan, FINALIZER, Plan, has_finalizer};
-use super::own_writes::OwnWrites;
+use super::own_writes::{OwnWrites, StatusWrite};
 use super::pods::{self, PodControl, slow_start};
-use super::{Written, write_status};
 use crate::cluster::{Change, Informer, ObjectKey};
 use crate::controllers::queue::Queue;
-use crate::controllers::runner::{Action, Error, Reconcile, is_invalid, is_not_found, run};
+use crate::controllers::runner::{Action, Error, Reconcile, is_invalid, is_not_found, run, sooner, unless_gone};
 
 const NAME: &str = "job-controller";
 const WORKERS: usize = 8;
-/// The places of the kinds in [`OwnWrites`].
-const JOBS: usize = 0;
+/// The place of the other kind in [`OwnWrites`].
 const PODS: usize = 1;
 /// Which Job a Pod was made for, also when nothing controls it any more.
 const JOB_LABEL: &str = "batch.kubernetes.io/job-name";
@@ -99,25 +97,19 @@ impl JobController {
         let mut status = plan.status;
         let failed = i32::try_from(plan.create.len() - outcome.done).unwrap_or(0);
         status.active = status.active.map(|active| active - failed).filter(|active| *active > 0);
-        let mut again = plan.again;
         if job.status.as_ref() != Some(&status) {
-            let pods = usize::try_from(status.active.unwrap_or(0)).unwrap_or(0);
             let ended = status.conditions != job.status.as_ref().and_then(|status| status.conditions.clone());
-            match self.writes.may_write_status(key, pods) {
-                Err(wait) if !ended => {
+            let pods = if ended { 0 } else { usize::try_from(status.active.unwrap_or(0)).unwrap_or(0) };
+            let mut changed = job.clone();
+            changed.status = Some(status);
+            match self.writes.write_status(&self.client, key, &changed, pods).await? {
+                StatusWrite::Done => {}
+                StatusWrite::Later(wait) => {
                     // Finalizers stay with what is not written yet.
                     results.into_iter().collect::<Result<(), Error>>()?;
-                    again = Some(again.map_or(wait, |again| again.min(wait)));
-                    return outcome.error.map_or(Ok(again.map_or(Action::Done, Action::After)), Err);
+                    return outcome.error.map_or(Ok(Action::again(sooner(plan.again, Some(wait)))), Err);
                 }
-                Err(_) | Ok(()) => {
-                    let mut changed = job.clone();
-                    changed.status = Some(status);
-                    match write_status(&self.client, changed).await? {
-                        Written::Now(written) => self.writes.wrote(key, JOBS, &*written),
-                        Written::Gone => return Ok(Action::Done),
-                    }
-                }
+                StatusWrite::Gone => return Ok(Action::Done),
             }
         }
         for (warning, reason, message) in plan.events {
@@ -125,7 +117,7 @@ impl JobController {
         }
         self.release_all(key, plan.release.iter()).await?;
         results.into_iter().collect::<Result<(), Error>>()?;
-        outcome.error.map_or(Ok(again.map_or(Action::Done, Action::After)), Err)
+        outcome.error.map_or(Ok(Action::again(plan.again)), Err)
     }
 
     /// A finished Job goes `ttlSecondsAfterFinished` after its end.
@@ -139,11 +131,9 @@ impl JobController {
         }
         let this_one = Preconditions { uid: job.uid(), resource_version: job.resource_version() };
         let api: Api<Job> = Api::namespaced(self.client.clone(), &key.namespace);
-        match api.delete(&key.name, &DeleteParams::foreground().preconditions(this_one)).await {
-            Ok(_) => Ok(Action::Done),
-            Err(e) if is_not_found(&e) => Ok(Action::Done),
-            Err(e) => Err(Error::api(format!("delete Job {key}, whose time after its end is over"))(e)),
-        }
+        let deleted = api.delete(&key.name, &DeleteParams::foreground().preconditions(this_one)).await;
+        unless_gone(deleted).map_err(Error::api(format!("delete Job {key}, whose time after its end is over")))?;
+        Ok(Action::Done)
     }
 }
 

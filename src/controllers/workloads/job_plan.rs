@@ -21,7 +21,8 @@ use super::job_indexes::Indexes;
 use super::job_policy::{self, Verdict};
 use super::pods::{self, is_active, is_ready, phase};
 use super::{counted, positive, replica_set_plan};
-use crate::controllers::endpoint_model::{terminal, terminating};
+use crate::controllers::endpoint_model::{ready_condition, terminal, terminating};
+use crate::controllers::runner::sooner;
 
 pub(super) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
@@ -160,7 +161,7 @@ impl State<'_> {
     /// Another turn after `wait`, or sooner.
     fn wake(&mut self, wait: SignedDuration) {
         let wait = Duration::try_from(wait).unwrap_or_default();
-        self.again = Some(self.again.map_or(wait, |again| again.min(wait)));
+        self.again = sooner(self.again, Some(wait));
     }
 
     fn has_failed(&self, pod: &Pod) -> bool {
@@ -504,7 +505,7 @@ fn ended_at(pod: &Pod, now: Timestamp) -> Timestamp {
     let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     let ends = statuses.filter_map(|status| status.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
     let told = ends.map(|time| time.0).max();
-    let unready = pods::condition(pod, "Ready").filter(|condition| condition.status == "False");
+    let unready = ready_condition(pod).filter(|condition| condition.status == "False");
     let unready = || unready.and_then(|condition| condition.last_transition_time.as_ref()).map(|time| time.0);
     let going = || pod.metadata.deletion_timestamp.as_ref().map(|time| time.0.min(now));
     told.or_else(unready).or_else(going).unwrap_or(now)

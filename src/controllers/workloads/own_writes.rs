@@ -7,12 +7,15 @@
 
 use std::time::Duration;
 
-use kube::Resource;
+use kube::api::PostParams;
+use kube::{Api, Client, Resource};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
+use super::claims::Namespaced;
 use crate::cluster::{ObjectKey, Progress};
+use crate::controllers::runner::{Error, unless_gone};
 
 /// How long a turn waits for the caches before the worker is given to another key.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -21,9 +24,22 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const STATUS_PAUSE_PER_POD: Duration = Duration::from_micros(100);
 const LONGEST_STATUS_PAUSE: Duration = Duration::from_millis(200);
 
-/// See the module documentation. The `KINDS` kinds are told apart by their place.
+/// The place of the owners' own kind.
+const OWNERS: usize = 0;
+
+/// See the module documentation. The `KINDS` kinds are told apart by their place; the owners themselves come first.
 pub(super) struct OwnWrites<const KINDS: usize> {
     owners: Mutex<FxHashMap<ObjectKey, Written<KINDS>>>,
+}
+
+/// What came of the write of a status.
+#[derive(Debug, PartialEq)]
+pub(super) enum StatusWrite {
+    Done,
+    /// The last one is too recent: another turn after this time.
+    Later(Duration),
+    /// Somebody deleted the owner.
+    Gone,
 }
 
 struct Written<const KINDS: usize> {
@@ -54,9 +70,32 @@ impl<const KINDS: usize> OwnWrites<KINDS> {
         }
     }
 
+    /// Writes the status of an owner, and its metadata as far as a status write may. `pods` says how many Pods it
+    /// counts, or 0 if it must not wait.
+    ///
+    /// # Errors
+    /// The API's.
+    pub(super) async fn write_status<K: Namespaced>(
+        &self,
+        client: &Client,
+        owner: &ObjectKey,
+        object: &K,
+        pods: usize,
+    ) -> Result<StatusWrite, Error> {
+        if let Err(wait) = self.may_write_status(owner, pods) {
+            return Ok(StatusWrite::Later(wait));
+        }
+        let api: Api<K> = Api::namespaced(client.clone(), &owner.namespace);
+        let written = api.replace_status(&owner.name, &PostParams::default(), object).await;
+        let failed = Error::api(format!("update the status of {} {owner}", K::kind(&())));
+        let Some(written) = unless_gone(written).map_err(failed)? else { return Ok(StatusWrite::Gone) };
+        self.wrote(owner, OWNERS, &written);
+        Ok(StatusWrite::Done)
+    }
+
     /// Says that the owner's status is about to be written, or how long that should wait. See
     /// [`STATUS_PAUSE_PER_POD`].
-    pub(super) fn may_write_status(&self, owner: &ObjectKey, pods: usize) -> Result<(), Duration> {
+    fn may_write_status(&self, owner: &ObjectKey, pods: usize) -> Result<(), Duration> {
         let pause = STATUS_PAUSE_PER_POD.saturating_mul(u32::try_from(pods).unwrap_or(u32::MAX));
         let pause = pause.min(LONGEST_STATUS_PAUSE);
         let now = Instant::now();

@@ -11,7 +11,8 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 
-use super::super::endpoint_model::{terminal, terminating};
+pub(super) use super::super::endpoint_model::pod_ready as is_ready;
+use super::super::endpoint_model::{ready_condition, terminal, terminating};
 use super::super::runner::{Error, describe, is_namespace_terminating, is_not_found};
 use super::claims::{Namespaced, controller_ref};
 use crate::cluster::ObjectKey;
@@ -41,12 +42,8 @@ pub(super) fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition
 
 /// Since when the Pod is ready, if it is.
 pub(super) fn ready_since(pod: &Pod) -> Option<Option<Timestamp>> {
-    let ready = condition(pod, "Ready").filter(|condition| condition.status == "True")?;
+    let ready = ready_condition(pod).filter(|condition| condition.status == "True")?;
     Some(ready.last_transition_time.as_ref().map(|time| time.0))
-}
-
-pub(super) fn is_ready(pod: &Pod) -> bool {
-    ready_since(pod).is_some()
 }
 
 /// Whether a Pod counts as available: ready, and that for `minReadySeconds`.

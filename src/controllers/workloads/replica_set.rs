@@ -17,19 +17,17 @@ use kube::Client;
 use tokio::task::JoinSet;
 
 use super::claims::{Namespaced, claim, controller_of, follow_children, follow_owners, is_controlled_by, is_deleting};
-use super::own_writes::OwnWrites;
+use super::own_writes::{OwnWrites, StatusWrite};
 use super::pods::{self, BURST, Outcome, PodControl, is_active, slow_start};
 use super::replica_set_plan::{self as plan, Desired};
-use super::{Written, write_status};
 use crate::cluster::{Informer, ObjectKey};
 use crate::controllers::endpoint_model::terminal;
 use crate::controllers::queue::Queue;
-use crate::controllers::runner::{Action, Error, Reconcile, run};
+use crate::controllers::runner::{Action, Error, Reconcile, run, sooner};
 
 /// Sets in flight at once.
 const WORKERS: usize = 8;
-/// The places of the kinds in [`OwnWrites`].
-const SETS: usize = 0;
+/// The place of the other kind in [`OwnWrites`].
 const PODS: usize = 1;
 
 /// A kind that keeps a number of equal Pods.
@@ -228,21 +226,17 @@ impl<S: Replicas> Reconcile for ReplicaSetController<S> {
         let settled = outcome.done == 0 || outcome.error.is_some();
         if status != before && (settled || status.observed_generation != before.observed_generation) {
             let counts = usize::try_from(status.replicas.max(before.replicas)).unwrap_or(0);
-            match self.writes.may_write_status(key, counts) {
-                Err(wait) => again = Some(again.map_or(wait, |again| again.min(wait))),
-                Ok(()) => {
-                    let mut changed = (*set).clone();
-                    changed.set_status(status);
-                    match write_status(&self.client, changed).await? {
-                        Written::Now(written) => self.writes.wrote(key, SETS, &*written),
-                        Written::Gone => return Ok(Action::Done),
-                    }
-                }
+            let mut changed = (*set).clone();
+            changed.set_status(status);
+            match self.writes.write_status(&self.client, key, &changed, counts).await? {
+                StatusWrite::Done => {}
+                StatusWrite::Later(wait) => again = sooner(again, Some(wait)),
+                StatusWrite::Gone => return Ok(Action::Done),
             }
         }
         match outcome.error {
             Some(error) => Err(error),
-            None => Ok(again.map_or(Action::Done, Action::After)),
+            None => Ok(Action::again(again)),
         }
     }
 }

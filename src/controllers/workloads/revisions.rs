@@ -14,7 +14,7 @@ use serde_json::json;
 use super::claims::{Namespaced, claim, controller_ref, is_controlled_by};
 use super::hash::template_hash;
 use crate::cluster::{Informer, ObjectKey};
-use crate::controllers::runner::{Error, is_already_exists, is_not_found};
+use crate::controllers::runner::{Error, is_already_exists, unless_gone};
 
 /// Pods and revisions carry it: which revision a Pod is of.
 pub(super) const REVISION_LABEL: &str = "controller-revision-hash";
@@ -169,11 +169,8 @@ impl Revisions {
             let name = revision.name_any();
             let only_this = Preconditions { uid: revision.uid(), ..Preconditions::default() };
             let api = self.api(&revision.namespace().unwrap_or_default());
-            match api.delete(&name, &DeleteParams::default().preconditions(only_this)).await {
-                Ok(_) => {}
-                Err(e) if is_not_found(&e) => {}
-                Err(e) => return Err(Error::api(format!("delete ControllerRevision {name}"))(e)),
-            }
+            let deleted = api.delete(&name, &DeleteParams::default().preconditions(only_this)).await;
+            unless_gone(deleted).map_err(Error::api(format!("delete ControllerRevision {name}")))?;
         }
         Ok(())
     }

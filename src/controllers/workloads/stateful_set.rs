@@ -11,21 +11,20 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::claims::{claim, follow_children, follow_owners, is_deleting};
-use super::own_writes::OwnWrites;
+use super::describe;
+use super::own_writes::{OwnWrites, StatusWrite};
 use super::pods::{self, BURST, PodControl, slow_start};
 use super::revisions::{REVISION_LABEL, Revisions, template_of};
 use super::stateful_set_plan::{Plan, State, Version, ordinal};
-use super::{Written, describe, write_status};
 use crate::cluster::{Cluster, Informer, ObjectKey};
 use crate::controllers::queue::Queue;
 use crate::controllers::runner::{
-    Action, Error, Reconcile, is_already_exists, is_namespace_terminating, is_not_found, run,
+    Action, Error, Reconcile, is_already_exists, is_namespace_terminating, run, sooner, unless_gone,
 };
 
 const NAME: &str = "statefulset-controller";
 const WORKERS: usize = 4;
-/// The places of the kinds in [`OwnWrites`].
-const SETS: usize = 0;
+/// The places of the other kinds in [`OwnWrites`].
 const PODS: usize = 1;
 const REVISIONS: usize = 2;
 const REVISION_HASH_LABEL: &str = "controller.kubernetes.io/hash";
@@ -151,11 +150,8 @@ impl StatefulSetController {
             let metadata =
                 json!({"uid": claim.uid(), "resourceVersion": claim.resource_version(), "ownerReferences": owners});
             let patch = Patch::Merge(json!({"metadata": metadata}));
-            match claims.patch(&name, &PatchParams::default(), &patch).await {
-                Ok(_) => {}
-                Err(e) if is_not_found(&e) => {}
-                Err(e) => return Err(Error::api(format!("update the owners of PersistentVolumeClaim {name}"))(e)),
-            }
+            let written = claims.patch(&name, &PatchParams::default(), &patch).await;
+            unless_gone(written).map_err(Error::api(format!("update the owners of PersistentVolumeClaim {name}")))?;
         }
         Ok(())
     }
@@ -198,9 +194,7 @@ impl Reconcile for StatefulSetController {
         let collisions = before.collision_count;
         let Some(update) = self.revisions.present(&*set, &spec.template, collisions, &history, revised).await? else {
             changed.status.get_or_insert_default().collision_count = Some(collisions.unwrap_or(0) + 1);
-            if let Written::Now(written) = write_status(&self.client, changed).await? {
-                self.writes.wrote(key, SETS, &*written);
-            }
+            self.writes.write_status(&self.client, key, &changed, 0).await?;
             return Ok(Action::Done);
         };
         let current = history.iter().find(|revision| before.current_revision == revision.metadata.name);
@@ -230,17 +224,14 @@ impl Reconcile for StatefulSetController {
         let told = !acted || applied.is_err() || before.observed_generation != status.observed_generation;
         if told && set.status.as_ref() != Some(&status) {
             let counted = usize::try_from(status.replicas).unwrap_or(0);
-            match self.writes.may_write_status(key, counted) {
-                Err(wait) => again = Some(again.map_or(wait, |again| again.min(wait))),
-                Ok(()) => {
-                    changed.status = Some(status);
-                    if let Written::Now(written) = write_status(&self.client, changed).await? {
-                        self.writes.wrote(key, SETS, &*written);
-                    }
-                }
+            changed.status = Some(status);
+            match self.writes.write_status(&self.client, key, &changed, counted).await? {
+                StatusWrite::Done => {}
+                StatusWrite::Later(wait) => again = sooner(again, Some(wait)),
+                StatusWrite::Gone => return Ok(Action::Done),
             }
         }
         applied?;
-        Ok(again.map_or(Action::Done, Action::After))
+        Ok(Action::again(again))
     }
 }

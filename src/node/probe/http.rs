@@ -3,13 +3,13 @@
 
 use std::net::SocketAddr;
 
+use http::Request;
 use http::header::{HOST, LOCATION};
-use http::uri::{Authority, Scheme};
-use http::{Request, Uri};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::HTTPGetAction;
 use tokio::io::{AsyncRead, AsyncWrite};
+use url::{Position, Url};
 
 use super::{Finding, Target, connect};
 use crate::insecure_tls;
@@ -79,38 +79,25 @@ impl Place {
         format!("{}://{}{}", if self.tls { "https" } else { "http" }, self.authority, self.path)
     }
 
-    /// Where a redirect leads, and whether it names a host; `None` if that is another host, or cannot be read.
+    /// Where a redirect leads, and whether it is a whole URL; `None` if that is another host, or cannot be read.
     fn follow(&self, location: &str) -> Option<(Self, bool)> {
-        let scheme = if self.tls { "https:" } else { "http:" };
-        let location = location.split('#').next().unwrap_or_default();
-        let (text, is_absolute) = match location {
-            _ if location.starts_with("//") => (format!("{scheme}{location}"), true),
-            _ if location.contains("://") => (location.to_owned(), true),
-            _ if location.starts_with('/') => (format!("{scheme}//{}{location}", self.authority), false),
-            _ if location.starts_with('?') => {
-                let path = self.path.split('?').next().unwrap_or_default();
-                (format!("{scheme}//{}{path}{location}", self.authority), false)
-            }
-            _ => {
-                let path = self.path.split('?').next().unwrap_or_default();
-                let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-                (format!("{scheme}//{}{folder}/{location}", self.authority), false)
-            }
-        };
-        let url: Uri = text.parse().ok()?;
+        let own = Url::parse(&self.url()).ok()?;
+        let url = own.join(location).ok()?;
         let tls = match url.scheme() {
-            Some(scheme) if *scheme == Scheme::HTTPS => true,
-            Some(scheme) if *scheme == Scheme::HTTP => false,
+            "https" => true,
+            "http" => false,
             _ => return None,
         };
-        let authority = url.authority()?;
-        let own: Authority = self.authority.parse().ok()?;
-        if !authority.host().eq_ignore_ascii_case(own.host()) {
+        if url.host() != own.host() {
             return None;
         }
-        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let path = url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        Some((Self { tls, authority: authority.as_str().to_owned(), port, path }, is_absolute))
+        let next = Self {
+            tls,
+            authority: url[Position::BeforeHost..Position::AfterPort].to_owned(),
+            port: url.port_or_known_default()?,
+            path: url[Position::BeforePath..Position::AfterQuery].to_owned(),
+        };
+        Some((next, Url::parse(location).is_ok()))
     }
 }
 
@@ -183,10 +170,13 @@ mod tests {
         for (location, expected) in [
             ("/login?x=1#top", place("http://10.0.0.1:8080/login?x=1", 8080, false)),
             ("c", place("http://10.0.0.1:8080/a/c", 8080, false)),
+            ("../c/./d#top", place("http://10.0.0.1:8080/c/d", 8080, false)),
+            ("c?to=http://example.com/", place("http://10.0.0.1:8080/a/c?to=http://example.com/", 8080, false)),
             ("?e=f", place("http://10.0.0.1:8080/a/b?e=f", 8080, false)),
+            ("", place("http://10.0.0.1:8080/a/b?c=d", 8080, false)),
             ("https://10.0.0.1:8443/", place("https://10.0.0.1:8443/", 8443, true)),
             ("https://10.0.0.1", place("https://10.0.0.1/", 443, true)),
-            ("//10.0.0.1/x", place("http://10.0.0.1/x", 80, true)),
+            ("//10.0.0.1/x", place("http://10.0.0.1/x", 80, false)),
             ("http://10.0.0.2:8080/", None),
             ("http://example.com/", None),
             ("gopher://10.0.0.1/", None),
