@@ -3,14 +3,11 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use vipyard::sys::netns::NetNs;
+use crate::harness;
 
 /// Makes the namespaces in which everything happens. Called before any thread starts.
 pub fn enter() -> Result<(), String> {
-    if !rustix::process::geteuid().is_root() {
-        vipyard::sys::userns::enter().map_err(|e| e.to_string())?;
-    }
-    NetNs::create().map_err(|e| format!("network namespaces are forbidden here: {e}"))?;
+    harness::enter_namespaces()?;
     File::options().read(true).write(true).open("/dev/net/tun").map_err(|e| {
         format!("/dev/net/tun cannot be opened ({e}): `sudo modprobe tun; sudo chmod 0666 /dev/net/tun` mends it")
     })?;

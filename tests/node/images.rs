@@ -118,7 +118,8 @@ pub async fn root_file_system_is_the_images_own_and_stays_as_it_is() {
     assert_eq!(fs::read_to_string(image.join("etc/os-release")).unwrap(), "an image of its own\n");
     assert!(!image.join("work").exists() && !image.join("data").exists());
 
-    let mut spec = container(json!({"image": "small", "args": ["touch /x || echo kept; touch /data/x && echo mine"]}));
+    let mut spec =
+        container(json!({"image": "small", "args": ["touch /x 2>&1 || echo kept; touch /data/x && echo mine"]}));
     spec["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
     spec["containers"][0]["volumeMounts"] = json!([{"name": "v", "mountPath": "/data"}]);
     spec["containers"][0]["securityContext"] = json!({"readOnlyRootFilesystem": true});

@@ -1,9 +1,10 @@
 //! Pods as real processes in real namespaces.
 //!
-//! The program is its own harness: it is what the agent re-executes as a container's init, and it must enter a user
-//! and a network namespace before any thread starts, so that no packet can leave the machine.
+//! The program is its own harness: it is also what the agent re-executes as a container's init.
 
 mod containers;
+#[path = "../common/harness.rs"]
+mod harness;
 mod images;
 mod life;
 mod pods;
@@ -12,19 +13,10 @@ mod sandbox;
 mod volumes;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::time::Instant;
 
+use harness::scenarios;
 use vipyard::node::init::container_init;
-use vipyard::sys::netns::NetNs;
-
-/// The scenarios with their names.
-macro_rules! scenarios {
-    ($($module:ident :: $name:ident),+ $(,)?) => {
-        const SCENARIOS: &[(&str, fn())] = &[$((stringify!($name), || block_on($module::$name()))),+];
-    };
-}
 
 scenarios! {
     sandbox::device_has_addresses_and_routes,
@@ -85,16 +77,6 @@ scenarios! {
     probes::startup_probe_holds_back_the_others_ps7,
 }
 
-/// Each scenario has a runtime of its own, as a vipyard has.
-fn block_on(scenario: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime for the scenario")
-        .block_on(scenario);
-}
-
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.split_first() {
@@ -102,41 +84,15 @@ fn main() -> ExitCode {
         Some((first, [name, rest @ ..])) if first == vipyard::images::SUBCOMMAND => {
             return vipyard::images::main(name, rest);
         }
+        Some((first, [])) if first == "hold" => return alone(pods::hold()),
+        Some((first, [])) if first == "tell-signals" => return alone(containers::tell_signals()),
         _ => {}
     }
-    if arguments.iter().any(|a| a == "--list") {
-        SCENARIOS.iter().for_each(|(name, _)| println!("{name}: test"));
-        return ExitCode::SUCCESS;
-    }
-    if !rustix::process::geteuid().is_root()
-        && let Err(e) = vipyard::sys::userns::enter()
-    {
-        println!("ignored: {e}");
-        return ExitCode::SUCCESS;
-    }
-    let outside = NetNs::create().expect("a network namespace for the tests");
-    outside.run(|| run(&arguments)).expect("the tests' namespace is entered")
+    harness::main(SCENARIOS, &arguments, harness::enter_namespaces)
 }
 
-fn run(arguments: &[String]) -> ExitCode {
-    match arguments.first().map(String::as_str) {
-        Some("hold") => block_on(pods::hold()),
-        Some("tell-signals") => {
-            block_on(containers::tell_signals());
-            return ExitCode::SUCCESS;
-        }
-        _ => {}
-    }
-    let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
-    let mut failed = 0;
-    for (name, scenario) in SCENARIOS {
-        if !filters.is_empty() && !filters.iter().any(|f| name.contains(f.as_str())) {
-            continue;
-        }
-        let begin = Instant::now();
-        let ok = catch_unwind(AssertUnwindSafe(scenario)).is_ok();
-        println!("test {name} ... {} ({:?})", if ok { "ok" } else { "FAILED" }, begin.elapsed());
-        failed += usize::from(!ok);
-    }
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+/// What a scenario starts as a program of its own, in its namespaces.
+fn alone(part: impl Future<Output = ()>) -> ExitCode {
+    harness::block_on(part);
+    ExitCode::SUCCESS
 }
