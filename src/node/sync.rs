@@ -329,7 +329,8 @@ impl Worker {
             }
             slot.view.image = slot.container.image.clone().unwrap_or_default();
             if slot.is_running() && slot.view.role != Role::Init {
-                self.stop_slot(index, Instant::now() + self.grace());
+                let message = format!("Container {} definition changed, will be restarted", slot.view.name);
+                self.stop_slot(index, Instant::now() + self.grace(), &message);
             } else if matches!(slot.view.phase, Phase::Waiting { .. }) {
                 slot.look_again();
             }
@@ -342,7 +343,8 @@ impl Worker {
         let container = Arc::clone(&slot.container);
         let Some(active) = &slot.active else { return };
         if wants_restart(old, &container) {
-            self.stop_slot(index, Instant::now() + self.grace());
+            let message = format!("Container {} resize requires restart", container.name);
+            self.stop_slot(index, Instant::now() + self.grace(), &message);
             return;
         }
         let cgroups = &self.node.shared.cgroups;
@@ -429,8 +431,8 @@ impl Worker {
                 let own = probe.as_ref().and_then(|p| p.termination_grace_period_seconds);
                 let grace = own.filter(|seconds| *seconds >= 0).map_or_else(|| self.grace(), grace);
                 let (name, word) = (&container.name, kind.word().to_lowercase());
-                self.event("Normal", "Killing", &format!("Container {name} failed {word} probe, will be restarted"));
-                self.stop_slot(index, Instant::now() + grace);
+                let message = format!("Container {name} failed {word} probe, will be restarted");
+                self.stop_slot(index, Instant::now() + grace, &message);
             }
         }
     }
