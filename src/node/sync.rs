@@ -113,6 +113,7 @@ pub struct Worker {
     volumes: Option<Volumes>,
     /// The address of an earlier run, until the sandbox takes it.
     claimed: Option<DualAddr>,
+    /// Told once the volumes are there.
     pod_ips: Vec<String>,
     slots: Vec<Slot>,
     start_time: Timestamp,
@@ -166,6 +167,7 @@ impl Worker {
         let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let claimed = if over || dying { None } else { claim(&node, &pod) };
         let tell = sender.clone();
+        let on_host = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
         let references = node.shared.references.register(&pod, move || drop(tell.send(News::Referenced)));
         Self {
             key: ObjectKey::of(&*pod),
@@ -176,7 +178,7 @@ impl Worker {
             sandbox: None,
             volumes: None,
             claimed,
-            pod_ips: Vec::new(),
+            pod_ips: if on_host { node.address_texts() } else { Vec::new() },
             slots,
             start_time: status.start_time.map_or(now, |t| t.0),
             deadline: Instant::now(),
@@ -482,7 +484,8 @@ impl Worker {
         PodView {
             host_ips: self.node.address_texts(),
             pod_ips: self.pod_ips.clone(),
-            sandbox: self.sandbox.is_some(),
+            // A kubelet makes the sandbox when the volumes are there.
+            sandbox: self.sandbox.is_some() && self.volumes.is_some(),
             start_time: self.start_time,
             containers: self.slots.iter().map(|slot| slot.view.clone()).collect(),
             terminal: self.stage == Stage::Ended,
