@@ -56,6 +56,7 @@ mod node_life;
 mod node_life_plan;
 mod placement;
 mod placement_affinity;
+mod placement_resources;
 mod pod_gc;
 mod queue;
 mod runner;
