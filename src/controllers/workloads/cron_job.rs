@@ -90,16 +90,12 @@ impl CronJobController {
                     let message = format!("Saw completed job: {name}, condition: {condition}");
                     self.control.tell(cron, "SawCompletedJob", message);
                 }
-                // Made by an earlier turn, which did not come to write so.
-                (None, None) if plan::is_scheduled(cron, job) => {
-                    if !is_deleting(&job.metadata) {
-                        active.push(reference_to(job));
-                    }
-                }
-                (None, None) => {
+                (None, None) if !plan::is_scheduled(cron, job) => {
                     let message = format!("Saw a job that the controller did not create or forgot: {name}");
                     self.control.warn(cron, "UnexpectedJob", message);
                 }
+                // Made by an earlier turn, which did not come to write so.
+                (None, None) if !is_deleting(&job.metadata) => active.push(reference_to(job)),
                 _ => {}
             }
             let completed = job.status.as_ref().and_then(|status| status.completion_time.clone());
