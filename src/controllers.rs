@@ -25,6 +25,7 @@
 //! | `load_balancer` | addresses of Services of type LoadBalancer | V2, W2 |
 //! | `pod_gc` | Pods whose node does not exist any more: removes them | |
 //! | `claims` | a volume for each PersistentVolumeClaim | |
+//! | `volume_offers` | status of PersistentVolumes made by hand | |
 //! | `claim_protection` | PersistentVolumeClaims that are being deleted: they go after the Pods that use them | |
 //! | `ip_addresses` | an IPAddress for each Service address | SC5-SC7 |
 //! | `service_cidrs` | ServiceCIDRs: the cluster's own, readiness, deletion | SC1, SC3, SC4 |
@@ -56,6 +57,7 @@ mod node_life;
 mod node_life_plan;
 mod placement;
 mod placement_affinity;
+mod placement_resources;
 mod pod_gc;
 mod queue;
 mod runner;
@@ -67,6 +69,7 @@ mod slice_packing;
 pub(crate) mod slice_plan;
 mod slice_writer;
 mod slices;
+mod volume_offers;
 mod workloads;
 mod zone_shares;
 
@@ -212,6 +215,7 @@ impl Controllers {
         }
         if selection.has(Controller::PersistentVolumeBinder) {
             claims::ClaimController::start(&client, &cluster, claims_folder, tasks);
+            volume_offers::VolumeOffers::start(&client, tasks);
         }
         if selection.has(Controller::PersistentVolumeClaimProtection) {
             claim_protection::ClaimProtection::start(&client, &cluster, tasks);

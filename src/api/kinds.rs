@@ -72,6 +72,7 @@ use crate::store::Store;
 pub use checks::{scaled_down, scaled_up, selects};
 pub use cron_schedule::{CronSchedule, parse as parse_schedule};
 pub use persistent_volume_claim::PROTECTION as CLAIM_PROTECTION;
+pub(crate) use quantity::billionths;
 pub use registry::{Registry, Resources};
 
 pub(super) use events_event::{check as event_rules, from_core as event_from_core, to_core as event_to_core};

@@ -94,7 +94,7 @@ impl NodeLife {
 
     fn pods_on(&self, node: &str) -> Vec<Arc<Pod>> {
         let mut pods = self.cluster.pods.list();
-        pods.retain(|pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node) && !terminal(pod));
+        pods.retain(|pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node));
         pods
     }
 
@@ -167,7 +167,7 @@ impl Reconcile for NodeLife {
             return Ok(Action::again(again));
         }
         for pod in self.pods_on(&key.name) {
-            if !ready && pod_ready(&pod) {
+            if !ready && pod_ready(&pod) && !terminal(&pod) {
                 self.mark_not_ready(&pod).await?;
             }
             if terminating(&pod) {

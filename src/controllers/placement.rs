@@ -1,12 +1,12 @@
 //! Which node a Pod goes to: pure, from the Pod, the nodes and the Pods that are placed already.
 //!
 //! Filters (in kube-scheduler's order; the first that a node fails is the one that is reported): unschedulable nodes,
-//! taints, node selector and required node affinity, host ports (PD6), required affinity between Pods (DP4).
+//! taints, node selector and required node affinity, host ports (PD6), resource requests and the number of Pods,
+//! required affinity between Pods (DP4).
 //! Of the nodes that are left the first by: preferred node affinity, fewest `PreferNoSchedule` taints, fewest Pods of
 //! the same group (same controller, or same labels where there is none), fewest Pods, name.
 //!
-//! Not looked at: resource requests (Pods share one machine, whatever its virtual nodes say), topology spread
-//! constraints and preferred affinity between Pods.
+//! Not looked at: topology spread constraints and preferred affinity between Pods.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -21,6 +21,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::endpoint_model::restartable;
 use super::node_life_plan::ready_status;
 use super::placement_affinity::{self as affinity, Conflict};
+use super::placement_resources::Amounts;
 use crate::cluster::ObjectKey;
 
 const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
@@ -32,6 +33,7 @@ pub(super) struct Placed {
     pub pod: Arc<Pod>,
     pub node: String,
     group: u64,
+    requested: Amounts,
 }
 
 /// The Pods that take up room, with the sums that decisions need.
@@ -48,6 +50,7 @@ struct NodeLoad {
     pods: usize,
     groups: FxHashMap<u64, usize>,
     ports: Vec<HostPort>,
+    requested: Amounts,
 }
 
 /// PD6: protocol, host IP and number. An empty IP stands for all of them.
@@ -89,6 +92,14 @@ impl Board {
         if let Some(placed) = self.placed.get_mut(&key)
             && (&*placed.node, placed.group, &placed.pod.metadata.uid) == (node, group, &pod.metadata.uid)
         {
+            // Requests change with a resize.
+            if placed.pod.spec != pod.spec
+                && let Some(load) = self.nodes.get_mut(node)
+            {
+                load.requested.take_away(&placed.requested);
+                placed.requested = requested_by(&pod);
+                load.requested.add(&placed.requested);
+            }
             return Some(std::mem::replace(&mut placed.pod, pod));
         }
         let before = self.take_off(&key);
@@ -97,10 +108,12 @@ impl Board {
         load.pods += 1;
         *load.groups.entry(group).or_default() += 1;
         load.ports.extend(host_ports(&pod));
+        let requested = requested_by(&pod);
+        load.requested.add(&requested);
         if affinity::has_required_anti_affinity(&pod) {
             self.objectors.insert(key.clone());
         }
-        self.placed.insert(key, Placed { pod, node: node.to_owned(), group });
+        self.placed.insert(key, Placed { pod, node: node.to_owned(), group, requested });
         before.map(|before| before.pod)
     }
 
@@ -125,6 +138,7 @@ impl Board {
                     load.ports.swap_remove(at);
                 }
             }
+            load.requested.take_away(&gone.requested);
             if load.pods == 0 {
                 self.nodes.remove(&gone.node);
             }
@@ -143,14 +157,14 @@ impl Board {
             return Err("no nodes available to schedule pods".to_owned());
         }
         let Some(spec) = &pod.spec else { return Err("the Pod has no spec".to_owned()) };
-        let wanted_ports = host_ports(pod);
+        let wanted = Wanted { ports: host_ports(pod), resources: Amounts::requested(spec) };
         let neighbours = affinity::Neighbours::of(pod, self, nodes, namespace_labels);
         let group = group_of(pod);
         let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
         let mut best: Option<(_, &Arc<Node>)> = None;
         for node in nodes {
-            if let Err(reason) = self.admits(spec, node, &wanted_ports, &neighbours) {
-                *reasons.entry(reason).or_default() += 1;
+            if let Err(found) = self.admits(spec, node, &wanted, &neighbours) {
+                found.into_iter().for_each(|reason| *reasons.entry(reason).or_default() += 1);
                 continue;
             }
             let load = self.nodes.get(&node.name_any());
@@ -175,38 +189,60 @@ impl Board {
         &self,
         spec: &PodSpec,
         node: &Node,
-        wanted_ports: &[HostPort],
+        wanted: &Wanted,
         neighbours: &affinity::Neighbours,
-    ) -> Result<(), String> {
+    ) -> Result<(), Vec<String>> {
+        let refused = |reason: &str| Err(vec![reason.to_owned()]);
         let node_spec = node.spec.as_ref();
         if node_spec.and_then(|spec| spec.unschedulable) == Some(true)
             && !tolerates(spec, &no_schedule(UNSCHEDULABLE_TAINT))
         {
-            return Err("node(s) were unschedulable".to_owned());
+            return refused("node(s) were unschedulable");
         }
         if let Some(taint) = untolerated(spec, node, &["NoSchedule", "NoExecute"]).next() {
-            return Err(untolerated_message(taint));
+            return refused(&untolerated_message(taint));
         }
         if !is_ready(node) {
             let taint = no_schedule(NOT_READY_TAINT);
             if !tolerates(spec, &taint) {
-                return Err(untolerated_message(&taint));
+                return refused(&untolerated_message(&taint));
             }
         }
         if !matches_node(spec, node) {
-            return Err("node(s) didn't match Pod's node affinity/selector".to_owned());
+            return refused("node(s) didn't match Pod's node affinity/selector");
         }
-        let taken = self.nodes.get(&node.name_any()).map(|load| load.ports.as_slice()).unwrap_or_default();
-        if wanted_ports.iter().any(|port| taken.iter().any(|other| port.conflicts(other))) {
-            return Err("node(s) didn't have free ports for the requested pod ports".to_owned());
+        let load = self.nodes.get(&node.name_any());
+        let taken = load.map(|load| load.ports.as_slice()).unwrap_or_default();
+        if wanted.ports.iter().any(|port| taken.iter().any(|other| port.conflicts(other))) {
+            return refused("node(s) didn't have free ports for the requested pod ports");
+        }
+        let pods = load.map_or(0, |load| load.pods);
+        let lacking = wanted.resources.lacks(node, pods, load.map(|load| &load.requested));
+        if !lacking.is_empty() {
+            return Err(lacking);
         }
         match neighbours.conflict(node) {
             None => Ok(()),
-            Some(Conflict::Affinity) => Err("node(s) didn't match pod affinity rules".to_owned()),
-            Some(Conflict::AntiAffinity) => Err("node(s) didn't match pod anti-affinity rules".to_owned()),
-            Some(Conflict::Objection) => Err("node(s) didn't satisfy existing pods anti-affinity rules".to_owned()),
+            Some(Conflict::Affinity) => refused("node(s) didn't match pod affinity rules"),
+            Some(Conflict::AntiAffinity) => refused("node(s) didn't match pod anti-affinity rules"),
+            Some(Conflict::Objection) => refused("node(s) didn't satisfy existing pods anti-affinity rules"),
         }
     }
+}
+
+/// What a Pod takes up of its node.
+struct Wanted {
+    ports: Vec<HostPort>,
+    resources: Amounts,
+}
+
+fn requested_by(pod: &Pod) -> Amounts {
+    pod.spec.as_ref().map(Amounts::requested).unwrap_or_default()
+}
+
+/// True if a Pod that is placed needs another amount than before.
+pub(super) fn was_resized(old: &Pod, new: &Pod) -> bool {
+    old.spec != new.spec && requested_by(old) != requested_by(new)
 }
 
 /// "0/3 nodes are available: 1 node(s) ..., 2 node(s) ...."

@@ -2,8 +2,8 @@
 //!
 //! A decision counts from the moment it falls, not from when the watch shows it, so that Pods created together are
 //! spread although the cache still shows them without nodes. A Pod that fits nowhere says why in its PodScheduled
-//! condition and an Event, and is tried again when a node changes, a Pod leaves one, or a Pod comes (or is relabelled)
-//! that it must be near.
+//! condition and an Event, and is tried again when a node changes, a Pod leaves one or is resized, or a Pod comes (or is
+//! relabelled) that it must be near.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::endpoint_model::{terminal, terminating};
-use super::placement::{Board, is_ready};
+use super::placement::{Board, is_ready, was_resized};
 use super::placement_affinity as affinity;
 use super::queue::Queue;
 use super::runner::{Action, Error, Reconcile, is_not_found, run};
@@ -106,6 +106,9 @@ impl Scheduler {
     /// Counts the Pod on its node. Pods that waited for one like it are tried again.
     fn place(&self, state: &mut State, pod: &Arc<Pod>, node: &str) {
         let before = state.board.place(Arc::clone(pod), node);
+        if before.as_ref().is_some_and(|before| was_resized(before, pod)) {
+            self.retry_all(state);
+        }
         if before.as_ref().is_some_and(|before| before.labels() == pod.labels()) {
             return;
         }
@@ -264,7 +267,8 @@ fn same_question(old: &Pod, new: &Pod) -> bool {
 }
 
 fn same_offer(old: &Node, new: &Node) -> bool {
-    old.spec == new.spec && old.labels() == new.labels() && is_ready(old) == is_ready(new)
+    let has = |node: &Node| node.status.as_ref().map(|status| (status.allocatable.clone(), status.capacity.clone()));
+    old.spec == new.spec && old.labels() == new.labels() && is_ready(old) == is_ready(new) && has(old) == has(new)
 }
 
 /// The Pod's conditions with PodScheduled=False, or `None` if they say so already in the same words.

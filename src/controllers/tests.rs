@@ -79,7 +79,8 @@ impl World {
         let path = "/api/v1/nodes";
         self.post(path, json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}))
             .await;
-        let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        let ready = json!({"status": {"allocatable": {"cpu": "2", "memory": "4Gi", "pods": "110"},
+            "conditions": [{"type": "Ready", "status": "True"}]}});
         self.patch(&format!("{path}/{name}/status"), ready).await;
     }
 

@@ -26,6 +26,7 @@ use super::cgroups::Cgroups;
 use super::context::{DataPlane, EventSink, NodeContext, Shared, Timings};
 use super::ipam::Ipam;
 use super::log_reader::{self, LogOptions};
+use super::machine;
 use super::netif;
 use super::register::{node_object, register, retire};
 use super::registry::Registry;
@@ -152,6 +153,7 @@ impl Agents {
             unlimited: AtomicBool::new(false),
             references: Arc::default(),
             registry: Registry::default(),
+            storage: machine::storage_bytes(&pods_dir),
             pods_dir,
             resolv_conf: ResolvConf::parse(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
         });
@@ -392,7 +394,7 @@ async fn keep_claims(shared: Arc<Shared>) {
 /// Registers a node, again and again until the API takes it.
 async fn keep_registering(shared: Arc<Shared>, index: u16, registered: Arc<watch::Sender<usize>>) {
     let mut delay = shared.timings.retry;
-    let node = node_object(index, &shared.network, Timestamp::now());
+    let node = node_object(index, &shared.network, shared.storage, Timestamp::now());
     while let Err(e) = register(&shared.client, node.clone()).await {
         warn!(node = node_name(index), error = %e, "node not registered, trying again");
         tokio::time::sleep(delay).await;

@@ -307,6 +307,7 @@ fn environment(
         pod,
         pod_ips: &sandbox.pod_ips,
         host_ips: &node.address_texts(),
+        storage: node.shared.storage,
         config_map: &|name| cluster.config_maps.get(&namespace, name),
         secret: &|name| cluster.secrets.get(&namespace, name),
     };

@@ -83,6 +83,8 @@ pub struct Shared {
     pub references: Arc<References>,
     /// A folder per Pod, named by its uid.
     pub pods_dir: PathBuf,
+    /// Bytes of the file system below that folder, which each node reports as its own.
+    pub storage: u64,
     /// The machine's resolver configuration, which nodes have as theirs.
     pub resolv_conf: ResolvConf,
 }

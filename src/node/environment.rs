@@ -14,6 +14,8 @@ pub struct Sources<'a> {
     /// Values of the status that may not have reached the API yet.
     pub pod_ips: &'a [String],
     pub host_ips: &'a [String],
+    /// Bytes of the node's ephemeral storage.
+    pub storage: u64,
     pub config_map: &'a dyn Fn(&str) -> Option<Arc<ConfigMap>>,
     pub secret: &'a dyn Fn(&str) -> Option<Arc<Secret>>,
 }
@@ -169,6 +171,7 @@ fn value_from(source: &EnvVarSource, container: &Container, sources: &Sources<'_
             &resource.resource,
             resource.divisor.as_ref().map(|d| d.0.as_str()),
             container,
+            sources.storage,
         )));
     }
     if let Some(key) = &source.config_map_key_ref {
@@ -242,14 +245,16 @@ pub fn field_value(path: &str, sources: &Sources<'_>) -> Result<String, EnvError
     })
 }
 
-/// The container's own request or limit, in units of `divisor`, rounded up. Without one it is the whole machine's.
-pub fn resource_value(resource: &str, divisor: Option<&str>, container: &Container) -> String {
+/// The container's own request or limit, in units of `divisor`, rounded up. Without one the limit is
+/// the whole machine's, or the `storage` of the node in bytes.
+pub fn resource_value(resource: &str, divisor: Option<&str>, container: &Container, storage: u64) -> String {
     let (list, name) = resource.split_once('.').unwrap_or(("limits", resource));
     let resources = container.resources.as_ref();
     let quantities = resources.and_then(|r| if list == "requests" { r.requests.as_ref() } else { r.limits.as_ref() });
     let fallback = || match (list, name) {
         ("limits", "cpu") => std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64),
         ("limits", "memory") => super::machine::memory_bytes() as f64,
+        ("limits", "ephemeral-storage") => storage as f64,
         _ => 0.0,
     };
     let value = quantities.and_then(|q| q.get(name)).and_then(|q| parse_quantity(&q.0)).unwrap_or_else(fallback);

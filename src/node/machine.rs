@@ -1,6 +1,7 @@
 //! Facts about the machine that nodes report as theirs.
 
 use std::fs;
+use std::path::Path;
 use std::sync::LazyLock;
 
 /// Total memory in bytes, 0 where /proc doesn't tell.
@@ -11,6 +12,11 @@ pub fn memory_bytes() -> u64 {
             text.lines().find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok())
         })
         .map_or(0, |kib: u64| kib * 1024)
+}
+
+/// Bytes of the file system that a folder is on, 0 where it doesn't tell.
+pub fn storage_bytes(folder: &Path) -> u64 {
+    rustix::fs::statvfs(folder).map_or(0, |stat| stat.f_blocks.saturating_mul(stat.f_frsize))
 }
 
 /// The kernel's release, as `uname -r` tells it.

@@ -70,7 +70,8 @@ impl Agents {
         let context = &place.context;
         *port = Some(attach_node(&inner.shared, name, context.addresses, &context.ns)?);
         netif::accept_node_ports(&context.ns, "eth0");
-        let node = node_object(place.index, &inner.shared.network, Timestamp::now());
+        let shared = &inner.shared;
+        let node = node_object(place.index, &shared.network, shared.storage, Timestamp::now());
         if let Err(e) = register(&inner.shared.client, node).await {
             port.take().into_iter().for_each(|port| inner.shared.ports.detach(port));
             return Err(e.into());

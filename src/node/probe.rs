@@ -81,7 +81,8 @@ pub enum Report {
 /// The first delay between two looks at a container that does not listen yet.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 
-/// Probes until it is dropped, telling `report` of failures and of each change of mind.
+/// Probes until it is dropped, telling `report` of failures and of each change of mind. A verdict that starts the
+/// container anew is the last, as is the startup probe's: the container that comes next has probes of its own.
 ///
 /// Attempts come as the kubelet's do, with one addition: a program needs a moment between its start and its first
 /// `listen`, and a kubelet that finds the port closed waits a whole period. Here a refused connection before the first
@@ -120,7 +121,7 @@ pub async fn watch(kind: Kind, probe: Probe, target: Target, report: impl Fn(Rep
         }
         if let Some(verdict) = tally.count(finding.is_healthy()) {
             report(Report::Settled(verdict));
-            if kind == Kind::Startup {
+            if kind == Kind::Startup || (kind == Kind::Liveness && !verdict) {
                 return;
             }
         }

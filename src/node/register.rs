@@ -26,8 +26,8 @@ const REGION: &str = "local";
 /// As many as there are addresses.
 const MAX_PODS: u16 = 253;
 
-/// The object of node `index`, complete with its status.
-pub fn node_object(index: u16, network: &Network, now: Timestamp) -> Node {
+/// The object of node `index`, complete with its status. `storage` is in bytes.
+pub fn node_object(index: u16, network: &Network, storage: u64, now: Timestamp) -> Node {
     let name = node_name(index);
     let address = network.node_addr(index);
     let (v4, v6) = network.node_pod_cidrs(index);
@@ -47,6 +47,7 @@ pub fn node_object(index: u16, network: &Network, now: Timestamp) -> Node {
     let resources = BTreeMap::from([
         ("cpu".to_owned(), Quantity(cpus.to_string())),
         ("memory".to_owned(), Quantity(format!("{}Ki", machine::memory_bytes() / 1024))),
+        ("ephemeral-storage".to_owned(), Quantity(format!("{}Ki", storage / 1024))),
         ("pods".to_owned(), Quantity(MAX_PODS.to_string())),
     ]);
     Node {
@@ -218,7 +219,7 @@ mod tests {
 
     #[test]
     fn node_object_reads_as_a_kubelets() {
-        let node = node_object(2, &Network::default(), Timestamp::UNIX_EPOCH);
+        let node = node_object(2, &Network::default(), 8 << 20, Timestamp::UNIX_EPOCH);
         let value = serde_json::to_value(&node).unwrap();
         assert_eq!(value["metadata"]["labels"]["topology.kubernetes.io/zone"], "b");
         assert_eq!(value["spec"]["podCIDRs"], json!(["10.244.2.0/24", "fd00:10:244:2::/64"]));
@@ -231,12 +232,13 @@ mod tests {
             ])
         );
         assert_eq!(value["status"]["conditions"][3]["type"], "Ready");
+        assert_eq!(value["status"]["allocatable"]["ephemeral-storage"], "8192Ki");
         assert_eq!(value["status"]["nodeInfo"]["kubeletVersion"], "v1.36.0");
     }
 
     #[test]
     fn nodes_beyond_the_number_are_left_over_unless_others_made_them() {
-        let node = |index| node_object(index, &Network::default(), Timestamp::UNIX_EPOCH);
+        let node = |index| node_object(index, &Network::default(), 0, Timestamp::UNIX_EPOCH);
         assert!(!is_left_over(&node(3), 3) && is_left_over(&node(4), 3));
         let mut others = node(4);
         others.spec.as_mut().unwrap().provider_id = None;
@@ -245,8 +247,8 @@ mod tests {
 
     #[test]
     fn transition_time_of_an_earlier_run_is_kept() {
-        let known = node_object(1, &Network::default(), Timestamp::UNIX_EPOCH);
-        let mut node = node_object(1, &Network::default(), Timestamp::from_second(99).unwrap());
+        let known = node_object(1, &Network::default(), 0, Timestamp::UNIX_EPOCH);
+        let mut node = node_object(1, &Network::default(), 0, Timestamp::from_second(99).unwrap());
         keep_transition_times(&mut node, &known);
         let ready = node.status.unwrap().conditions.unwrap().pop().unwrap();
         assert_eq!(ready.last_transition_time, Some(Time(Timestamp::UNIX_EPOCH)));

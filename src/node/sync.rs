@@ -113,6 +113,7 @@ pub struct Worker {
     volumes: Option<Volumes>,
     /// The address of an earlier run, until the sandbox takes it.
     claimed: Option<DualAddr>,
+    /// Told once the volumes are there.
     pod_ips: Vec<String>,
     slots: Vec<Slot>,
     start_time: Timestamp,
@@ -166,6 +167,7 @@ impl Worker {
         let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let claimed = if over || dying { None } else { claim(&node, &pod) };
         let tell = sender.clone();
+        let on_host = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
         let references = node.shared.references.register(&pod, move || drop(tell.send(News::Referenced)));
         Self {
             key: ObjectKey::of(&*pod),
@@ -176,7 +178,7 @@ impl Worker {
             sandbox: None,
             volumes: None,
             claimed,
-            pod_ips: Vec::new(),
+            pod_ips: if on_host { node.address_texts() } else { Vec::new() },
             slots,
             start_time: status.start_time.map_or(now, |t| t.0),
             deadline: Instant::now(),
@@ -329,7 +331,8 @@ impl Worker {
             }
             slot.view.image = slot.container.image.clone().unwrap_or_default();
             if slot.is_running() && slot.view.role != Role::Init {
-                self.stop_slot(index, Instant::now() + self.grace());
+                let message = format!("Container {} definition changed, will be restarted", slot.view.name);
+                self.stop_slot(index, Instant::now() + self.grace(), &message);
             } else if matches!(slot.view.phase, Phase::Waiting { .. }) {
                 slot.look_again();
             }
@@ -342,7 +345,8 @@ impl Worker {
         let container = Arc::clone(&slot.container);
         let Some(active) = &slot.active else { return };
         if wants_restart(old, &container) {
-            self.stop_slot(index, Instant::now() + self.grace());
+            let message = format!("Container {} resize requires restart", container.name);
+            self.stop_slot(index, Instant::now() + self.grace(), &message);
             return;
         }
         let cgroups = &self.node.shared.cgroups;
@@ -429,8 +433,8 @@ impl Worker {
                 let own = probe.as_ref().and_then(|p| p.termination_grace_period_seconds);
                 let grace = own.filter(|seconds| *seconds >= 0).map_or_else(|| self.grace(), grace);
                 let (name, word) = (&container.name, kind.word().to_lowercase());
-                self.event("Normal", "Killing", &format!("Container {name} failed {word} probe, will be restarted"));
-                self.stop_slot(index, Instant::now() + grace);
+                let message = format!("Container {name} failed {word} probe, will be restarted");
+                self.stop_slot(index, Instant::now() + grace, &message);
             }
         }
     }
@@ -480,7 +484,8 @@ impl Worker {
         PodView {
             host_ips: self.node.address_texts(),
             pod_ips: self.pod_ips.clone(),
-            sandbox: self.sandbox.is_some(),
+            // A kubelet makes the sandbox when the volumes are there.
+            sandbox: self.sandbox.is_some() && self.volumes.is_some(),
             start_time: self.start_time,
             containers: self.slots.iter().map(|slot| slot.view.clone()).collect(),
             terminal: self.stage == Stage::Ended,

@@ -76,7 +76,8 @@ impl World {
             let labels = json!({"kubernetes.io/hostname": name, "topology.kubernetes.io/zone": "a"});
             let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
             world.post("/api/v1/nodes", node).await.created();
-            let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+            let ready = json!({"status": {"allocatable": {"cpu": "2", "memory": "4Gi", "pods": "110"},
+                "conditions": [{"type": "Ready", "status": "True"}]}});
             world.merge(&format!("/api/v1/nodes/{name}/status"), ready).await.ok();
         }
         world.until(async || world.get("/api/v1/namespaces/default/serviceaccounts/default").await.found()).await;

@@ -75,6 +75,7 @@ scenarios! {
     probes::grpc_probe_asks_for_the_service_ps10,
     probes::redirect_is_followed_on_the_same_host_alone_ps10,
     probes::startup_probe_holds_back_the_others_ps7,
+    probes::failed_liveness_probe_kills_once_ps7,
 }
 
 fn main() -> ExitCode {

@@ -156,3 +156,22 @@ pub async fn startup_probe_holds_back_the_others_ps7() {
     assert_eq!(world.event("Killing").await, "Container c failed startup probe, will be restarted");
     world.end().await;
 }
+
+/// While it is being killed, a container is not probed for its life any more; the end is told once.
+pub async fn failed_liveness_probe_kills_once_ps7() {
+    let world = World::start().await;
+    let mut spec = with(
+        shell("trap '' TERM; while :; do sleep 0.1; done"),
+        json!({"restartPolicy": "Never", "terminationGracePeriodSeconds": 3}),
+    );
+    spec["containers"][0]["livenessProbe"] =
+        json!({"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 1});
+    world.run("sick", spec, |status| status["phase"] == "Failed").await;
+    let told = |reason: &str| {
+        let events = world.api.events.lock();
+        events.iter().filter(|(known, _)| known == reason).map(|(_, text)| text.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(told("Killing"), ["Container c failed liveness probe, will be restarted"]);
+    assert_eq!(told("Unhealthy").len(), 1);
+    world.end().await;
+}

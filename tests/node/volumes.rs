@@ -133,6 +133,13 @@ pub async fn missing_volume_keeps_the_pod_waiting_until_it_comes() {
     assert_eq!(message, "MountVolume.SetUp failed for volume \"v\" : configmap \"late\" not found");
     let status = world.status("waits", |s| reason(s) == "ContainerCreating").await;
     assert_eq!(status["phase"], "Pending");
+    assert!(status["podIP"].is_null() && status["podIPs"].is_null(), "the sandbox comes after the volumes: {status}");
+    let ready_to_start = |status: &Value| {
+        let conditions = status["conditions"].as_array().unwrap();
+        let found = conditions.iter().find(|condition| condition["type"] == "PodReadyToStartContainers");
+        found.unwrap()["status"].clone()
+    };
+    assert_eq!(ready_to_start(&status), "False");
     world.config_map("late", json!({"a": "came"}));
     world.status("waits", succeeded).await;
     assert_eq!(whole_log(&world, "waits").await, "came\n");

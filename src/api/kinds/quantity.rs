@@ -57,6 +57,11 @@ pub(super) fn parse(text: &str) -> Option<Amount> {
     Some(Amount { nano: if negative { -nano } else { nano }, notation })
 }
 
+/// A quantity as a number of billionths.
+pub(crate) fn billionths(text: &str) -> Option<i128> {
+    parse(text).map(|amount| amount.nano)
+}
+
 /// `(notation, factor, power of ten)` of a suffix.
 fn scale(suffix: &str) -> Option<(Notation, i128, i32)> {
     if let Some(step) = BINARY.iter().skip(1).position(|name| *name == suffix) {

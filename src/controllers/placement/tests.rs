@@ -5,7 +5,8 @@ use super::*;
 fn node(name: &str, change: Value) -> Arc<Node> {
     let mut node = json!({
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "zone": "a", "cpus": "8"}},
-        "spec": {}, "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        "spec": {}, "status": {"allocatable": {"cpu": "2", "pods": "110"},
+            "conditions": [{"type": "Ready", "status": "True"}]},
     });
     json_patch::merge(&mut node, &change);
     Arc::new(serde_json::from_value(node).unwrap())
@@ -197,6 +198,29 @@ fn host_ports_conflict_by_protocol_and_address_pd6() {
             if fits { Ok("n1".into()) } else { refused("didn't have free ports for the requested pod ports") };
         assert_eq!(found, expected, "{protocol} {ip} then {new_protocol} {new_ip}");
     }
+}
+
+#[test]
+fn requests_are_counted_until_their_pod_leaves_or_is_resized() {
+    let mut board = Board::default();
+    let asks = |cpu: &str| json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]});
+    let refused = |reasons: &str| Err(format!("0/3 nodes are available: {reasons}."));
+    for (name, node) in [("a", "n1"), ("b", "n2"), ("c", "n3")] {
+        board.place(pod(name, json!({}), asks("1500m")), node);
+    }
+    assert_eq!(choose(&board, asks("1"), &nodes()), refused("3 Insufficient cpu"));
+    assert_eq!(choose(&board, asks("500m"), &nodes()), Ok("n1".into()));
+    // The same Pod again, as after a write of its status, counts once; resized, it counts as it is now.
+    board.place(pod("b", json!({}), asks("1500m")), "n2");
+    assert_eq!(choose(&board, asks("500m"), &nodes()[1..2]), Ok("n2".into()));
+    board.place(pod("b", json!({}), asks("1")), "n2");
+    assert_eq!(choose(&board, asks("1"), &nodes()), Ok("n2".into()));
+    board.place(pod("d", json!({}), asks("1")), "n2");
+    let full = [nodes(), vec![node("n4", json!({"status": {"allocatable": {"pods": "0"}}}))]].concat();
+    let reasons = "0/4 nodes are available: 1 Too many pods, 3 Insufficient cpu.";
+    assert_eq!(choose(&board, asks("1"), &full), Err(reasons.into()));
+    assert!(board.remove(&ObjectKey::new("default", "c"), Some("c")));
+    assert_eq!(choose(&board, asks("2"), &nodes()), Ok("n3".into()));
 }
 
 #[test]

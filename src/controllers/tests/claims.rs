@@ -58,3 +58,24 @@ async fn claim_without_protection_is_given_it() {
     let again = async || world.get(&path).await.filter(|claim| claim["metadata"]["finalizers"] == json!([PROTECTION]));
     world.until_async("the finalizer", again).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn volume_made_by_hand_is_available() {
+    let world = World::start().await;
+    let volumes = "/api/v1/persistentvolumes";
+    let volume = |name: &str, more: Value| {
+        let mut spec = json!({"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+            "hostPath": {"path": "/data"}});
+        json_patch::merge(&mut spec, &more);
+        json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec})
+    };
+    let claim = |uid: Option<&str>| json!({"claimRef": {"namespace": "default", "name": "data", "uid": uid}});
+    world.post(volumes, volume("taken", claim(Some("u")))).await;
+    world.post(volumes, volume("free", json!({}))).await;
+    world.post(volumes, volume("kept", claim(None))).await;
+    let phase = async |name: &str| world.get(&format!("{volumes}/{name}")).await.unwrap()["status"]["phase"].clone();
+    for name in ["free", "kept"] {
+        world.until_async("the phase", async || (phase(name).await == "Available").then_some(())).await;
+    }
+    assert_eq!(phase("taken").await, "Pending");
+}

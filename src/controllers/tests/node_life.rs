@@ -63,7 +63,10 @@ async fn lost_node_is_tainted_and_drives_its_pods_away() {
 async fn cordon_and_taints_of_the_owner_have_their_effect() {
     let world = World::with_nodes(1).await;
     world.add_pod("here", "web", json!({})).await;
+    world.add_pod("over", "web", json!({"restartPolicy": "Never"})).await;
     world.node_of("here").await;
+    world.node_of("over").await;
+    world.patch("/api/v1/namespaces/default/pods/over/status", json!({"status": {"phase": "Succeeded"}})).await;
     world.patch("/api/v1/nodes/n1", json!({"spec": {"unschedulable": true}})).await;
     world.until_taints("n1", &["node.kubernetes.io/unschedulable:NoSchedule"]).await;
     world.patch("/api/v1/nodes/n1", json!({"spec": {"unschedulable": null}})).await;
@@ -74,6 +77,13 @@ async fn cordon_and_taints_of_the_owner_have_their_effect() {
     world.patch("/api/v1/nodes/n1", taint).await;
     world
         .until_async("the eviction", async || (!pod().await["metadata"]["deletionTimestamp"].is_null()).then_some(()))
+        .await;
+    let finished = async || world.get("/api/v1/namespaces/default/pods/over").await;
+    let going = |pod: &Value| !pod["metadata"]["deletionTimestamp"].is_null();
+    world
+        .until_async("the finished Pod to go, too", async || {
+            finished().await.is_none_or(|pod| going(&pod)).then_some(())
+        })
         .await;
 }
 

@@ -68,3 +68,30 @@ async fn pod_that_waits_for_another_is_placed_when_that_one_is() {
     world.patch("/api/v1/namespaces/default/pods/cache", json!({"metadata": {"labels": {"app": "renamed"}}})).await;
     assert_eq!(world.node_of("late").await, world.node_of("cache").await);
 }
+
+/// What Pods ask for is theirs until they end; then, or when a node has more, the next one gets it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pod_waits_for_the_resources_that_it_asks_for() {
+    let world = World::with_nodes(2).await;
+    let asks = |cpu: &str| json!({"containers": [{"name": "c", "image": "vipyard/pause", "resources": {"requests": {"cpu": cpu}}}]});
+    let refused = async |name: &str| {
+        let said = || {
+            let conditions = world.cluster.pods.get("default", name)?.status.clone()?.conditions?;
+            conditions.into_iter().find(|c| c.type_ == "PodScheduled" && c.reason.as_deref() == Some("Unschedulable"))
+        };
+        world.until(&format!("the refusal of {name}"), said).await.message.unwrap()
+    };
+    world.add_pod("first", "first", asks("1500m")).await;
+    world.add_pod("second", "second", asks("1500m")).await;
+    let (first, second) = (world.node_of("first").await, world.node_of("second").await);
+    assert_ne!(first, second);
+    world.add_pod("third", "third", asks("1")).await;
+    assert_eq!(refused("third").await, "0/2 nodes are available: 2 Insufficient cpu.");
+    let over = json!({"status": {"phase": "Succeeded"}});
+    world.patch("/api/v1/namespaces/default/pods/second/status", over).await;
+    assert_eq!(world.node_of("third").await, second);
+    world.add_pod("fourth", "fourth", asks("4")).await;
+    refused("fourth").await;
+    world.patch(&format!("/api/v1/nodes/{first}/status"), json!({"status": {"allocatable": {"cpu": "6"}}})).await;
+    assert_eq!(world.node_of("fourth").await, first);
+}

@@ -386,6 +386,39 @@ async fn cron_job_makes_a_job_in_time_and_forgets_old_ones() {
         .await;
 }
 
+/// `kubectl create job --from=cronjob/tick` makes such a Job: it is the user's, whatever the schedule does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn job_made_by_hand_from_a_cron_job_is_left_alone() {
+    let world = World::with_nodes(1).await;
+    let template = json!({"template": {"metadata": {"labels": {"app": "tick"}},
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "vipyard/pause"}]}}});
+    let object = json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "tick"}, "spec": {
+        "schedule": "0 0 1 1 *", "concurrencyPolicy": "Replace", "jobTemplate": {"spec": template}}});
+    let cron = world.post(&format!("{BATCH}/cronjobs"), object).await;
+    let owner = json!({"apiVersion": "batch/v1", "kind": "CronJob", "name": "tick", "uid": cron["metadata"]["uid"],
+        "controller": true});
+    let by_hand = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "mine",
+        "annotations": {"cronjob.kubernetes.io/instantiate": "manual"}, "ownerReferences": [owner]}, "spec": template});
+    let mine = world.post(&format!("{BATCH}/jobs"), by_hand).await;
+    let told = async || {
+        let events = world.list("/api/v1/namespaces/default/events").await;
+        events.into_iter().find(|event| event["reason"] == "UnexpectedJob")
+    };
+    let event = world.until_async("the event", told).await;
+    assert_eq!(event["message"], "Saw a job that the controller did not create or forgot: mine");
+    assert_eq!(event["type"], "Warning");
+
+    let path = format!("{BATCH}/cronjobs/tick");
+    world.patch(&path, json!({"spec": {"schedule": "@every 1s"}})).await;
+    let started = async || world.get(&path).await.filter(|found| !found["status"]["lastScheduleTime"].is_null());
+    let found = world.until_async("a Job of the schedule", started).await;
+    let active = found["status"]["active"].as_array().unwrap();
+    assert!(active.iter().all(|job| job["name"].as_str().unwrap().starts_with("tick-")), "{active:?}");
+    let kept = world.get(&format!("{BATCH}/jobs/mine")).await.expect("nobody deletes it");
+    assert_eq!(kept["metadata"]["uid"], mine["metadata"]["uid"]);
+    assert!(kept["metadata"]["deletionTimestamp"].is_null());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn controller_that_is_left_out_does_nothing() {
     let world = World::selected("*,-deployment-controller".parse().unwrap()).await;

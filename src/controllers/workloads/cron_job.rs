@@ -90,9 +90,12 @@ impl CronJobController {
                     let message = format!("Saw completed job: {name}, condition: {condition}");
                     self.control.tell(cron, "SawCompletedJob", message);
                 }
-                (None, None) if !is_deleting(&job.metadata) => {
-                    active.push(ObjectReference { resource_version: job.resource_version(), ..job.object_ref(&()) });
+                (None, None) if !plan::is_scheduled(cron, job) => {
+                    let message = format!("Saw a job that the controller did not create or forgot: {name}");
+                    self.control.warn(cron, "UnexpectedJob", message);
                 }
+                // Made by an earlier turn, which did not come to write so.
+                (None, None) if !is_deleting(&job.metadata) => active.push(reference_to(job)),
                 _ => {}
             }
             let completed = job.status.as_ref().and_then(|status| status.completion_time.clone());
@@ -147,7 +150,10 @@ impl CronJobController {
             self.control.warn(cron, "TooManyMissedTimes", message.into());
         }
         let Some(at) = due.now else { return Ok(wait) };
-        let running: Vec<_> = jobs.iter().filter(|job| plan::end(job).is_none()).collect();
+        // Jobs that somebody made by hand are none of the schedule's.
+        let active = status.active.iter().flatten();
+        let running: Vec<_> =
+            active.filter_map(|reference| jobs.iter().find(|job| job.uid() == reference.uid)).collect();
         let policy = spec.concurrency_policy.as_deref();
         if policy == Some("Forbid") && !running.is_empty() {
             let message = "Not starting job because prior execution is running and concurrency policy is Forbid";
@@ -181,12 +187,18 @@ impl CronJobController {
             }
         };
         if let Some(made) = made.filter(|made| plan::end(made).is_none()) {
-            let reference = ObjectReference { resource_version: made.resource_version(), ..made.object_ref(&()) };
-            status.active.get_or_insert_default().push(reference);
+            let active = status.active.get_or_insert_default();
+            if !active.iter().any(|known| known.uid == made.metadata.uid) {
+                active.push(reference_to(&made));
+            }
         }
         status.last_schedule_time = Some(Time(at));
         Ok(wait)
     }
+}
+
+fn reference_to(job: &Job) -> ObjectReference {
+    ObjectReference { resource_version: job.resource_version(), ..job.object_ref(&()) }
 }
 
 impl Reconcile for CronJobController {

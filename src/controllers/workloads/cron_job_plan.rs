@@ -91,6 +91,13 @@ pub(super) fn job(cron: &CronJob, at: Timestamp, zone: &TimeZone) -> Job {
     }
 }
 
+/// Whether the schedule made a Job of this CronJob, and nobody by hand.
+pub(super) fn is_scheduled(cron: &CronJob, job: &Job) -> bool {
+    let name = job.name_any();
+    let number = name.strip_prefix(&*cron.name_any()).and_then(|rest| rest.strip_prefix('-'));
+    number.is_some_and(|number| number.parse::<u64>().is_ok()) && job.annotations().contains_key(SCHEDULED_AT)
+}
+
 /// The condition that says how a Job ended.
 pub(super) fn end(job: &Job) -> Option<&'static str> {
     let conditions = job.status.as_ref()?.conditions.as_ref()?;
@@ -123,6 +130,21 @@ mod tests {
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn jobs_of_the_schedule_are_told_from_those_made_by_hand() {
+        let cron: CronJob = serde_json::from_value(json!({"metadata": {"name": "tick"}, "spec": {
+            "schedule": "@hourly", "jobTemplate": {"spec": {"template": {}}}}}))
+        .unwrap();
+        let own = job(&cron, at("2024-01-15T10:00:00Z"), &TimeZone::UTC);
+        assert!(is_scheduled(&cron, &own));
+        let mut by_hand = own.clone();
+        by_hand.metadata.annotations = None;
+        assert!(!is_scheduled(&cron, &by_hand));
+        let mut named = own;
+        named.metadata.name = Some("mine".into());
+        assert!(!is_scheduled(&cron, &named));
     }
 
     #[test]

@@ -75,6 +75,7 @@ fn explicit_variables_win_and_see_earlier_ones_ev1_ev4_ev5() {
             {"name": "URL", "value": "http://$(WEB_SERVICE_HOST)/$(IPS)"},
             {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
             {"name": "MEM", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
+            {"name": "DISK", "valueFrom": {"resourceFieldRef": {"resource": "limits.ephemeral-storage", "divisor": "1Mi"}}},
             {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "optional": true}}}
         ]
     }))
@@ -85,6 +86,7 @@ fn explicit_variables_win_and_see_earlier_ones_ev1_ev4_ev5() {
         pod: &pod,
         pod_ips: &["10.244.1.2".to_owned(), "fd00::2".to_owned()],
         host_ips: &[],
+        storage: 3 << 20,
         config_map: &|name| (name == "conf").then(|| Arc::clone(&conf)),
         secret: &|_| None,
     };
@@ -98,6 +100,7 @@ fn explicit_variables_win_and_see_earlier_ones_ev1_ev4_ev5() {
             ("URL", "http://mine/10.244.1.2,fd00::2"),
             ("CPU", "2"),
             ("MEM", "64"),
+            ("DISK", "3"),
             ("CFG_colour", "blue"),
         ])
     );

@@ -57,8 +57,7 @@ impl Worker {
             if failed {
                 slot.post_start(false);
                 slot.wait_with("PostStartHookError", "PostStartHook failed".to_owned());
-                self.event("Normal", "Killing", "FailedPostStartHook");
-                self.stop_slot(index, Instant::now() + self.grace());
+                self.stop_slot(index, Instant::now() + self.grace(), "FailedPostStartHook");
             } else if let Some(since) = slot.active.as_ref().map(|active| active.at) {
                 self.running(index, since);
             }

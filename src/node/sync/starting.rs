@@ -35,7 +35,7 @@ impl Worker {
         false
     }
 
-    /// Makes what containers need to start: the sandbox, then the volumes.
+    /// Makes what containers need to start: the sandbox, then the volumes, whose files may tell of its addresses.
     pub(super) async fn prepare(&mut self) {
         if self.gone || self.shutdown {
             self.end();
@@ -54,6 +54,7 @@ impl Worker {
         let Some(sandbox) = &self.sandbox else { return };
         match Volumes::set_up(&self.node, &self.pod, &sandbox.dir, &sandbox.pod_ips).await {
             Ok(volumes) => {
+                self.pod_ips.clone_from(&sandbox.pod_ips);
                 self.volumes = Some(volumes);
                 self.retry.succeeded(&self.node.shared.timings.retry);
                 self.stage = Stage::Running;
@@ -97,7 +98,6 @@ impl Worker {
                 for note in security::pod_notes(&self.pod) {
                     self.event("Warning", NOT_SUPPORTED, &note);
                 }
-                self.pod_ips.clone_from(&sandbox.pod_ips);
                 self.sandbox = Some(sandbox);
             }
             Ok(Err(e)) => {

@@ -73,18 +73,19 @@ impl Worker {
             main
         };
         for index in next {
-            self.stop_slot(index, self.deadline);
+            let name = &self.slots[index].view.name;
+            let message = format!("Stopping container {name}");
+            self.stop_slot(index, self.deadline, &message);
         }
     }
 
-    /// Asks a container to end by `kill_at`.
-    pub(super) fn stop_slot(&mut self, index: usize, kill_at: Instant) {
+    /// Asks a container to end by `kill_at`, unless that was done already. `message` tells why.
+    pub(super) fn stop_slot(&mut self, index: usize, kill_at: Instant, message: &str) {
         let slot = &mut self.slots[index];
         let Some(active) = slot.active.as_mut().filter(|active| active.stop.is_none()) else { return };
         active.stop = Some(Stop { kill_at, killed: false, termed: false });
-        let name = slot.view.name.clone();
         let hook = slot.container.lifecycle.as_ref().and_then(|l| l.pre_stop.clone());
-        self.event("Normal", "Killing", &format!("Stopping container {name}"));
+        self.event("Normal", "Killing", message);
         match hook {
             Some(hook) if kill_at > Instant::now() => self.run_hook(index, hook, Some(kill_at)),
             _ => terminate(&mut self.slots[index]),

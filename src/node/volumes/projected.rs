@@ -212,7 +212,7 @@ impl Projection {
                 spec.into_iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
             let container = containers.find(|c| c.name == name).ok_or_else(|| Error::NoContainer(name.to_owned()))?;
             let divisor = resource.divisor.as_ref().map(|divisor| divisor.0.as_str());
-            return Ok(resource_value(&resource.resource, divisor, container));
+            return Ok(resource_value(&resource.resource, divisor, container, self.node.shared.storage));
         }
         let path = item.field_ref.as_ref().map(|field| field.field_path.as_str()).unwrap_or_default();
         match path {
@@ -223,6 +223,7 @@ impl Projection {
                     pod,
                     pod_ips: &self.pod_ips,
                     host_ips: &self.node.address_texts(),
+                    storage: self.node.shared.storage,
                     config_map: &|_| None,
                     secret: &|_| None,
                 };
