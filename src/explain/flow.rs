@@ -21,13 +21,13 @@ use crate::controllers::endpoint_model::pod_addresses;
 use crate::dns::Zone;
 use crate::dns::records::Records;
 use crate::plan::{Protocol, ServicePort};
-use crate::router::PortKind;
 use crate::router::flow::Millis;
 use crate::router::pipeline::{Pipeline, Verdict};
 use crate::router::ports::PortInfo;
 use crate::router::stats::{AnswerReason, DropReason};
 use crate::router::trace::{Recording, Step as Traced};
 use crate::router::wire::{Headers, PacketBuf, Tuple};
+use crate::router::{PortId, PortKind};
 
 /// Ports that a client's kernel takes (`net.ipv4.ip_local_port_range`).
 const EPHEMERAL: std::ops::Range<u16> = 32_768..61_000;
@@ -390,7 +390,7 @@ fn send<R: Rng>(
                 destination,
                 captured.is_some(),
             ));
-            match reply(request, pipeline, now, out, port, &buf, (source, destination), &mut report.steps) {
+            match reply(request, pipeline, now, (out, port), &buf, (source, destination), &mut report.steps) {
                 Ok(()) => Said {
                     result: VerdictResult::Delivered,
                     message: format!("{name} gets it, and its answer finds its way back"),
@@ -449,8 +449,7 @@ fn reply<R: Rng>(
     request: &FlowRequest,
     pipeline: &mut Pipeline<R>,
     now: Millis,
-    out: crate::router::PortId,
-    client: &PortInfo,
+    (out, client): (PortId, &PortInfo),
     delivered: &PacketBuf,
     (source, destination): (SocketAddr, SocketAddr),
     steps: &mut Vec<Step>,

@@ -16,7 +16,6 @@ use crate::dns::records::Records;
 use crate::explain::report::StepKind;
 use crate::node::ResolvConf;
 use crate::plan::Compiler;
-use crate::router::PortId;
 use crate::router::pipeline::Limits;
 
 const NODES: [(&str, Option<&str>); 4] = [("n1", Some("a")), ("n2", Some("b")), ("n3", Some("c")), ("n4", None)];
