@@ -20,6 +20,7 @@ mod discovery;
 pub mod dns;
 mod duplicates;
 mod events;
+mod health;
 pub mod insight;
 mod ip_addresses;
 pub mod kinds;
@@ -57,9 +58,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{any, get};
-use http::StatusCode;
 use k8s_openapi::api::core::v1::ServiceSpec;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -287,19 +287,11 @@ impl Api {
             .route(dns::QUERIES_PATH, get(dns::queries))
             .fallback(|| async { discovery::page_not_found() })
             .layer(axum::middleware::from_fn_with_state(self.clone(), auth::require))
-            .route("/healthz", get(|| async { "ok" }))
-            .route("/livez", get(|| async { "ok" }))
-            .route("/readyz", get(readyz))
+            .route("/healthz", get(health::healthz))
+            .route("/livez", get(health::livez))
+            .route("/readyz", get(health::readyz))
             .layer(axum::middleware::from_fn_with_state(self.clone(), count::count))
             .with_state(self.clone())
-    }
-}
-
-async fn readyz(State(api): State<Api>) -> Response {
-    if api.inner.ready.load(std::sync::atomic::Ordering::Acquire) {
-        "ok".into_response()
-    } else {
-        (StatusCode::INTERNAL_SERVER_ERROR, "[-]cluster is still starting\nreadyz check failed").into_response()
     }
 }
 

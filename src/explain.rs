@@ -22,11 +22,11 @@ mod steps;
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::api::core::v1::{Event, Service};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
-use self::report::{FlowReport, ServiceReport, VerdictResult};
+use self::report::{FlowReport, ServiceReport};
 use self::request::{BadRequest, FlowRequest};
 pub use self::resolvers::Resolvers;
 use crate::cluster::{Cluster, SERVICE_NAME_LABEL};
@@ -52,23 +52,28 @@ impl Explainer {
     /// When there is no such Service.
     pub async fn service(&self, namespace: &str, name: &str) -> Result<ServiceReport, BadRequest> {
         let service = lookup::service(&self.cluster, namespace, name)?;
+        Ok(self.with_facts(&service, service::explain).await)
+    }
+
+    async fn with_facts<T>(&self, service: &Service, ask: impl FnOnce(&service::Facts<'_>) -> T) -> T {
+        let (namespace, name) = (service.namespace().unwrap_or_default(), service.name_any());
         let slices: Vec<_> = self
             .cluster
             .slices
-            .list_in(namespace)
+            .list_in(&namespace)
             .into_iter()
-            .filter(|slice| slice.labels().get(SERVICE_NAME_LABEL).map(String::as_str) == Some(name))
+            .filter(|slice| slice.labels().get(SERVICE_NAME_LABEL) == Some(&name))
             .collect();
-        let events = self.events(namespace).await;
-        Ok(service::explain(&service::Facts {
-            service: &service,
+        let events = self.events(&namespace).await;
+        ask(&service::Facts {
+            service,
             slices: &slices,
             pods: &self.cluster.pods.list(),
             nodes: &self.cluster.nodes.list(),
             events: &events,
             plan: &self.router.plan(),
             domain: self.zone.domain(),
-        }))
+        })
     }
 
     /// What failed lately. Events are a courtesy: without them there is less to tell.
@@ -88,11 +93,11 @@ impl Explainer {
             flow::explain(&facts, request, |client| self.router.scratch(client))?
         };
         let mut report = explained.report;
-        if !matches!(report.verdict.result, VerdictResult::Delivered)
-            && let Some(service) = explained.service
-            && let Ok(about) = self.service(&service.namespace, &service.name).await
+        if let Some(lack) = explained.lack
+            && let Some(service) = self.cluster.services.get(&lack.port.namespace, &lack.port.name)
         {
-            report.problems.extend(about.problems.into_iter().take(FOREMOST));
+            let causes = self.with_facts(&service, |facts| service::causes(facts, &lack)).await;
+            report.problems.extend(causes.into_iter().take(FOREMOST));
         }
         Ok(report)
     }

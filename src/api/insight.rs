@@ -40,7 +40,7 @@ pub struct FlowQuestion {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogQuestion {
     pub follow: bool,
-    /// `NAMESPACE/NAME`, or a name in `namespace`.
+    /// `NAMESPACE/NAME`, or a name in `namespace`, also with its kind before it: `svc/NAME`.
     pub service: String,
     pub pod: String,
     pub namespace: String,

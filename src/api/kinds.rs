@@ -230,7 +230,7 @@ pub(super) const fn column(name: &'static str, description: &'static str) -> Col
     Column { name, kind: "string", format: "", priority: 0, description }
 }
 
-pub(super) const fn integer(name: &'static str, description: &'static str) -> Column {
+pub(in crate::api) const fn integer(name: &'static str, description: &'static str) -> Column {
     Column { kind: "integer", ..column(name, description) }
 }
 
@@ -246,7 +246,7 @@ pub(in crate::api) const NAME: Column = Column {
     description: "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names",
 };
 
-pub(super) const AGE: Column = column(
+pub(in crate::api) const AGE: Column = column(
     "Age",
     "CreationTimestamp is a timestamp representing the server time when this object was created. It is not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata",
 );
@@ -326,7 +326,7 @@ pub(super) fn name_cell<T: Metadata<Ty = ObjectMeta>>(object: &T) -> Value {
     object.metadata().name.clone().unwrap_or_default().into()
 }
 
-pub(super) fn age_cell<T: Metadata<Ty = ObjectMeta>>(object: &T, now: Timestamp) -> Value {
+pub(in crate::api) fn age_cell<T: Metadata<Ty = ObjectMeta>>(object: &T, now: Timestamp) -> Value {
     match &object.metadata().creation_timestamp {
         Some(created) => super::table::human_duration(now.as_second() - created.0.as_second()).into(),
         None => "<unknown>".into(),

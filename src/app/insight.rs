@@ -14,7 +14,7 @@ use crate::api::ApiError;
 use crate::api::insight::{FlowQuestion, Insight, LogQuestion};
 use crate::explain::Explainer;
 use crate::explain::flows::{self, Wanted};
-use crate::explain::request::{BadRequest, FlowRequest};
+use crate::explain::request::{self, BadRequest, FlowRequest};
 
 pub(super) struct Answers {
     pub explainer: Explainer,
@@ -32,11 +32,9 @@ fn value(report: &impl Serialize) -> Result<Value, ApiError> {
     serde_json::to_value(report).map_err(ApiError::internal)
 }
 
-/// `NAMESPACE/NAME`, or a name in the namespace that is said.
-fn object(text: &str, namespace: &str) -> Option<(String, String)> {
-    let namespace = if namespace.is_empty() { "default" } else { namespace };
-    let (namespace, name) = text.split_once('/').unwrap_or((namespace, text));
-    (!name.is_empty()).then(|| (namespace.to_owned(), name.to_owned()))
+/// The object that lines are asked for of; none without a text.
+fn object(text: &str, namespace: &str, kinds: &[&str]) -> Result<Option<(String, String)>, ApiError> {
+    if text.is_empty() { Ok(None) } else { request::object(text, namespace, kinds).map(Some).map_err(refused) }
 }
 
 impl Insight for Answers {
@@ -57,8 +55,8 @@ impl Insight for Answers {
             return Err(ApiError::missing("the flow log is switched off: start the cluster without --flow-log 0"));
         };
         let wanted = Wanted {
-            service: object(&question.service, &question.namespace),
-            pod: object(&question.pod, &question.namespace),
+            service: object(&question.service, &question.namespace, request::SERVICE_KINDS)?,
+            pod: object(&question.pod, &question.namespace, request::POD_KINDS)?,
             dropped: question.dropped,
         };
         let tail = question.tail.unwrap_or(usize::MAX);

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::client::{query, runtime};
 use super::{Failure, Output, View};
 use crate::explain::report::{FlowReport, ServiceReport};
+use crate::explain::request;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -23,7 +24,9 @@ pub(super) struct Args {
 enum What {
     /// What serves a Service on each node, which Pods nearly would, and what is wrong
     ///
-    /// The exit status is 0 for a Service that serves, 1 for one that does not, and 64 for one that does not exist.
+    /// The exit status is 0 for a Service each of whose ports is served by each of its families (a family that
+    /// PreferDualStack gave it and that no endpoint has does not count), 1 for one that serves in part or not at all, and
+    /// 64 for one that does not exist.
     Service(ServiceArgs),
     /// What becomes of a packet, step by step; nothing is sent
     ///
@@ -34,8 +37,8 @@ enum What {
 
 #[derive(clap::Args)]
 struct ServiceArgs {
-    /// The Service: NAME, NAMESPACE/NAME or svc/NAME
-    #[arg(value_name = "[NAMESPACE/]NAME")]
+    /// The Service: NAME, NAMESPACE/NAME, svc/NAME or svc/NAMESPACE/NAME
+    #[arg(value_name = "[svc/][NAMESPACE/]NAME")]
     service: String,
     #[command(flatten)]
     view: View,
@@ -66,14 +69,11 @@ struct FlowArgs {
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let good = match args.what {
         What::Service(args) => {
-            let (namespace, name) = match args.service.split_once('/') {
-                Some(("svc" | "service" | "services", name)) => (args.view.namespace.as_str(), name),
-                Some((namespace, name)) => (namespace, name),
-                None => (args.view.namespace.as_str(), args.service.as_str()),
-            };
-            let path = format!("/vipyard/v1/explain/service?{}", query(&[("namespace", namespace), ("name", name)]));
+            let object = request::object(&args.service, &args.view.namespace, request::SERVICE_KINDS);
+            let (namespace, name) = object.map_err(|e| Failure::Usage(e.into()))?;
+            let path = format!("/vipyard/v1/explain/service?{}", query(&[("namespace", &namespace), ("name", &name)]));
             let report: ServiceReport = ask(&args.view, &path, text::service)?;
-            report.serving
+            report.complete
         }
         What::Flow(args) => {
             let query = query(&[

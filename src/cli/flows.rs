@@ -14,11 +14,11 @@ pub(super) struct Args {
     /// Go on with what comes
     #[arg(short, long)]
     follow: bool,
-    /// Of one Service alone: NAME or NAMESPACE/NAME
-    #[arg(long, value_name = "[NAMESPACE/]NAME", default_value = "", hide_default_value = true)]
+    /// Of one Service alone: NAME, NAMESPACE/NAME, svc/NAME or svc/NAMESPACE/NAME
+    #[arg(long, value_name = "[svc/][NAMESPACE/]NAME", default_value = "", hide_default_value = true)]
     service: String,
-    /// From or to one Pod alone: NAME or NAMESPACE/NAME
-    #[arg(long, value_name = "[NAMESPACE/]NAME", default_value = "", hide_default_value = true)]
+    /// From or to one Pod alone: NAME, NAMESPACE/NAME, pod/NAME or pod/NAMESPACE/NAME
+    #[arg(long, value_name = "[pod/][NAMESPACE/]NAME", default_value = "", hide_default_value = true)]
     pod: String,
     /// Only what was dropped or rejected
     #[arg(long)]

@@ -14,18 +14,20 @@ use super::pods;
 use super::report::{Addresses, Finding, FlowReport, Ref, Step, StepKind, Verdict as Said, VerdictResult};
 use super::request::{BadRequest, Family, FlowRequest, From, Port, To};
 use super::resolvers::Resolvers;
-use super::steps::Teller;
+use super::service::{Lack, Lacking};
+use super::steps::{Teller, title};
 use crate::cluster::Cluster;
 use crate::controllers::endpoint_model::pod_addresses;
 use crate::dns::Zone;
 use crate::dns::records::Records;
 use crate::plan::{Protocol, ServicePort};
-use crate::router::PortKind;
 use crate::router::flow::Millis;
 use crate::router::pipeline::{Pipeline, Verdict};
 use crate::router::ports::PortInfo;
+use crate::router::stats::{AnswerReason, DropReason};
 use crate::router::trace::{Recording, Step as Traced};
-use crate::router::wire::Headers;
+use crate::router::wire::{Headers, PacketBuf, Tuple};
+use crate::router::{PortId, PortKind};
 
 /// Ports that a client's kernel takes (`net.ipv4.ip_local_port_range`).
 const EPHEMERAL: std::ops::Range<u16> = 32_768..61_000;
@@ -38,10 +40,10 @@ pub struct Facts<'a> {
     pub resolvers: &'a Resolvers,
 }
 
-/// An explanation, and the Service port that the packet was captured by, which may have more to tell.
+/// An explanation, and what the Service lacks that turned the packet away, whose problems are behind that.
 pub struct Explained {
     pub report: FlowReport,
-    pub service: Option<Arc<ServicePort>>,
+    pub lack: Option<Lack>,
 }
 
 /// Sends the packet. `make` gives a copy of the pipeline for a client with these addresses, and the time in it.
@@ -65,7 +67,7 @@ pub fn explain<R: Rng>(
     let Some(port) = sender.port(&pipeline) else {
         report.verdict = Said { message: sender.absence(), ..Said::default() };
         report.problems = sender.reasons();
-        return Ok(Explained { report, service: None });
+        return Ok(Explained { report, lack: None });
     };
     if let Some(node) = &request.node
         && !pipeline.ports().nodes().any(|port| *port.node == **node)
@@ -74,23 +76,40 @@ pub fn explain<R: Rng>(
     }
     let Some(destination) = destination(facts, request, &sender, &port, &mut pipeline, &mut report)? else {
         finish(&mut report);
-        return Ok(Explained { report, service: None });
+        return Ok(Explained { report, lack: None });
     };
     report.family = Family::of(destination.ip()).as_str().to_owned();
     let Some(address) = port.address(destination.is_ipv6()) else {
         let message = format!("{} has no {} address to send from", request.from, report.family);
         report.verdict = Said { message, ..Said::default() };
-        return Ok(Explained { report, service: None });
+        return Ok(Explained { report, lack: None });
     };
     let source = SocketAddr::new(address, rand::rng().random_range(EPHEMERAL));
-    let service = send(facts, request, &mut pipeline, now, &port, (source, destination), &mut report);
+    let lack = if destination.ip().is_loopback() || destination.ip().is_unspecified() {
+        report.verdict = stays_inside(&request.from, destination);
+        None
+    } else {
+        send(facts, request, &mut pipeline, now, &port, (source, destination), &mut report)
+    };
     finish(&mut report);
-    Ok(Explained { report, service })
+    Ok(Explained { report, lack })
 }
 
 fn finish(report: &mut FlowReport) {
-    report.reachable = matches!(report.verdict.result, VerdictResult::Delivered | VerdictResult::LeavesCluster);
+    use VerdictResult::{Delivered, LeavesCluster, StaysInside};
+    report.reachable = matches!(report.verdict.result, Delivered | LeavesCluster | StaysInside);
     report.steps.push(Step { step: StepKind::Verdict, text: report.verdict.message.clone(), ..Step::default() });
+}
+
+/// What no device sees.
+fn stays_inside(from: &From, destination: SocketAddr) -> Said {
+    let who = match from {
+        From::Pod { .. } => "Pod",
+        From::Node(_) => "node",
+        From::Host => "host",
+    };
+    let message = format!("stays in the {who}: {destination} is its own, and what listens there answers");
+    Said { result: VerdictResult::StaysInside, message, ..Said::default() }
 }
 
 /// Who sends, as an object.
@@ -308,7 +327,7 @@ fn send<R: Rng>(
     port: &Arc<PortInfo>,
     (source, destination): (SocketAddr, SocketAddr),
     report: &mut FlowReport,
-) -> Option<Arc<ServicePort>> {
+) -> Option<Lack> {
     let what = match request.protocol {
         Protocol::Tcp => "a SYN",
         Protocol::Udp => "a datagram",
@@ -326,24 +345,33 @@ fn send<R: Rng>(
     let teller = Teller { cluster: facts.cluster };
     report.steps.extend(recording.steps.iter().map(|step| teller.tell(step)));
     let captured = recording.steps.iter().find_map(|step| match step {
-        Traced::Captured { service, .. } => Some(Arc::clone(service)),
+        Traced::Captured { service, via, .. } => Some((Arc::clone(service), *via)),
         _ => None,
     });
+    let mut lacking = None;
     report.verdict = match verdict {
-        Verdict::Drop(reason) => Said {
-            result: VerdictResult::Dropped,
-            reason: reason.as_str().to_owned(),
-            message: format!("dropped, so the sender waits in vain: {}", teller.dropped(reason)),
-        },
-        Verdict::Reply(reason) => Said {
-            result: VerdictResult::Rejected,
-            reason: reason.as_str().to_owned(),
-            message: format!(
-                "refused at once, by {}: {}",
-                teller.answer(reason, destination.is_ipv6()),
-                teller.answered(reason)
-            ),
-        },
+        Verdict::Drop(reason) => {
+            lacking = (reason == DropReason::NoLocalEndpoint).then(|| Lacking::LocalEndpoint {
+                external: captured.as_ref().is_some_and(|(_, via)| via.is_external()),
+            });
+            Said {
+                result: VerdictResult::Dropped,
+                reason: reason.as_str().to_owned(),
+                message: format!("dropped, so the sender waits in vain: {}", teller.dropped(reason)),
+            }
+        }
+        Verdict::Reply(reason) => {
+            lacking = (reason == AnswerReason::NoEndpoint).then_some(Lacking::Endpoint);
+            Said {
+                result: VerdictResult::Rejected,
+                reason: reason.as_str().to_owned(),
+                message: format!(
+                    "refused at once, by {}: {}",
+                    teller.answer(reason, destination.is_ipv6()),
+                    teller.answered(reason)
+                ),
+            }
+        }
         Verdict::Hold(to) => Said {
             result: VerdictResult::LeavesCluster,
             message: format!(
@@ -354,8 +382,15 @@ fn send<R: Rng>(
         Verdict::Forward(out) => {
             let to = pipeline.ports().get(out).cloned();
             let name = to.as_ref().map(|port| port.name.to_string()).unwrap_or_default();
-            report.problems.extend(behind(facts, request.protocol, to.as_deref(), &buf));
-            match reply(request, pipeline, now, out, port, &buf, &mut report.steps) {
+            report.problems.extend(behind(
+                facts,
+                request.protocol,
+                to.as_deref(),
+                &buf,
+                destination,
+                captured.is_some(),
+            ));
+            match reply(request, pipeline, now, (out, port), &buf, (source, destination), &mut report.steps) {
                 Ok(()) => Said {
                     result: VerdictResult::Delivered,
                     message: format!("{name} gets it, and its answer finds its way back"),
@@ -369,7 +404,44 @@ fn send<R: Rng>(
             }
         }
     };
-    captured
+    if let Some(service) = uncarried(request.protocol, pipeline, destination) {
+        report.verdict = without_sctp(&service, std::mem::take(&mut report.verdict));
+        return None;
+    }
+    let (service, _) = captured.filter(|(service, _)| !service.of_pod)?;
+    Some(Lack { port: service, v6: destination.is_ipv6(), lacking: lacking? })
+}
+
+/// The Service port that an SCTP packet is for, which it does not come to: SCTP is not carried through Services (F1).
+fn uncarried<R: Rng>(protocol: Protocol, pipeline: &Pipeline<R>, destination: SocketAddr) -> Option<Arc<ServicePort>> {
+    if protocol != Protocol::Sctp {
+        return None;
+    }
+    let (ip, number, plan) = (destination.ip(), destination.port(), pipeline.plan());
+    let at_node = || pipeline.ports().owner(ip).is_some_and(|port| port.kind == PortKind::Node);
+    let vip = plan.vip(ip, protocol, number).map(|vip| &vip.service);
+    vip.or_else(|| plan.node_port(ip.is_ipv6(), protocol, number).filter(|_| at_node())).cloned()
+}
+
+/// What is to say of such a packet, from what became of it.
+fn without_sctp(service: &ServicePort, said: Said) -> Said {
+    let what = format!("it is for {}, and SCTP is not carried through Services", title(service));
+    match said.result {
+        // A node's own kernel has its address, and nobody listens there.
+        VerdictResult::Delivered => Said {
+            result: VerdictResult::Rejected,
+            message: format!("the node keeps it and refuses it: {what}"),
+            ..Said::default()
+        },
+        VerdictResult::Rejected => Said { message: format!("refused at once: {what}"), ..said },
+        _ => Said { message: format!("the sender waits in vain: {what}"), ..said },
+    }
+}
+
+/// The addresses of a packet. The router knows no ports of SCTP and changes none: they are those that were sent.
+fn ends(tuple: &Tuple, (from, to): (u16, u16)) -> (SocketAddr, SocketAddr) {
+    let known = |port: u16, sent: u16| if tuple.protocol == Protocol::Sctp as u8 { sent } else { port };
+    (SocketAddr::new(tuple.src, known(tuple.sport, from)), SocketAddr::new(tuple.dst, known(tuple.dport, to)))
 }
 
 /// Sends the answer back through the same pipeline.
@@ -377,13 +449,13 @@ fn reply<R: Rng>(
     request: &FlowRequest,
     pipeline: &mut Pipeline<R>,
     now: Millis,
-    out: crate::router::PortId,
-    client: &PortInfo,
-    delivered: &crate::router::wire::PacketBuf,
+    (out, client): (PortId, &PortInfo),
+    delivered: &PacketBuf,
+    (source, destination): (SocketAddr, SocketAddr),
     steps: &mut Vec<Step>,
 ) -> Result<(), &'static str> {
     let arrived = Headers::parse(delivered.packet()).map_err(|_| "malformed")?.tuple;
-    let (server, to) = (SocketAddr::new(arrived.dst, arrived.dport), SocketAddr::new(arrived.src, arrived.sport));
+    let (to, server) = ends(&arrived, (source.port(), destination.port()));
     let mut buf = packet::answer(request.protocol, server, to);
     let verdict = pipeline.process(&mut buf, out, now);
     let node = pipeline.ports().get(out).map(|port| port.node.to_string()).unwrap_or_default();
@@ -391,10 +463,8 @@ fn reply<R: Rng>(
         Verdict::Forward(back) if back == client.id => {
             let seen = Headers::parse(buf.packet()).map_err(|_| "malformed")?.tuple;
             let before = Addresses { source: server.to_string(), destination: to.to_string() };
-            let after = Addresses {
-                source: SocketAddr::new(seen.src, seen.sport).to_string(),
-                destination: SocketAddr::new(seen.dst, seen.dport).to_string(),
-            };
+            let (answering, asking) = ends(&seen, (destination.port(), source.port()));
+            let after = Addresses { source: answering.to_string(), destination: asking.to_string() };
             let text = if before == after {
                 format!("the answer goes back from {} to {} as it is", before.source, before.destination)
             } else {
@@ -424,13 +494,18 @@ fn behind(
     facts: &Facts<'_>,
     protocol: Protocol,
     to: Option<&PortInfo>,
-    delivered: &crate::router::wire::PacketBuf,
+    delivered: &PacketBuf,
+    destination: SocketAddr,
+    by_service: bool,
 ) -> Option<Finding> {
     let to = to.filter(|port| port.kind == PortKind::Pod)?;
     let (namespace, name) = to.name.split_once('/')?;
     let pod = facts.cluster.pods.get(namespace, name)?;
     let arrived = Headers::parse(delivered.packet()).ok()?.tuple;
-    pods::undeclared(&pod, i32::from(arrived.dport), protocol.as_str())
+    let (_, arrived) = ends(&arrived, (0, destination.port()));
+    // Who dials the Pod itself, by the name of a headless Service too, chooses its port.
+    let mend = if by_service { "targetPort:" } else { "dial port" };
+    pods::undeclared(&pod, i32::from(arrived.port()), protocol.as_str(), mend)
 }
 
 /// The object behind a device.

@@ -46,7 +46,7 @@ impl Lookup<'_> {
         if !path.asks(self.facts.zone) {
             return self.asks_others(name, path);
         }
-        let (mut exists, mut outside) = (None, false);
+        let (mut exists, mut outside, mut failed) = (None, false, None);
         for (asked, _) in path.names(name) {
             let asked = asked.trim_end_matches('.').to_ascii_lowercase();
             for family in self.families {
@@ -66,14 +66,22 @@ impl Lookup<'_> {
                 if let Some(outside) = &answer.outside {
                     return Resolved::Outside { name: outside.to_string() };
                 }
-                // A name that is not there has no record of any type: once is enough.
-                if answer.code == Code::NxDomain {
-                    break;
-                }
-                if answer.code == Code::NoError {
-                    exists.get_or_insert_with(|| (asked.clone(), service_of(&answer)));
+                // A name that is not there or leads in circles does so for every type: once is enough.
+                match answer.code {
+                    Code::NxDomain => break,
+                    Code::ServFail => {
+                        failed.get_or_insert_with(|| asked.clone());
+                        break;
+                    }
+                    Code::NoError => {
+                        exists.get_or_insert_with(|| (asked.clone(), service_of(&answer)));
+                    }
                 }
             }
+        }
+        if let Some(asked) = failed {
+            let message = format!("{asked} is an alias that leads in circles: the cluster's DNS gives up (SERVFAIL)");
+            return Resolved::Nowhere { message, problems: Vec::new() };
         }
         match exists {
             Some((asked, service)) => {
@@ -176,7 +184,8 @@ impl Lookup<'_> {
         let here: Vec<&Arc<Service>> =
             services.iter().filter(|s| s.metadata.namespace.as_deref() == Some(namespace)).collect();
         let names: Vec<String> = here.iter().map(|service| service.name_any()).collect();
-        if let Some(near) = nearest(wanted, names.iter().map(String::as_str))
+        if !names.iter().any(|name| name == wanted)
+            && let Some(near) = nearest(wanted, names.iter().map(String::as_str))
             && let Some(service) = here.iter().find(|service| service.name_any() == near)
         {
             let message = format!("there is no Service {wanted} in namespace {namespace}; there is {near}");

@@ -197,8 +197,8 @@ fn missing_name(pod: &Pod, port: &ServicePort) -> Finding {
 }
 
 /// A number that no container of the Pod declares, where containers declare others (a declaration is a promise, not
-/// what opens a port).
-pub(super) fn undeclared(pod: &Pod, number: i32, protocol: &str) -> Option<Finding> {
+/// what opens a port). `mend` is what the one number that is declared is good for.
+pub(super) fn undeclared(pod: &Pod, number: i32, protocol: &str, mend: &str) -> Option<Finding> {
     let declared = declared(pod);
     if declared.is_empty() || declared.iter().any(|(_, port, of)| *port == number && of == protocol) {
         return None;
@@ -211,7 +211,7 @@ pub(super) fn undeclared(pod: &Pod, number: i32, protocol: &str) -> Option<Findi
     let mut alike = declared.iter().filter(|(_, _, of)| of == protocol);
     let finding = Finding::new("TargetPortUndeclared", message).on(pod_ref(pod));
     Some(match (alike.next(), alike.next()) {
-        (Some((_, only, _)), None) => finding.fix(format!("targetPort: {only}")),
+        (Some((_, only, _)), None) => finding.fix(format!("{mend} {only}")),
         _ => finding,
     })
 }

@@ -82,8 +82,10 @@ pub struct ServiceReport {
     pub service: Ref,
     #[serde(rename = "type")]
     pub type_: String,
-    /// Whether traffic that it gets reaches somebody.
+    /// Whether some of the traffic that it gets reaches somebody.
     pub serving: bool,
+    /// Whether every port does, by every family; one that a PreferDualStack Service has and no endpoint has does not count.
+    pub complete: bool,
     /// One sentence.
     pub summary: String,
     /// What keeps it from working or is likely to, most important first.
@@ -218,6 +220,8 @@ pub enum VerdictResult {
     LeavesCluster,
     /// The router tells the sender at once.
     Rejected,
+    /// It is for the sender itself, whose kernel keeps it.
+    StaysInside,
     /// The sender waits in vain.
     Dropped,
     /// The name has no address.

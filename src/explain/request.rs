@@ -19,6 +19,33 @@ impl BadRequest {
     }
 }
 
+/// What a Service and a Pod may be called before their names.
+pub const SERVICE_KINDS: &[&str] = &["svc", "service", "services"];
+pub const POD_KINDS: &[&str] = &["po", "pod", "pods"];
+
+/// Namespace and name of an object that is given as `NAME`, `NAMESPACE/NAME`, `KIND/NAME` or `KIND/NAMESPACE/NAME`.
+///
+/// # Errors
+/// For everything else, and for empty names.
+pub fn object(text: &str, namespace: &str, kinds: &[&str]) -> Result<(String, String), BadRequest> {
+    let namespace = if namespace.is_empty() { "default" } else { namespace };
+    let parts: Vec<&str> = text.split('/').collect();
+    let (namespace, name) = match parts.as_slice() {
+        [name] => (namespace, *name),
+        [kind, name] if kinds.contains(kind) => (namespace, *name),
+        [namespace, name] => (*namespace, *name),
+        [kind, namespace, name] if kinds.contains(kind) => (*namespace, *name),
+        _ => ("", ""),
+    };
+    if namespace.is_empty() || name.is_empty() {
+        let kind = kinds.first().copied().unwrap_or_default();
+        return Err(BadRequest::invalid(format!(
+            "{text:?}: NAME, NAMESPACE/NAME, {kind}/NAME or {kind}/NAMESPACE/NAME is wanted"
+        )));
+    }
+    Ok((namespace.to_owned(), name.to_owned()))
+}
+
 /// Who sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum From {
@@ -267,6 +294,24 @@ mod tests {
             ("pod/a:1", To::Pod { namespace: "shop".into(), name: "a".into(), port: Some(Port::Number(1)) }),
         ] {
             assert_eq!(parse("host", text).expect(text).to, to);
+        }
+    }
+
+    #[test]
+    fn objects_are_named_with_and_without_kind_and_namespace() {
+        for (text, namespace, name) in [
+            ("web", "shop", "web"),
+            ("front/web", "front", "web"),
+            ("svc/web", "shop", "web"),
+            ("svc/front/web", "front", "web"),
+            ("service/front/web", "front", "web"),
+        ] {
+            let found = object(text, "shop", SERVICE_KINDS);
+            assert_eq!(found, Ok((namespace.into(), name.into())), "{text}");
+        }
+        assert_eq!(object("pod/a", "", POD_KINDS), Ok(("default".into(), "a".into())));
+        for text in ["", "/", "shop/", "/web", "svc/", "svc//web", "svc/shop/", "pod/shop/web", "a/b/c/d"] {
+            assert!(object(text, "shop", SERVICE_KINDS).is_err(), "{text}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! Explains a Service: objects and the router's plan in, a report out.
 
+mod lack;
 mod ports;
 mod problems;
 
@@ -11,7 +12,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
-use super::report::{Address, Finding, Ref, ServiceReport};
+pub use self::lack::{Lack, Lacking, causes};
+use super::report::{Address, EndpointReport, Finding, Ref, ServiceReport};
 use crate::controllers::endpoint_model::headless;
 use crate::controllers::service_pods::selects;
 use crate::plan::{Plan, Protocol, ServicePort, load_balancer_ips};
@@ -42,7 +44,7 @@ pub fn explain(facts: &Facts<'_>) -> ServiceReport {
     let Some(spec) = &service.spec else { return report };
     report.type_ = spec.type_.clone().unwrap_or_else(|| "ClusterIP".to_owned());
     if let Some(target) = spec.external_name.as_deref().filter(|_| report.type_ == "ExternalName") {
-        report.serving = true;
+        (report.serving, report.complete) = (true, true);
         report.summary = format!("an alias: DNS answers with {target}, and nothing of it passes a Service address");
         if !target.contains('.') {
             let finding = Finding::new(
@@ -59,6 +61,7 @@ pub fn explain(facts: &Facts<'_>) -> ServiceReport {
     report.ports = view.ports();
     view.near_misses(&mut report);
     report.serving = view.serving();
+    report.complete = report.serving && view.refused(Whose::NeededOnly).is_empty();
     report.problems = view.problems(&report);
     report.summary = view.summary(&report);
     report
@@ -148,25 +151,57 @@ impl View<'_> {
             let ready = |ready: Option<bool>| ready.unwrap_or(true);
             return endpoints.into_iter().any(|e| ready(e.conditions.as_ref().and_then(|c| c.ready)));
         }
-        !self.in_plan.is_empty() && self.in_plan.values().all(|port| port.has_usable_endpoint())
+        self.in_plan.values().any(|port| is_served(port))
+    }
+
+    /// The ports that lead nowhere, each with whether it is IPv6's.
+    fn refused(&self, whose: Whose) -> Vec<(bool, &Arc<ServicePort>)> {
+        let prefers = self.spec.ip_family_policy.as_deref() == Some("PreferDualStack");
+        let lacks_all = |v6: bool| {
+            let mut of_family = self.in_plan.iter().filter(|((family, ..), _)| *family == v6);
+            of_family.all(|(_, port)| port.endpoints().is_empty())
+        };
+        let optional = [false, true].map(|v6| whose == Whose::NeededOnly && prefers && lacks_all(v6));
+        let ports = self.in_plan.iter().map(|((v6, ..), port)| (*v6, *port));
+        ports.filter(|(v6, port)| !is_served(port) && !optional[usize::from(*v6)]).collect()
     }
 
     fn summary(&self, report: &ServiceReport) -> String {
-        let endpoints =
-            report.ports.iter().map(|port| port.endpoints.iter().filter(|e| e.ready).count()).max().unwrap_or(0);
-        let count = match endpoints {
-            1 => "one ready endpoint".to_owned(),
-            n => format!("{n} ready endpoints"),
+        let most = |counts: &dyn Fn(&EndpointReport) -> bool| {
+            report.ports.iter().map(|port| port.endpoints.iter().filter(|e| counts(e)).count()).max().unwrap_or(0)
+        };
+        let count = match (most(&|e| e.ready), most(&|e| e.serving && e.terminating)) {
+            (0, 1) => "one endpoint that still serves while it terminates".to_owned(),
+            (0, n) if n > 1 => format!("{n} endpoints that still serve while they terminate"),
+            (1, _) => "one ready endpoint".to_owned(),
+            (n, _) => format!("{n} ready endpoints"),
         };
         match (report.serving, headless(self.spec), report.problems.is_empty()) {
             (true, true, _) => format!("headless: its name leads to {count}"),
             (true, false, true) => format!("it serves, with {count}"),
+            (true, false, false) if !self.refused(Whose::All).is_empty() => format!("it serves in part, with {count}"),
             (true, false, false) => format!("it serves, with {count}, and something is likely to go wrong"),
             (false, true, _) => "headless, and no endpoint is ready: its name has no address".to_owned(),
             (false, false, _) if self.in_plan.is_empty() => "the router does not have it".to_owned(),
+            (false, false, _) if self.in_plan.values().all(|port| port.protocol == Protocol::Sctp) => {
+                "SCTP is not carried through Services: nothing of it arrives".to_owned()
+            }
             (false, false, _) => "no endpoint may be used: connections are refused".to_owned(),
         }
     }
+}
+
+/// Which of the ports that lead nowhere are meant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    All,
+    /// Without those of a family that a PreferDualStack Service has and no endpoint has: nobody counts on it.
+    NeededOnly,
+}
+
+/// Whether what is sent to the port arrives. SCTP is not carried through Services (F1).
+fn is_served(port: &ServicePort) -> bool {
+    port.protocol != Protocol::Sctp && port.has_usable_endpoint()
 }
 
 #[cfg(test)]

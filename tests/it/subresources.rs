@@ -42,6 +42,22 @@ async fn scale_reads_and_writes_the_replicas_of_a_workload() {
     assert_eq!(world.put(&path, scale("web", 0)).await.ok()["spec"], json!({}));
 }
 
+#[tokio::test]
+async fn scale_is_printed_with_its_numbers() {
+    let world = World::start().await;
+    world.post(DEPLOYMENTS, deployment("web")).await.created();
+    let path = format!("{DEPLOYMENTS}/web/scale");
+    world.put(&path, scale("web", 3)).await.ok();
+    let table = world.get_as(&path, "application/json;as=Table;v=v1;g=meta.k8s.io").await.ok();
+    let columns = table["columnDefinitions"].as_array().unwrap().iter().map(|column| column["name"].as_str().unwrap());
+    assert_eq!(columns.collect::<Vec<_>>(), ["Name", "Desired", "Available", "Age"]);
+    assert_eq!(table["rows"][0]["cells"].as_array().unwrap()[..3], [json!("web"), json!(3), json!(0)]);
+    assert_eq!(table["rows"][0]["object"]["metadata"]["name"], "web");
+    world.put(&path, scale("web", 0)).await.ok();
+    let table = world.get_as(&path, "application/json;as=Table;v=v1;g=meta.k8s.io").await.ok();
+    assert_eq!(table["rows"][0]["cells"][1], 0, "a number that is left out of the object");
+}
+
 /// The owners of an object's fields, of the object itself and of its subresources.
 fn owners(object: &Value) -> Vec<(&str, &str, &Value)> {
     let entries = object["metadata"]["managedFields"].as_array().expect("managedFields");

@@ -139,6 +139,9 @@ async fn stranger_is_unauthorized_and_may_ask_for_health_alone() {
     assert_eq!(ask("/readyz").await.code, 500);
     world.api.set_ready();
     assert_eq!(ask("/readyz").await.code, 200);
+    let checks = "[+]ping ok\n[+]cluster-started ok\nreadyz check passed\n";
+    assert_eq!(ask("/readyz?verbose").await.text, checks);
+    assert_eq!(ask("/livez?verbose").await.text, "[+]ping ok\nlivez check passed\n");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
+use super::checks::{MAPPED, is_mapped};
 use super::service_validation::{check_endpoint_ip, check_port_number};
 use super::{AGE, Context, Info, NAME, Part, age_cell, column, name_cell};
 use crate::api::causes::Causes;
@@ -113,8 +114,10 @@ fn check(object: &EndpointSlice, causes: &mut Causes) {
             let field = format!("{field}[{j}]");
             match kind {
                 "IPv4" | "IPv6" => {
-                    let v6 = address.parse::<std::net::IpAddr>().ok().map(|ip| ip.is_ipv6());
-                    if v6.is_some_and(|v6| v6 != (kind == "IPv6")) {
+                    let ip = address.parse::<std::net::IpAddr>().ok();
+                    if ip.is_some_and(is_mapped) {
+                        causes.invalid(&field, address.as_str(), MAPPED);
+                    } else if ip.is_some_and(|ip| ip.is_ipv6() != (kind == "IPv6")) {
                         causes.invalid(&field, address.as_str(), format!("must be an {kind} address"));
                     } else {
                         check_endpoint_ip(causes, &field, address);

@@ -10,19 +10,31 @@ use axum::response::Response;
 use http::{HeaderValue, Method, StatusCode, header};
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec, ScaleStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::api::causes::Causes;
-use crate::api::kinds::{Info, Part, ScalePaths, selector_text};
+use crate::api::kinds::{AGE, Info, NAME, Part, ScalePaths, age_cell, integer, name_cell, selector_text};
 use crate::api::negotiate::Form;
 use crate::api::object::{self, meta_str};
 use crate::api::patch::{self, Patch};
 use crate::api::request::{BODY_LIMIT, Call};
 use crate::api::schema::{self, Schema, builtin};
-use crate::api::status::{About, ApiError, json_response};
+use crate::api::status::{About, ApiError, bytes_response, json_response};
+use crate::api::table::{self, IncludeObject};
 
-const INFO: Info = Info { group: "autoscaling", kind: "Scale", ..Info::DEFAULT };
+const INFO: Info = Info {
+    group: "autoscaling",
+    kind: "Scale",
+    columns: &[
+        NAME,
+        integer("Desired", "replicas is the desired number of instances for the scaled object."),
+        integer("Available", "replicas is the actual number of observed instances of the scaled object."),
+        AGE,
+    ],
+    ..Info::DEFAULT
+};
 static SCHEMA: LazyLock<Schema> = LazyLock::new(builtin::schema::<Scale>);
 const MERGE: &str = "application/merge-patch+json";
 /// How often a patch is tried again when others write at the same time.
@@ -30,9 +42,10 @@ const ATTEMPTS: usize = 32;
 
 impl Api {
     pub(super) async fn scale(&self, mut call: Call) -> Result<Response, ApiError> {
-        call.form = Form::Json;
+        // A write is one of the workload, whose answer is read here.
+        let form = std::mem::replace(&mut call.form, Form::Json);
         match call.method.as_str() {
-            "GET" => Ok(json_response(StatusCode::OK, &self.current_scale(&call)?)),
+            "GET" => in_form(form, &call, &self.current_scale(&call)?),
             "PUT" => self.replace_scale(call).await,
             "PATCH" if patch::media_type(call.content_type()) == patch::APPLY => self.apply_scale(call).await,
             "PATCH" => self.patch_scale(call).await,
@@ -103,6 +116,34 @@ impl Api {
         call.body = change.to_string().into();
         scale_response(self.patch(call, Part::Main).await?, paths(call)).await
     }
+}
+
+/// One Scale in the negotiated form.
+fn in_form(form: Form, call: &Call, scale: &Value) -> Result<Response, ApiError> {
+    Ok(match form {
+        Form::Json => json_response(StatusCode::OK, scale),
+        Form::Partial => bytes_response(StatusCode::OK, table::partial(scale.to_string().as_bytes())),
+        Form::Table => {
+            let typed = decode(scale)?;
+            let replicas = |count: Option<i32>| Value::from(count.unwrap_or(0));
+            let mut row = json!({"cells": [
+                name_cell(&typed),
+                replicas(typed.spec.as_ref().and_then(|spec| spec.replicas)),
+                replicas(typed.status.as_ref().map(|status| status.replicas)),
+                age_cell(&typed, Timestamp::now()),
+            ]});
+            match IncludeObject::of(&call.params)? {
+                IncludeObject::None => {}
+                IncludeObject::Metadata => {
+                    row["object"] = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+                        "metadata": scale["metadata"]});
+                }
+                IncludeObject::Object => row["object"] = scale.clone(),
+            }
+            let metadata = json!({"resourceVersion": meta_str(scale, "resourceVersion")});
+            json_response(StatusCode::OK, &table::table(&INFO, metadata, vec![row], true))
+        }
+    })
 }
 
 /// The Scale of the workload that a write answered with.

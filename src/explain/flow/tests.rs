@@ -16,7 +16,6 @@ use crate::dns::records::Records;
 use crate::explain::report::StepKind;
 use crate::node::ResolvConf;
 use crate::plan::Compiler;
-use crate::router::PortId;
 use crate::router::pipeline::Limits;
 
 const NODES: [(&str, Option<&str>); 4] = [("n1", Some("a")), ("n2", Some("b")), ("n3", Some("c")), ("n4", None)];
@@ -244,6 +243,11 @@ fn explanations_and_packets_agree() {
             // Earlier flows are over: by chance one could have this one's ports, which an explanation does not know.
             world.now += 200_000;
             let Some(send) = report.steps.iter().find(|step| step.step == StepKind::Send) else {
+                // What the sender's kernel keeps never comes to the router.
+                if report.verdict.result == VerdictResult::StaysInside {
+                    assert!(to.ip().is_loopback(), "{from} to {to}: {report:?}");
+                    continue;
+                }
                 assert_eq!(report.verdict.result, VerdictResult::NoSender, "{from} to {to}: {report:?}");
                 *seen.entry("noSender".into()).or_default() += 1;
                 continue;
@@ -470,4 +474,71 @@ fn affinity_is_looked_up_and_not_changed() {
     assert!(matches!(world.pipeline.process(&mut buf, sender, world.now), Verdict::Forward(_)));
     let later = world.ask("pod/client", "10.96.0.20:80");
     assert!(later.steps.iter().any(|step| step.text.contains("session affinity remembers it")), "{later:#?}");
+}
+
+#[test]
+fn alias_that_leads_in_circles_is_told_as_that() {
+    let mut world = web(json!({}));
+    let alias = |to: &str| json!({"type": "ExternalName", "externalName": format!("{to}.default.svc.cluster.local")});
+    world.service("loop1", alias("loop2"), json!({}));
+    world.service("loop2", alias("loop1"), json!({}));
+    let report = world.ask("pod/client", "loop1:80");
+    assert_eq!(report.verdict.result, VerdictResult::Unresolved);
+    let wanted =
+        "loop1.default.svc.cluster.local is an alias that leads in circles: the cluster's DNS gives up (SERVFAIL)";
+    assert_eq!((report.verdict.message.as_str(), report.problems.len()), (wanted, 0), "{report:#?}");
+}
+
+#[test]
+fn loopback_stays_with_the_sender() {
+    let world = web(json!({}));
+    for (from, to, who) in [
+        ("pod/client", "127.0.0.1:80", "Pod"),
+        ("pod/client", "[::1]:80", "Pod"),
+        ("pod/client", "0.0.0.0:80", "Pod"),
+        ("node/n1", "127.0.0.1:80", "node"),
+    ] {
+        let report = world.ask(from, to);
+        assert_eq!((report.verdict.result, report.reachable), (VerdictResult::StaysInside, true), "{to}");
+        assert!(report.verdict.message.starts_with(&format!("stays in the {who}: {to} is its own")), "{report:#?}");
+    }
+}
+
+#[test]
+fn sctp_arrives_at_pods_and_not_through_services() {
+    let mut world = web(json!({"type": "NodePort",
+        "ports": [{"name": "sig", "port": 90, "targetPort": 8080, "protocol": "SCTP", "nodePort": 30090}]}));
+    world.slice(
+        "web",
+        "IPv4",
+        &json!([{"name": "sig", "port": 8080, "protocol": "SCTP"}]),
+        &json!([{"addresses": ["10.244.1.2"], "nodeName": "n1"}]),
+    );
+    world.publish();
+    let ask = |to: &str| {
+        let request = FlowRequest::parse("pod/client", to, "", "sctp", "", "").expect("a question");
+        world.explain(&request).expect("an explanation").report
+    };
+    let node = Network::default().node_addr(1).v4;
+    for to in ["web:90".to_owned(), format!("{node}:30090")] {
+        let report = ask(&to);
+        assert_eq!((report.verdict.result, report.reachable), (VerdictResult::Rejected, false), "{to}: {report:#?}");
+        assert!(report.verdict.message.ends_with("and SCTP is not carried through Services"), "{to}: {report:#?}");
+    }
+    let report = ask("10.244.1.2:8080");
+    assert!(report.reachable, "{report:#?}");
+    let back = report.steps.iter().find(|step| step.step == StepKind::Reply).expect("an answer");
+    assert_eq!(back.before.as_ref().expect("ends").source, "10.244.1.2:8080");
+    let declared = "declares port 8080/SCTP";
+    assert!(report.problems.iter().all(|problem| problem.message.contains(declared)), "{report:#?}");
+}
+
+#[test]
+fn who_dials_a_pod_is_told_which_port_to_dial() {
+    let world = web(json!({"clusterIP": "None", "clusterIPs": ["None"]}));
+    let report = world.ask("pod/client", "10.244.1.2:80");
+    assert_eq!(
+        (report.problems[0].code.as_str(), report.problems[0].fix.as_str()),
+        ("TargetPortUndeclared", "dial port 8080")
+    );
 }

@@ -35,7 +35,9 @@ impl View<'_> {
                 let key = (family == "IPv6", report.name.clone(), protocol);
                 let Some(planned) = self.in_plan.get(&key) else { continue };
                 report.endpoints = self.endpoints(planned);
-                report.choices = self.choices(planned);
+                if protocol != Protocol::Sctp {
+                    report.choices = self.choices(planned);
+                }
                 reports.push(report);
             }
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use super::{View, target_text};
+use super::{View, Whose, is_served, target_text};
 use crate::cluster::SERVICE_NAME_LABEL;
 use crate::controllers::LOAD_BALANCER_CLASS;
 use crate::controllers::endpoint_model::{headless, pod_ready, protocol_of, resolve_port, terminating};
@@ -14,7 +14,7 @@ use crate::controllers::service_pods::selects;
 use crate::events::newest;
 use crate::explain::pods::{self, Miss, node_of, phase, pod_ref};
 use crate::explain::report::{Finding, NearMiss, Ref, ServiceReport};
-use crate::plan::{PROXY_NAME_LABEL, Scope, load_balancer_ips};
+use crate::plan::{PROXY_NAME_LABEL, Protocol, Scope, ServicePort, load_balancer_ips};
 
 /// Near misses that are told.
 pub(super) const MOST: usize = 50;
@@ -88,6 +88,8 @@ impl View<'_> {
                     .on(own.clone()),
             );
         }
+        problems.extend(self.sctp());
+        problems.extend(self.refusals());
         let selected = self.selected();
         match &self.spec.selector {
             Some(selector) if !selector.is_empty() && selected.is_empty() => {
@@ -144,6 +146,60 @@ impl View<'_> {
             });
         }
         problems
+    }
+
+    /// F1.
+    fn sctp(&self) -> Vec<Finding> {
+        let own = || Ref::of("Service", &self.facts.service.metadata);
+        let ports = self.api_ports().iter().filter(|port| protocol_of(port) == "SCTP" && !headless(self.spec));
+        let findings = ports.map(|port| {
+            let message = format!("port {}/SCTP: SCTP is not carried through Services, and is between Pods", port.port);
+            Finding::new("SctpNotCarried", message)
+                .fix("clusterIP: None, and clients that dial the Pods by the Service's name")
+                .on(own())
+        });
+        findings.collect()
+    }
+
+    /// Ports and families that are refused while others serve.
+    fn refusals(&self) -> Vec<Finding> {
+        if headless(self.spec) || !self.serving() {
+            return Vec::new();
+        }
+        let own = || Ref::of("Service", &self.facts.service.metadata);
+        let mut refused = self.refused(Whose::All);
+        refused.retain(|(_, port)| port.protocol != Protocol::Sctp);
+        let mut findings = Vec::new();
+        for (v6, family) in [(false, "IPv4"), (true, "IPv6")] {
+            let of_family = |found: &&(bool, &Arc<ServicePort>)| found.0 == v6;
+            let carried = self.in_plan.keys().filter(|(of, _, protocol)| *of == v6 && *protocol != Protocol::Sctp);
+            let (count, all) = (refused.iter().filter(of_family).count(), carried.count());
+            if count > 0 && count == all {
+                refused.retain(|found| found.0 != v6);
+                let message = format!("{family} has no endpoint that may be used: refused there");
+                findings.push(Finding::new("FamilyNotServed", message).on(own()));
+            }
+        }
+        for (at, (v6, port)) in refused.iter().enumerate() {
+            let same = |other: &(bool, &Arc<ServicePort>)| {
+                (&other.1.port_name, other.1.protocol) == (&port.port_name, port.protocol)
+            };
+            if refused[..at].iter().any(same) {
+                continue;
+            }
+            let families =
+                self.in_plan.keys().filter(|(_, name, of)| **name == *port.port_name && *of == port.protocol);
+            let whole = refused.iter().filter(|other| same(other)).count() == families.count();
+            let family = match (whole, v6) {
+                (true, _) => "",
+                (false, true) => "IPv6 ",
+                (false, false) => "IPv4 ",
+            };
+            let (number, protocol) = (port.port, port.protocol.as_str());
+            let message = format!("port {number}/{protocol} has no {family}endpoint that may be used: refused there");
+            findings.push(Finding::new("PortNotServed", message).on(own()));
+        }
+        findings
     }
 
     fn nothing_selected(&self, report: &ServiceReport) -> Finding {
@@ -209,7 +265,7 @@ impl View<'_> {
             let mut wrong = selected
                 .iter()
                 .zip(&resolved)
-                .filter_map(|(pod, number)| pods::undeclared(pod, (*number)?, protocol_of(port)));
+                .filter_map(|(pod, number)| pods::undeclared(pod, (*number)?, protocol_of(port), "targetPort:"));
             if let Some(mut first) = wrong.next() {
                 let others = wrong.count();
                 let more = if others > 0 { format!(", nor of {others} other Pods") } else { String::new() };
@@ -283,7 +339,7 @@ impl View<'_> {
     /// Nodes at which a Local policy leaves nothing.
     fn local_policies(&self) -> Vec<Finding> {
         let mut findings: Vec<Finding> = Vec::new();
-        for port in self.in_plan.values().filter(|port| port.has_usable_endpoint()) {
+        for port in self.in_plan.values().filter(|port| is_served(port)) {
             let policies = [
                 (port.internal_local, "internalTrafficPolicy", "LocalPolicyNoPod", "its ClusterIP"),
                 (

@@ -50,6 +50,10 @@ fn endpoint(pod: &Value) -> Value {
 
 impl Case {
     fn ask(&self) -> ServiceReport {
+        self.with_facts(explain)
+    }
+
+    fn with_facts<T>(&self, ask: impl FnOnce(&Facts<'_>) -> T) -> T {
         fn all<T: serde::de::DeserializeOwned>(values: &[Value]) -> Vec<Arc<T>> {
             values.iter().map(|value| Arc::new(serde_json::from_value(value.clone()).expect("an object"))).collect()
         }
@@ -62,7 +66,7 @@ impl Case {
         slices.iter().for_each(|slice| compiler.slice_applied(slice));
         nodes.iter().for_each(|node| compiler.node_applied(node));
         let plan = compiler.plan();
-        explain(&Facts {
+        ask(&Facts {
             service: &service,
             slices: &slices,
             pods: &pods,
@@ -455,4 +459,90 @@ fn near_misses_come_nearest_first_and_are_bounded() {
     let report = case.ask();
     assert_eq!((report.near_misses[0].pod.name.as_str(), report.near_misses.len()), ("p-59", problems::MOST));
     assert_eq!(report.more_near_misses, 10);
+}
+
+/// A second port, whose name no Pod has.
+fn two_ports() -> Case {
+    case().spec(json!({"ports": [{"name": "http", "port": 80, "targetPort": 8080},
+        {"name": "admin", "port": 81, "targetPort": "adm"}]}))
+}
+
+fn dual(policy: &str) -> Case {
+    case().spec(json!({"clusterIPs": ["10.96.0.20", "fd00:10:96::20"], "ipFamilies": ["IPv4", "IPv6"],
+        "ipFamilyPolicy": policy}))
+}
+
+#[test]
+fn service_that_serves_in_part_says_which_part() {
+    let all_terminating = |mut case: Case| {
+        for at in 0..3 {
+            case = case.endpoint(at, json!({"conditions": {"ready": false, "serving": true, "terminating": true}}));
+        }
+        case
+    };
+    let still = "3 endpoints that still serve while they terminate";
+    let cases = [
+        (dual("PreferDualStack"), true, "3 ready endpoints", "FamilyNotServed", "IPv6 has no endpoint"),
+        (dual("RequireDualStack"), false, "3 ready endpoints", "FamilyNotServed", "IPv6 has no endpoint"),
+        (all_terminating(dual("PreferDualStack")), true, still, "FamilyNotServed", "IPv6 has no endpoint"),
+        (two_ports(), false, "3 ready endpoints", "PortNotServed", "port 81/TCP has no endpoint"),
+    ];
+    for (at, (case, complete, count, code, words)) in cases.into_iter().enumerate() {
+        let report = case.ask();
+        assert_eq!((report.serving, report.complete), (true, complete), "case {at}: {report:#?}");
+        assert_eq!(report.summary, format!("it serves in part, with {count}"), "case {at}");
+        let first = &report.problems[0];
+        assert_eq!(first.code, code, "case {at}: {:#?}", report.problems);
+        assert!(first.message.starts_with(words), "case {at}: {}", first.message);
+    }
+    let report = two_ports().ask();
+    assert_eq!(codes(&report.problems), ["PortNotServed", "TargetPortNameMissing"], "and why");
+    let report = case().endpoints(json!([])).ask();
+    assert_eq!((report.serving, report.complete), (false, false));
+    assert!(case().ask().complete);
+}
+
+#[test]
+fn sctp_is_said_not_to_be_carried() {
+    let sctp = json!({"name": "sig", "port": 90, "targetPort": 9000, "protocol": "SCTP"});
+    let with = |ports: Value| {
+        let mut case = case().spec(json!({"ports": ports}));
+        case.slices[0]["ports"] = json!([{"name": "http", "port": 8080},
+            {"name": "sig", "port": 9000, "protocol": "SCTP"}]);
+        case
+    };
+    let alone = with(json!([sctp])).ask();
+    assert_eq!((alone.serving, alone.complete), (false, false));
+    assert_eq!(alone.summary, "SCTP is not carried through Services: nothing of it arrives");
+    assert_eq!((alone.problems[0].code.as_str(), alone.ports[0].choices.len()), ("SctpNotCarried", 0));
+    let beside = with(json!([{"name": "http", "port": 80, "targetPort": 8080}, sctp])).ask();
+    assert_eq!((beside.serving, beside.complete), (true, false), "{beside:#?}");
+    // Between Pods it is carried.
+    let mut headless = with(json!([sctp])).spec(json!({"clusterIP": "None", "clusterIPs": ["None"]}));
+    headless.service["spec"]["ports"][0]["targetPort"] = 8080.into();
+    assert!(!codes(&headless.ask().problems).contains(&"SctpNotCarried"));
+}
+
+/// What goes with the refusal of a packet: the causes of its port and of its kind alone.
+#[test]
+fn causes_of_a_refusal_are_those_of_its_port() {
+    let causes_of = |case: &Case, port: &str, v6: bool, lacking: Lacking| {
+        case.with_facts(|facts| {
+            let (_, found) = in_plan(facts)
+                .into_iter()
+                .find(|((family, name, _), _)| (*family, name.as_str()) == (v6, port))
+                .expect("the port");
+            causes(facts, &Lack { port: Arc::clone(found), v6, lacking })
+        })
+    };
+    // Three things are wrong: one port leads nowhere, the other to a number of nobody's, and a policy is Local.
+    let case = two_ports().spec(json!({"internalTrafficPolicy": "Local", "type": "LoadBalancer"}));
+    let found = causes_of(&case, "admin", false, Lacking::Endpoint);
+    assert_eq!(codes(&found), ["TargetPortNameMissing"]);
+    let found = causes_of(&case, "http", false, Lacking::LocalEndpoint { external: false });
+    assert_eq!(codes(&found), ["LocalPolicyNoPod"]);
+    assert!(causes_of(&case, "http", false, Lacking::LocalEndpoint { external: true }).is_empty());
+    // A family that no Pod has is no problem of the Service's: the Pod says what it lacks.
+    let found = causes_of(&dual("PreferDualStack"), "http", true, Lacking::Endpoint);
+    assert_eq!((codes(&found), found[0].rests_on[0].name.as_str()), (vec!["WrongFamily"], "web-1"));
 }

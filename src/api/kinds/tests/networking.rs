@@ -122,3 +122,23 @@ async fn service_cidr_and_ip_address_rules_sc2_sc5() {
     let cells = addresses.cells(&base);
     assert_eq!(cells[..2], ["10.96.0.9".into(), Value::from("services/a/s")]);
 }
+
+#[tokio::test]
+async fn addresses_of_a_slice_are_of_its_family() {
+    let desk = Desk::of::<endpoint_slice::Kind>().await;
+    let base = json!({"metadata": {"name": "s"}, "addressType": "IPv6", "endpoints": []});
+    let slice = |kind: &str, address: &str| json!({"addressType": kind, "endpoints": [{"addresses": [address]}]});
+    const AT: &str = "endpoints[0].addresses[0]: Invalid value";
+    let mapped = "::ffff:10.244.1.3";
+    let refused = format!("{AT}: \"{mapped}\": must not be an IPv4-mapped IPv6 address");
+    desk.assert_creates(
+        &base,
+        &[
+            (slice("IPv6", "fd00::3"), None),
+            (slice("IPv4", "10.244.1.3"), None),
+            (slice("IPv6", mapped), Some(&refused)),
+            (slice("IPv6", "10.244.1.3"), Some(&format!("{AT}: \"10.244.1.3\": must be an IPv6 address"))),
+            (slice("IPv4", "fd00::3"), Some(&format!("{AT}: \"fd00::3\": must be an IPv4 address"))),
+        ],
+    );
+}
