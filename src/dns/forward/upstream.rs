@@ -69,6 +69,7 @@ pub(super) struct Upstream {
 /// A wait for an upstream. Its end without an answer is remembered, be it the deadline or that another one was faster.
 struct Wait<'a> {
     upstream: &'a Upstream,
+    name: &'a str,
     start: Instant,
     patience: Duration,
     over: bool,
@@ -79,7 +80,7 @@ impl Drop for Wait<'_> {
         let now = Instant::now();
         if !self.over && now >= self.start + self.patience {
             count(&self.upstream.failures);
-            self.upstream.health.lock().silent(self.start, now);
+            self.upstream.health.lock().silent(self.name, self.start, now);
         }
     }
 }
@@ -154,7 +155,7 @@ impl Upstream {
     /// Asks until `end`. The error says what happened, with the address.
     pub(super) async fn exchange(&self, asked: &Asked<'_>, patience: Duration, end: Instant) -> Result<Said, String> {
         count(&self.questions);
-        let mut wait = Wait { upstream: self, start: Instant::now(), patience, over: false };
+        let mut wait = Wait { upstream: self, name: &asked.key.name, start: Instant::now(), patience, over: false };
         let mut result = self.over_udp(&asked.message(true), patience, end).await;
         if let Ok(reply) = &result
             && reply.metadata.response_code == ResponseCode::FormErr
