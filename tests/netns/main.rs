@@ -194,6 +194,7 @@ scenarios! {
     dns::records::names_of_services_and_pods_resolve,
     dns::records::headless_service_resolves_to_its_ready_pods: dig,
     dns::records::records_of_every_form_are_seen_by_dig_d1_d2_d3_d4_d5_d9: dig,
+    dns::records::reverse_names_of_a_further_service_cidr_are_the_clusters_d4_sc3: dig,
     dns::clients::resolv_conf_follows_policy_and_config_nm4_nm5_nm6,
     dns::clients::getaddrinfo_of_musl_agrees: musl,
     dns::clients::getaddrinfo_of_glibc_agrees: cc,
