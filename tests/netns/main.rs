@@ -180,6 +180,7 @@ scenarios! {
     outside::proxy_tells_its_health_on_every_node_h5,
     outside::host_access_is_refused_where_it_is_not_allowed: unshare,
     outside::host_access_no_touches_nothing,
+    outside::host_has_routes_to_service_cidrs_while_they_exist,
     outside::reach_prints_addresses_that_answer,
     outside::services_are_at_the_loopback_of_an_ordinary_user: unshare,
     egress::pods_reach_the_world_by_tcp_and_udp,
