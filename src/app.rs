@@ -30,7 +30,6 @@ use crate::cluster::Cluster;
 use crate::config::{CLAIMS_FOLDER, CLUSTER_API_PORT, Config, HostAccess, IMAGE_MAP_FILE, PKI_FOLDER};
 use crate::controllers::{self, Controllers, ControllersConfig};
 use crate::dashboard::{self, DashboardConfig};
-use crate::dns::Zone;
 use crate::edge::{self, EdgeConfig};
 use crate::events::Recorder;
 use crate::explain::Explainer;
@@ -222,7 +221,7 @@ pub async fn build(config: Config) -> Result<Running> {
             cluster: cluster.clone(),
             router: Arc::clone(&router),
             index: Arc::clone(&names.dns.index),
-            zone: Zone::new(&config.network),
+            zone: names.dns.zone.as_ref().clone(),
             resolvers: Arc::clone(&names.resolvers),
             client: client("system:apiserver"),
         },

@@ -6,6 +6,7 @@
 mod informer;
 mod reflector;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
 };
@@ -93,6 +94,12 @@ impl Cluster {
             },
         )
     }
+}
+
+/// The ranges of a ServiceCIDR, at most one of each family; without what is none.
+pub fn service_ranges(cidr: &ServiceCIDR) -> Vec<IpNet> {
+    let cidrs = cidr.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());
+    cidrs.filter_map(|cidr| cidr.parse::<IpNet>().ok()).map(|net| net.trunc()).collect()
 }
 
 impl Writers {

@@ -248,6 +248,11 @@ impl Network {
     }
 }
 
+/// Whether two ranges have addresses in common.
+pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
+}
+
 fn nth(v4: Ipv4Net, v6: Ipv6Net, n: u32) -> DualAddr {
     DualAddr { v4: (u32::from(v4.network()) + n).into(), v6: (u128::from(v6.network()) + u128::from(n)).into() }
 }

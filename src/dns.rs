@@ -9,7 +9,7 @@
 //! ```
 //!
 //! * [`zone`]: which names are ours. [`records`]: what the objects mean, as an index. [`answer`]: answers, rules D1-D9.
-//! * [`follow`]: keeps the index in step.
+//! * [`follow`]: keeps the index and the zone's ranges in step.
 //! * [`wire`]: messages. [`server`]: sockets. [`forward`]: everybody else's names, with a cache.
 //! * [`metrics`]: counters, with their names. [`events`]: each question, for onlookers. [`lookup`]: a Pod's look-up, step by
 //!   step.
@@ -53,7 +53,7 @@ use crate::cluster::Cluster;
 
 /// The parts of cluster DNS, wired.
 pub struct Dns {
-    zone: Arc<Zone>,
+    pub zone: Arc<Zone>,
     pub index: Arc<Index>,
     pub metrics: Arc<Metrics>,
     pub forwarder: Arc<Forwarder>,
@@ -73,7 +73,7 @@ impl Dns {
 
     /// The task that keeps the answers in step with the cluster; run it once.
     pub fn follow(&self, cluster: &Cluster) -> impl Future<Output = ()> + Send + use<> {
-        follow::follow(cluster, Arc::clone(&self.index), self.complete.clone())
+        follow::follow(cluster, Arc::clone(&self.zone), Arc::clone(&self.index), self.complete.clone())
     }
 
     /// Every metric: its name, its labels and what it says.

@@ -2,6 +2,7 @@
 //!
 //! * [`egress`]: the way of Pods into the world, over sockets of the namespace of the start.
 //! * [`host`]: the host's own way to Services, Pods and nodes, a TUN device in the namespace of the start.
+//! * [`host_routes`]: that device's routes to the ranges of further ServiceCIDRs.
 //! * [`loopback`]: node ports and load-balancer ports at 127.0.0.1, where the host cannot be connected.
 //! * [`health_ports`]: what a load balancer in front of the nodes asks them, as kube-proxy answers it (rules H1-H5).
 
@@ -10,6 +11,7 @@ mod egress;
 mod health;
 mod health_ports;
 mod host;
+mod host_routes;
 mod loopback;
 mod loopback_plan;
 mod relay;
@@ -107,12 +109,15 @@ pub fn start(config: EdgeConfig<'_>) -> Result<HostReach> {
     let EdgeConfig { network, host_access, nodes, agents, cluster, router, events, tell_shut, stopping, tasks } =
         config;
     let reach = match host::attach(&network, host_access, &*router)? {
-        true => HostReach::Device,
-        false if host_access == HostAccess::Auto => {
+        Some(device) => {
+            tasks.spawn(host_routes::follow(device, &network, &cluster.service_cidrs));
+            HostReach::Device
+        }
+        None if host_access == HostAccess::Auto => {
             loopback::start(&network, &cluster.services, &router, events.clone(), tell_shut, &stopping, tasks)?;
             HostReach::Loopback
         }
-        false => HostReach::None,
+        None => HostReach::None,
     };
     egress::start(&network, &router, tasks)?;
     let nodes = (1..=nodes).map(|index| {

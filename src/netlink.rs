@@ -161,24 +161,21 @@ impl Netlink {
     /// # Errors
     /// The kernel's.
     pub fn add_route(&mut self, index: u32, destination: IpNet) -> io::Result<()> {
-        let address = destination.network();
-        let mut message = RouteMessage::default();
-        message.header = RouteHeader {
-            address_family: family(address),
-            destination_prefix_length: destination.prefix_len(),
-            table: RouteHeader::RT_TABLE_MAIN,
-            protocol: RouteProtocol::Static,
-            scope: if address.is_ipv4() { RouteScope::Link } else { RouteScope::Universe },
-            kind: RouteType::Unicast,
-            ..RouteHeader::default()
-        };
-        message.attributes = vec![RouteAttribute::Destination(address.into()), RouteAttribute::Oif(index)];
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        self.request(RouteNetlinkMessage::NewRoute(message), flags).map(drop)
+        self.request(RouteNetlinkMessage::NewRoute(route(index, destination)), flags).map(drop)
     }
 
-    /// The destinations of all routes in the main table, default routes left out.
-    fn routes(&mut self) -> io::Result<Vec<IpNet>> {
+    /// Takes away what [`Self::add_route`] has added.
+    ///
+    /// # Errors
+    /// The kernel's, `ESRCH` when there is no such route.
+    pub fn remove_route(&mut self, index: u32, destination: IpNet) -> io::Result<()> {
+        let message = RouteNetlinkMessage::DelRoute(route(index, destination));
+        self.request(message, NLM_F_REQUEST | NLM_F_ACK).map(drop)
+    }
+
+    /// The destinations of all routes in the main table, default routes and those to the interface `own` left out.
+    fn routes(&mut self, own: Option<u32>) -> io::Result<Vec<IpNet>> {
         let mut networks = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = RouteMessage::default();
@@ -186,6 +183,7 @@ impl Netlink {
             for answer in self.request(RouteNetlinkMessage::GetRoute(message), NLM_F_REQUEST | NLM_F_DUMP)? {
                 if let RouteNetlinkMessage::NewRoute(route) = answer
                     && route.header.table == RouteHeader::RT_TABLE_MAIN
+                    && !own.is_some_and(|own| route.attributes.contains(&RouteAttribute::Oif(own)))
                 {
                     networks.extend(destination(&route));
                 }
@@ -194,14 +192,16 @@ impl Netlink {
         Ok(networks)
     }
 
-    /// The networks of all addresses of all interfaces.
-    fn addresses(&mut self) -> io::Result<Vec<IpNet>> {
+    /// The networks of all addresses of all interfaces but `own`.
+    fn addresses(&mut self, own: Option<u32>) -> io::Result<Vec<IpNet>> {
         let answers =
             self.request(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_REQUEST | NLM_F_DUMP)?;
         Ok(answers
             .into_iter()
             .filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewAddress(message) => interface_network(&message),
+                RouteNetlinkMessage::NewAddress(message) if Some(message.header.index) != own => {
+                    interface_network(&message)
+                }
                 _ => None,
             })
             .collect())
@@ -252,9 +252,17 @@ impl Netlink {
 /// # Errors
 /// When netlink is not available.
 pub fn host_networks() -> io::Result<Vec<IpNet>> {
+    networks_beside(None)
+}
+
+/// As [`host_networks`], without the routes and addresses of the interface `own`.
+///
+/// # Errors
+/// When netlink is not available.
+pub fn networks_beside(own: Option<u32>) -> io::Result<Vec<IpNet>> {
     let mut netlink = Netlink::open()?;
-    let mut networks = netlink.routes()?;
-    networks.extend(netlink.addresses()?);
+    let mut networks = netlink.routes(own)?;
+    networks.extend(netlink.addresses(own)?);
     networks.retain(|network| !network.addr().is_loopback());
     networks.sort();
     networks.dedup();
@@ -277,6 +285,23 @@ pub fn interface_index(name: &str) -> io::Result<u32> {
 /// protected, as in some containers.
 pub fn set_sysctl(key: &str, value: &str) -> io::Result<()> {
     std::fs::write(format!("/proc/sys/{key}"), value)
+}
+
+/// The route of everything for `destination` to the interface.
+fn route(index: u32, destination: IpNet) -> RouteMessage {
+    let address = destination.network();
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: family(address),
+        destination_prefix_length: destination.prefix_len(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::Static,
+        scope: if address.is_ipv4() { RouteScope::Link } else { RouteScope::Universe },
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![RouteAttribute::Destination(address.into()), RouteAttribute::Oif(index)];
+    message
 }
 
 /// A rule of `address`'s family: look into the table.

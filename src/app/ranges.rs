@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use crate::config::Network;
+use crate::config::{Network, overlap};
 
 /// A range of the cluster that overlaps another network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -11,10 +11,6 @@ pub enum RangeClash {
     Host { flag: &'static str, range: IpNet, taken: IpNet },
     #[error("the ranges {range} and {other} of the cluster overlap: choose another with {flag}")]
     Own { flag: &'static str, range: IpNet, other: IpNet },
-}
-
-fn overlap(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(b) || b.contains(a)
 }
 
 /// Refuses ranges that overlap one another or one of the host's `taken` networks (its default routes left out).

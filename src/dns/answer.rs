@@ -34,7 +34,7 @@ use super::zone::{Place, Reverse, Zone};
 
 /// The version of the specification, as `dns-version` tells it.
 pub const SCHEMA_VERSION: &str = "1.1.0";
-/// Aliases followed before a chain counts as a loop.
+/// Aliases followed; a longer chain fails like a loop.
 const MAX_ALIASES: usize = 8;
 /// Addresses of SRV targets that are sent along unasked.
 const MAX_ADDITIONAL: usize = 64;
@@ -170,9 +170,14 @@ impl Records {
                 Found::Exists => return Some(search.finish(apex, Code::NoError, rng)),
                 Found::Missing => return Some(search.finish(apex, Code::NxDomain, rng)),
             };
+            // No record is given twice (RFC 2181, section 5).
+            let met = search.answer.answers.iter().any(|record| record.data == Data::Cname(Arc::clone(&target)));
             search.push(Data::Cname(Arc::clone(&target)));
             if matches!(kind, Kind::Cname | Kind::Any) {
                 return Some(search.answer);
+            }
+            if met || *target == *name {
+                break;
             }
             search.owner = Owner::Name(Arc::clone(&target));
             alias = target;
@@ -328,9 +333,6 @@ impl<'a> Search<'a> {
                     glue.push((target, endpoint.address));
                 }
             }
-            // Both families of an endpoint have one name, and so one record.
-            let mut seen = HashSet::new();
-            targets.retain(|target| seen.insert(target.clone()));
             let mut seen = HashSet::new();
             glue.retain(|glue| seen.insert(glue.clone()));
         } else {
@@ -338,6 +340,9 @@ impl<'a> Search<'a> {
             targets.extend(service.ports.iter().filter(|port| wanted(port)).map(|port| (target.clone(), port.port)));
             glue.extend(service.vips().map(|vip| (target.clone(), vip)));
         }
+        // Both families of an endpoint have one name, and so one record; so have a number's TCP and UDP.
+        let mut seen = HashSet::new();
+        targets.retain(|target| seen.insert(target.clone()));
         if targets.is_empty() {
             return;
         }

@@ -1,16 +1,20 @@
-//! From the informer cache to the index: each change is applied as it comes, and what came together is published
-//! together.
+//! From the informer cache to the index, and to the zone's ranges: each change is applied as it comes, and what came
+//! together is published together.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::{Resource, ResourceExt};
 use tokio::sync::watch;
 use tracing::debug;
 
 use super::records::{Index, Records};
-use crate::cluster::{Change, Cluster, Mark, ObjectKey, Subscription};
+use super::zone::Zone;
+use crate::cluster::{Change, Cluster, Mark, ObjectKey, Subscription, service_ranges};
 
 /// Changes taken from a subscription at once.
 const BATCH: usize = 1024;
@@ -64,15 +68,22 @@ impl<K: Resource> Feed<K> {
     }
 }
 
-/// Keeps the index in step with the cluster until the cluster's writers are gone. `complete` turns true once everything
+/// Keeps the index and the zone's ranges in step with the cluster until the cluster's writers are gone. `complete` turns true once everything
 /// that existed at the start is in the answers. The subscriptions begin with the call, not with the first poll, so that
 /// a mark set after it waits.
-pub fn follow(cluster: &Cluster, index: Arc<Index>, complete: watch::Sender<bool>) -> impl Future<Output = ()> + use<> {
+pub fn follow(
+    cluster: &Cluster,
+    zone: Arc<Zone>,
+    index: Arc<Index>,
+    complete: watch::Sender<bool>,
+) -> impl Future<Output = ()> + use<> {
     let mut namespaces = Feed::<Namespace>::new(cluster.namespaces.subscribe());
     let mut services = Feed::<Service>::new(cluster.services.subscribe());
     let mut slices = Feed::<EndpointSlice>::new(cluster.slices.subscribe());
     let mut pods = Feed::<Pod>::new(cluster.pods.subscribe());
+    let mut cidrs = Feed::<ServiceCIDR>::new(cluster.service_cidrs.subscribe());
     async move {
+        let mut ranges = BTreeMap::<String, Vec<IpNet>>::new();
         let mut records = Records::default();
         loop {
             let received = tokio::select! {
@@ -80,6 +91,7 @@ pub fn follow(cluster: &Cluster, index: Arc<Index>, complete: watch::Sender<bool
                 received = services.wait() => received,
                 received = pods.wait() => received,
                 received = namespaces.wait() => received,
+                received = cidrs.wait() => received,
             };
             if received == 0 {
                 debug!("the cluster's cache is closed, dns answers stay as they are");
@@ -108,21 +120,44 @@ pub fn follow(cluster: &Cluster, index: Arc<Index>, complete: watch::Sender<bool
                 }
             });
             pods.drain(|old, new| changed |= records.change_pod(old, new));
+            // Published after them: no reply that was made with the ranges of before is kept.
+            changed |= take_ranges(&mut cidrs, &mut ranges, &zone);
             let was_complete = records.complete;
-            records.complete = namespaces.synced && services.synced && slices.synced && pods.synced;
+            records.complete = namespaces.synced && services.synced && slices.synced && pods.synced && cidrs.synced;
             if changed || records.complete != was_complete {
-                records.note_revision(services.newest.max(slices.newest).max(pods.newest).max(namespaces.newest));
+                let newest = services.newest.max(slices.newest).max(pods.newest).max(namespaces.newest);
+                records.note_revision(newest.max(cidrs.newest));
                 index.publish(records.clone());
             } else {
                 // Replies that were made stay good: most changes, of a Pod's status above all, are nothing to DNS.
                 index.refresh(records.clone());
             }
             complete.send_if_modified(|known| std::mem::replace(known, records.complete) != records.complete);
-            for marks in [&mut namespaces.marks, &mut services.marks, &mut slices.marks, &mut pods.marks] {
+            let marks = [&mut namespaces.marks, &mut services.marks, &mut slices.marks, &mut pods.marks];
+            for marks in marks.into_iter().chain([&mut cidrs.marks]) {
                 marks.clear();
             }
         }
     }
+}
+
+/// Hands changed ranges to the zone. Says whether they did change.
+fn take_ranges(cidrs: &mut Feed<ServiceCIDR>, ranges: &mut BTreeMap<String, Vec<IpNet>>, zone: &Zone) -> bool {
+    let mut changed = false;
+    cidrs.drain(|old, new| {
+        changed |= match (old, new) {
+            (_, Some(cidr)) => {
+                let found = service_ranges(cidr);
+                ranges.insert(cidr.name_any(), found.clone()).as_ref() != Some(&found)
+            }
+            (Some(gone), None) => ranges.remove(&gone.name_any()).is_some(),
+            (None, None) => false,
+        }
+    });
+    if changed {
+        zone.set_further_ranges(ranges.values().flatten().copied().collect());
+    }
+    changed
 }
 
 #[cfg(test)]
@@ -133,11 +168,11 @@ mod tests {
     use crate::cluster::{Progress, Writers};
     use crate::config::Network;
     use crate::dns::answer::{Code, Data, Kind};
-    use crate::dns::fixtures::{namespace, pod, service, slice};
-    use crate::dns::zone::Zone;
+    use crate::dns::fixtures::{namespace, object, pod, service, slice};
 
     struct World {
         writers: Writers,
+        zone: Arc<Zone>,
         index: Arc<Index>,
         cluster: Cluster,
         _task: tokio::task::JoinSet<()>,
@@ -147,8 +182,9 @@ mod tests {
         let (cluster, writers) = Cluster::new();
         let index = Arc::<Index>::default();
         let mut task = tokio::task::JoinSet::new();
-        task.spawn(follow(&cluster, Arc::clone(&index), watch::Sender::default()));
-        World { writers, index, cluster, _task: task }
+        let zone = Arc::new(Zone::new(&Network::default()));
+        task.spawn(follow(&cluster, Arc::clone(&zone), Arc::clone(&index), watch::Sender::default()));
+        World { writers, zone, index, cluster, _task: task }
     }
 
     impl World {
@@ -157,13 +193,14 @@ mod tests {
             self.writers.services.replace(vec![service("web", json!({"clusterIP": "10.96.1.1"}))]);
             self.writers.slices.replace(Vec::new());
             self.writers.pods.replace(vec![pod("web-1", &["10.244.1.5"])]);
+            self.writers.service_cidrs.replace(Vec::new());
         }
 
         /// Waits until the answers follow what was written.
         async fn settled(&self) {
             let (mark, gone) = Mark::new();
-            let Cluster { namespaces, services, slices, pods, .. } = &self.cluster;
-            for informer in [namespaces as &dyn Progress, services, slices, pods] {
+            let Cluster { namespaces, services, slices, pods, service_cidrs, .. } = &self.cluster;
+            for informer in [namespaces as &dyn Progress, services, slices, pods, service_cidrs] {
                 informer.mark(&mark);
             }
             drop(mark);
@@ -171,9 +208,12 @@ mod tests {
         }
 
         fn ask(&self, name: &str) -> (Code, Vec<Data>) {
-            let zone = Zone::new(&Network::default());
-            let answer = self.index.load().answer(&zone, name, Kind::A, &mut rand::rng()).expect("a name of ours");
-            (answer.code, answer.answers.into_iter().map(|record| record.data).collect())
+            self.find(name, Kind::A).expect("a name of ours")
+        }
+
+        fn find(&self, name: &str, kind: Kind) -> Option<(Code, Vec<Data>)> {
+            let answer = self.index.load().answer(&self.zone, name, kind, &mut rand::rng())?;
+            Some((answer.code, answer.answers.into_iter().map(|record| record.data).collect()))
         }
     }
 
@@ -187,6 +227,7 @@ mod tests {
         world.writers.services.replace(vec![service("web", json!({"clusterIP": "10.96.1.1"}))]);
         world.writers.slices.replace(Vec::new());
         world.writers.pods.replace(Vec::new());
+        world.writers.service_cidrs.replace(Vec::new());
         world.settled().await;
         assert!(!world.index.load().complete);
         world.writers.namespaces.replace(vec![namespace("default")]);
@@ -221,6 +262,41 @@ mod tests {
         world.writers.pods.apply(pod("web-1", &["10.244.1.6"]));
         world.settled().await;
         assert!(generation() > first);
+    }
+
+    #[tokio::test]
+    async fn reverse_names_of_a_further_service_cidr_are_the_clusters_while_it_exists_d4_sc3() {
+        let world = start();
+        world.sync();
+        world.settled().await;
+        let (known, free) = ("7.0.200.10.in-addr.arpa", "8.0.200.10.in-addr.arpa");
+        let known_v6 = format!("7.{}2.0.0.1.0.0.d.f.ip6.arpa", "0.".repeat(23));
+        let vips = json!({"clusterIP": "10.200.0.7", "clusterIPs": ["10.200.0.7", "fd00:1002::7"]});
+        world.writers.services.apply(service("more", vips));
+        world.settled().await;
+        assert_eq!(world.find(known, Kind::Ptr), None, "somebody else's");
+
+        let generation = || world.index.load().generation;
+        let first = generation();
+        let mut cidr: ServiceCIDR = object(json!({"metadata": {"name": "more", "resourceVersion": "20"},
+            "spec": {"cidrs": ["10.200.0.0/24", "fd00:1002::/112"]}}));
+        world.writers.service_cidrs.apply(cidr.clone());
+        world.settled().await;
+        let more = vec![Data::Ptr("more.default.svc.cluster.local".into())];
+        for name in [known, &known_v6] {
+            assert_eq!(world.find(name, Kind::Ptr), Some((Code::NoError, more.clone())), "{name}");
+        }
+        assert_eq!(world.find(free, Kind::Ptr), Some((Code::NxDomain, vec![])), "nobody else is asked");
+        let second = generation();
+        assert!(second > first, "replies of before are not given again");
+        cidr.metadata.resource_version = Some("21".into());
+        world.writers.service_cidrs.apply(cidr);
+        world.settled().await;
+        assert_eq!(generation(), second);
+
+        world.writers.service_cidrs.delete(&ObjectKey::new("", "more"));
+        world.settled().await;
+        assert_eq!((world.find(free, Kind::Ptr), generation() > second), (None, true));
     }
 
     #[tokio::test]

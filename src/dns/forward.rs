@@ -9,7 +9,8 @@
 //! * Several upstreams: in order, the next one as soon as one refuses or fails, or has been silent for a moment; the
 //!   first good word wins. A cut reply is asked for again over TCP.
 //! * A question never takes longer than [`Timing::deadline`], and an upstream known to be silent costs no time
-//!   ([`super::health`]): offline, the answer is a prompt failure with its reason.
+//!   ([`super::health`]): offline, the answer is a prompt failure with its reason. Where all have fallen silent, the one
+//!   that answered last is still asked for a minute, since it may be the domains that are silent.
 //! * A bounded cache ([`super::cache`]), and a bounded number of questions on their way.
 //! * Equal questions at one time are one question to the upstreams.
 //! * Nothing of the cluster's gets here: the server asks [`super::zone::Zone`] first. No question may come back: upstream
@@ -256,7 +257,12 @@ impl Forwarder {
         if sound.is_empty() {
             return Err(ForwardError::Loop);
         }
-        let usable: Vec<_> = sound.into_iter().filter(|upstream| upstream.health.lock().try_ask(now)).collect();
+        let mut usable: Vec<_> = sound.iter().copied().filter(|upstream| upstream.health.lock().try_ask(now)).collect();
+        if usable.is_empty() {
+            // It may be the domains asked for that are silent; this one is the likeliest to have an answer.
+            let heard = sound.into_iter().filter_map(|u| u.health.lock().recent_answer(now).map(|last| (last, u)));
+            usable.extend(heard.max_by_key(|(last, _)| *last).map(|(_, upstream)| upstream));
+        }
         if usable.is_empty() {
             let down: Vec<_> = upstreams.iter().map(|upstream| upstream.address.to_string()).collect();
             return Err(ForwardError::Silent(format!("{} did not a moment ago", down.join(", "))));

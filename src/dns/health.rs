@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 /// How long a silent upstream is left alone. Then one question tries it again, and only if that is answered do others
 /// follow.
 pub const HOLD: Duration = Duration::from_secs(3);
-/// Questions in a row without an answer after which a resolver that has answered before counts as down. One may be
-/// about a domain whose own servers are silent.
-const PATIENCE: u32 = 2;
+/// How long after its last answer an upstream that is down may be asked where nobody else is left: several domains whose
+/// own servers are silent look like a silent upstream.
+pub const RECENT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 pub struct Health {
     last_answer: Option<Instant>,
-    unanswered: u32,
+    /// The name that it was silent about since then. All questions about one name count once, since its own servers may
+    /// be what is silent; a resolver that has answered before counts as down after silence about a second name.
+    silent_about: Option<String>,
     down_until: Option<Instant>,
 }
 
@@ -34,16 +36,21 @@ impl Health {
         *self = Self { last_answer: Some(now), ..Self::default() };
     }
 
-    /// A question asked at `asked` had no answer until `now`.
-    pub fn silent(&mut self, asked: Instant, now: Instant) {
+    /// A question about `name`, asked at `asked`, had no answer until `now`.
+    pub fn silent(&mut self, name: &str, asked: Instant, now: Instant) {
         // It answered somebody else meanwhile, so the silence is about the name.
         if self.last_answer.is_some_and(|last| last >= asked) {
             return;
         }
-        self.unanswered += 1;
-        if self.last_answer.is_none() || self.unanswered >= PATIENCE {
+        let about_another = self.silent_about.get_or_insert_with(|| name.to_owned()) != name;
+        if self.last_answer.is_none() || about_another || self.is_down() {
             self.down_until = Some(now + HOLD);
         }
+    }
+
+    /// When it answered last, if that was not long ago.
+    pub fn recent_answer(&self, now: Instant) -> Option<Instant> {
+        self.last_answer.filter(|last| now < *last + RECENT)
     }
 
     pub fn is_down(&self) -> bool {
@@ -62,16 +69,17 @@ mod tests {
         let start = Instant::now();
         let mut health = Health::default();
         assert!(health.try_ask(start));
-        health.silent(start, start + SECOND);
+        health.silent("a.example", start, start + SECOND);
         assert!(health.is_down());
         assert!(!health.try_ask(start + SECOND));
+        assert_eq!(health.recent_answer(start + SECOND), None);
     }
 
     #[test]
     fn one_question_at_a_time_tries_a_down_upstream_again() {
         let start = Instant::now();
         let mut health = Health::default();
-        health.silent(start, start);
+        health.silent("a.example", start, start);
         assert!(health.try_ask(start + HOLD));
         assert!(!health.try_ask(start + HOLD));
         health.answered(start + HOLD + SECOND);
@@ -84,16 +92,33 @@ mod tests {
         let start = Instant::now();
         let mut health = Health::default();
         health.answered(start);
-        health.silent(start + SECOND, start + 2 * SECOND);
-        assert!(health.try_ask(start + 2 * SECOND));
-        // Answers to others in between: still fine, however often.
-        for i in 3..10 {
+        // A client asks for both families at once, and again.
+        for asked in [1, 1, 3, 3] {
+            health.silent("dead.example", start + asked * SECOND, start + (asked + 1) * SECOND);
+            assert!(health.try_ask(start + (asked + 1) * SECOND));
+        }
+        // Answers to others in between: still fine, however many names.
+        for i in 5..10 {
             health.answered(start + i * SECOND);
-            health.silent(start + i * SECOND, start + (i + 1) * SECOND);
+            health.silent(&format!("dead-{i}.example"), start + i * SECOND + SECOND / 2, start + (i + 1) * SECOND);
             assert!(!health.is_down());
         }
-        health.silent(start + 20 * SECOND, start + 21 * SECOND);
-        health.silent(start + 20 * SECOND, start + 21 * SECOND);
+        health.silent("a.example", start + 20 * SECOND, start + 21 * SECOND);
         assert!(health.is_down());
+        health.silent("a.example", start + 23 * SECOND, start + 24 * SECOND);
+        assert!(!health.try_ask(start + 24 * SECOND), "silence while it is down prolongs that");
+    }
+
+    #[test]
+    fn an_answer_is_remembered_for_a_while() {
+        let start = Instant::now();
+        let mut health = Health::default();
+        health.answered(start);
+        for name in ["a.example", "b.example"] {
+            health.silent(name, start + SECOND, start + 2 * SECOND);
+        }
+        assert!(health.is_down());
+        assert_eq!(health.recent_answer(start + 2 * SECOND), Some(start));
+        assert_eq!(health.recent_answer(start + RECENT), None);
     }
 }

@@ -1,12 +1,13 @@
 //! Which names are the cluster's own: its domain, and the reverse zones of its address ranges.
 //!
-//! Pure text, no messages: names are lower case, without the final dot, and a label that holds anything but
+//! Text, no messages: names are lower case, without the final dot, and a label that holds anything but
 //! printable characters is written with escapes (see [`super::wire`]), so that it can never equal a name of ours.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use crate::config::Network;
@@ -14,7 +15,7 @@ use crate::config::Network;
 /// Seconds that an answer about the cluster may be kept: the default of CoreDNS' kubernetes plugin.
 pub const TTL: u32 = 5;
 
-/// The names for which this server has the last word.
+/// The names for which this server has the last word. Clones learn of further ranges together.
 #[derive(Clone, Debug)]
 pub struct Zone {
     domain: Arc<str>,
@@ -23,6 +24,8 @@ pub struct Zone {
     /// The mailbox field of the SOA.
     contact: Arc<str>,
     ranges: Vec<IpNet>,
+    /// Those of the ServiceCIDRs that there are now.
+    further: Arc<ArcSwap<Vec<IpNet>>>,
     addresses: Vec<IpAddr>,
     /// Where the server listens, behind them.
     listening: Vec<IpAddr>,
@@ -68,6 +71,7 @@ impl Zone {
             contact: format!("hostmaster.{domain}").into(),
             domain: domain.into(),
             ranges,
+            further: Arc::default(),
             addresses,
             listening: Vec::new(),
             ttl: TTL,
@@ -96,9 +100,15 @@ impl Zone {
         self.addresses.contains(&address) || self.listening.contains(&address)
     }
 
+    /// Replaces the ranges that Services have beside those of the start.
+    pub fn set_further_ranges(&self, ranges: Vec<IpNet>) {
+        self.further.store(Arc::new(ranges));
+    }
+
     /// True for an address inside the cluster.
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.ranges.iter().any(|range| range.contains(&address))
+        let further = self.further.load();
+        self.ranges.iter().chain(further.iter()).any(|range| range.contains(&address))
     }
 
     /// Whether a name, in small letters, is answered by the cluster alone.
@@ -127,8 +137,9 @@ impl Zone {
     /// The number of address labels of the reverse zone's first name, if the name lies in one of ours. A range whose
     /// length is no multiple of a label (a /12) has a zone for each label value it covers.
     fn cut(&self, reverse: &Arpa) -> Option<usize> {
-        let bits = reverse.bits();
-        self.ranges.iter().filter(|range| range.contains(&reverse.address())).find_map(|range| {
+        let (bits, further) = (reverse.bits(), self.further.load());
+        let ranges = self.ranges.iter().chain(further.iter());
+        ranges.filter(|range| range.contains(&reverse.address())).find_map(|range| {
             let cut = usize::from(range.prefix_len()).div_ceil(bits);
             (reverse.labels >= cut).then_some(cut)
         })
@@ -264,6 +275,21 @@ mod tests {
         assert_eq!(apex, "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa");
         assert_eq!(what, Reverse::Address("fd00:10:96::a".parse().unwrap()));
         assert_eq!(zone().place("8.b.d.0.1.0.0.2.ip6.arpa"), Place::Outside);
+    }
+
+    #[test]
+    fn ranges_come_and_go_in_every_clone() {
+        let zone = zone();
+        let clone = zone.clone();
+        let (name, address) = ("4.3.200.10.in-addr.arpa", "10.200.3.4".parse().unwrap());
+        zone.set_further_ranges(vec!["10.200.3.0/24".parse().unwrap(), "10.96.0.0/24".parse().unwrap()]);
+        let place = Place::Reverse { apex: "3.200.10.in-addr.arpa".into(), what: Reverse::Address(address) };
+        assert_eq!((clone.place(name), clone.contains(address)), (place, true));
+        assert_eq!(zone.place("200.10.in-addr.arpa"), Place::Outside);
+        // A range within one of the start adds no zone.
+        assert_eq!(reverse("1.0.96.10.in-addr.arpa").0, "96.10.in-addr.arpa");
+        zone.set_further_ranges(Vec::new());
+        assert_eq!((clone.place(name), clone.contains(address)), (Place::Outside, false));
     }
 
     #[test]

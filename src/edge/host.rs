@@ -1,5 +1,5 @@
 //! The host's own way into the cluster: a TUN device in the namespace that vipyard was started in, and routes to the
-//! cluster's ranges. The host is a client outside of the cluster, with an address out of the node range. Nothing else of
+//! cluster's ranges; [`super::host_routes`] adds those of ServiceCIDRs. The host is a client outside of the cluster, with an address out of the node range. Nothing else of
 //! its network is touched, and device and routes go with the process.
 
 use std::io;
@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use tracing::{info, warn};
 
 use crate::config::{HostAccess, Network};
+use crate::netlink::interface_index;
 use crate::node::netif;
 use crate::router::{PortKind, PortSpec, Ports};
 use crate::sys::tun::Tun;
@@ -15,13 +16,13 @@ use crate::sys::tun::Tun;
 const PREFIX: &str = "vipyard";
 const NAME: &str = "host";
 
-/// Connects the host as far as `access` wants it and the kernel allows it. Says whether it did.
+/// Connects the host as far as `access` wants it and the kernel allows it. Returns the device's index if it did.
 ///
 /// # Errors
 /// When access is asked for and cannot be had.
-pub(super) fn attach(network: &Network, access: HostAccess, ports: &dyn Ports) -> Result<bool> {
+pub(super) fn attach(network: &Network, access: HostAccess, ports: &dyn Ports) -> Result<Option<u32>> {
     if access == HostAccess::No {
-        return Ok(false);
+        return Ok(None);
     }
     let addresses = network.host().both();
     let ranges = network.ranges().map(|(_, range)| range);
@@ -35,16 +36,17 @@ pub(super) fn attach(network: &Network, access: HostAccess, ports: &dyn Ports) -
         }
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             info!("this host cannot dial Services by their own addresses: that takes root");
-            return Ok(false);
+            return Ok(None);
         }
         Err(e) => {
             warn!(error = %e, "this host cannot dial Services by their own addresses");
-            return Ok(false);
+            return Ok(None);
         }
     };
+    let index = interface_index(&device).context("the host's device has no index")?;
     connect(network, tun, ports)?;
     info!(device, address = %network.host().v4, "this host reaches the cluster");
-    Ok(true)
+    Ok(Some(index))
 }
 
 /// Connects a device as a client outside of the cluster.

@@ -14,7 +14,7 @@ use super::host_ports::HostPod;
 use super::service::{Hinted, Lists, ServicePort, ServicePortId, SliceRef};
 use super::spec::{self, PortKey, Slice, Spec};
 use super::{NodePortKey, Plan, Protocol, Ranges, Via, Vip, VipKey};
-use crate::cluster::ObjectKey;
+use crate::cluster::{ObjectKey, service_ranges};
 use crate::config::Network;
 
 /// Takes changes in any order and yields plans. A change marks its Service; [`Compiler::plan`] compiles the marked
@@ -137,9 +137,7 @@ impl Compiler {
 
     /// Addresses of every ServiceCIDR are Services', allocated or not (rule SC3).
     pub fn service_cidr_applied(&mut self, cidr: &ServiceCIDR) {
-        let cidrs = cidr.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());
-        let nets = cidrs.filter_map(|cidr| cidr.parse().ok()).collect();
-        self.cidrs.insert(cidr.metadata.name.clone().unwrap_or_default(), nets);
+        self.cidrs.insert(cidr.metadata.name.clone().unwrap_or_default(), service_ranges(cidr));
         self.set_service_ranges();
     }
 

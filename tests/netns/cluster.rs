@@ -27,6 +27,7 @@ const STEP: Duration = Duration::from_millis(20);
 pub const PODS: &str = "/api/v1/namespaces/default/pods";
 pub const SERVICES: &str = "/api/v1/namespaces/default/services";
 pub const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub const SERVICE_CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
 pub const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 
 /// Waits until `condition` has a value.
@@ -212,6 +213,16 @@ impl Cluster {
         json_patch::merge(&mut all, &spec);
         let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": all});
         self.post(SERVICES, service).await
+    }
+
+    /// Creates a ServiceCIDR and waits until Services may have addresses of it.
+    pub async fn service_cidr(&self, name: &str, cidrs: [&str; 2]) {
+        let cidr = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": name},
+            "spec": {"cidrs": cidrs}});
+        self.post(SERVICE_CIDRS, cidr).await;
+        let path = format!("{SERVICE_CIDRS}/{name}");
+        let ready = async || (self.get(&path).await["status"]["conditions"][0]["status"] == "True").then_some(());
+        eventually("the ServiceCIDR is ready", ready).await;
     }
 
     /// Creates a Pod that waits to be used as a client, and enters it.

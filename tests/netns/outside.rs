@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use tokio::process::Command;
+use vipyard::netlink::{Netlink, host_networks, interface_index};
 
-use crate::cluster::{Cluster, Home, SERVICES, VIPYARD, eventually, run, vipyard};
+use crate::cluster::{Cluster, Home, SERVICE_CIDRS, SERVICES, VIPYARD, eventually, run, vipyard};
 use crate::inside::{Inside, Reply};
 use crate::processes;
 use crate::services::{answered, at, node_ips, pod_ips, vips};
@@ -192,6 +194,38 @@ pub async fn proxy_tells_its_health_on_every_node_h5() {
     let told = async || (ask(&host, at(ip, 10256), "/healthz").ok()?.0 == 503).then_some(());
     eventually("a node that is to be deleted is not eligible", told).await;
     assert_eq!(ask(&host, at(ip, 10256), "/livez").unwrap().0, 200, "the node does not matter to /livez");
+    cluster.stop().await;
+}
+
+pub async fn host_has_routes_to_service_cidrs_while_they_exist() {
+    let cluster = Cluster::start().await;
+    let host = Inside::host(HOST[0]);
+    let ranges = ["10.200.0.0/24", "fd00:200::/112"];
+    let routes = || {
+        let networks = host.run(host_networks).expect("the routes");
+        ranges.map(|range| networks.contains(&range.parse::<IpNet>().unwrap()))
+    };
+    // What the host uses otherwise stays as it is.
+    host.run(|| Netlink::open()?.add_address(interface_index("lo")?, "10.201.0.1".parse().unwrap())).unwrap();
+    cluster.service_cidr("taken", ["10.201.0.0/24", "fd00:201::/112"]).await;
+    cluster.service_cidr("more", ranges).await;
+    let ips = ["10.200.0.7", "fd00:200::7"];
+    cluster.service("web", json!({"clusterIP": ips[0], "clusterIPs": ips})).await;
+    cluster.whoami("web", &["web-1"]).await;
+    cluster.endpoints("web", &["web-1"]).await;
+    cluster.settled().await;
+    assert_eq!(routes(), [true; 2]);
+    for ip in ips {
+        assert_eq!(host.http(at(ip.parse().unwrap(), 80)).expect("an answer").pod, "web-1");
+    }
+    let networks = host.run(host_networks).unwrap();
+    let has = |range: &str| networks.contains(&range.parse::<IpNet>().unwrap());
+    assert_eq!((has("10.201.0.0/24"), has("10.201.0.1/32"), has("fd00:201::/112")), (false, true, true));
+    assert!(cluster.home.log().contains("this host uses the range of a ServiceCIDR otherwise"));
+
+    cluster.delete(&format!("{SERVICES}/web")).await;
+    cluster.delete(&format!("{SERVICE_CIDRS}/more")).await;
+    eventually("the routes go", async || (routes() == [false; 2]).then_some(())).await;
     cluster.stop().await;
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{Event, Node, Service, ServicePort, ServiceSpec};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{EndpointPort, EndpointSlice};
 use serde::Serialize;
 
 use crate::config::CLUSTER_DOMAIN;
@@ -12,6 +12,9 @@ use crate::controllers::LOAD_BALANCER_CLASS;
 use crate::edge::{HostReach, ShutDoor};
 use crate::events::newest;
 use crate::plan::{PROXY_NAME_LABEL, load_balancer_ips};
+
+/// Accepted, and not carried to Services (rule F1).
+const SCTP: &str = "SCTP";
 
 /// What the answer rests on.
 pub(super) struct Facts {
@@ -91,7 +94,7 @@ pub(super) fn of(facts: &Facts) -> Ways {
     for port in spec.ports.iter().flatten() {
         add_port(&mut ways, &book, &name, port);
     }
-    if spec.ports.iter().flatten().next().is_none() {
+    if book.is_headless() && ways.pod.is_empty() {
         ways.pod.push(Way::new(name, "DNS name of its Pods"));
     }
     ways.notes = notes(facts, spec, &book);
@@ -155,6 +158,16 @@ impl<'a> Book<'a> {
         !self.shut.iter().any(|door| door.port == port && door.protocol == protocol)
     }
 
+    /// Whether nothing translates its ports: its name leads to the Pods themselves.
+    fn is_headless(&self) -> bool {
+        self.cluster_ips.is_empty()
+    }
+
+    /// Whether there is an endpoint for addresses of this one's family: traffic does not change it.
+    fn serves(&self, address: IpAddr) -> bool {
+        self.endpoints.iter().any(|(ip, _)| ip.is_ipv4() == address.is_ipv4())
+    }
+
     /// The nodes whose node ports answer.
     fn answering(&self) -> impl Iterator<Item = &(&'a str, Vec<IpAddr>)> {
         self.nodes.iter().filter(|(name, _)| !self.local || self.serving.contains(name))
@@ -169,26 +182,34 @@ fn number(port: i32) -> Option<u16> {
     u16::try_from(port).ok().filter(|port| *port > 0)
 }
 
+fn protocol(given: Option<&str>) -> &str {
+    given.unwrap_or("TCP")
+}
+
+/// The number that a Service's port has in a slice, if it is there (rules ES4, S6, S7).
+fn target(slice: &EndpointSlice, port: &ServicePort) -> Option<u16> {
+    let name = port.name.as_deref().unwrap_or_default();
+    let is_same = |found: &&EndpointPort| {
+        found.name.as_deref() == Some(name) && protocol(found.protocol.as_deref()) == protocol(port.protocol.as_deref())
+    };
+    slice.ports.iter().flatten().find(is_same)?.port.and_then(number)
+}
+
 fn add_port(ways: &mut Ways, book: &Book<'_>, name: &str, port: &ServicePort) {
-    let protocol = port.protocol.as_deref().unwrap_or("TCP");
-    let Some(own) = number(port.port) else { return };
+    let protocol = protocol(port.protocol.as_deref());
+    let Some(own) = number(port.port).filter(|_| protocol != SCTP) else { return };
     let title = |what: &str| match port.name.as_deref() {
         Some(name) if !name.is_empty() => format!("{protocol}, {what}, port {name}"),
         _ => format!("{protocol}, {what}"),
     };
     let at = |ip: &IpAddr, port: u16| SocketAddr::new(*ip, port).to_string();
-    let mut inside = Vec::new();
+    let (mut inside, mut named) = (Vec::new(), BTreeSet::from([own]));
     inside.extend(book.cluster_ips.iter().map(|ip| Way::new(at(ip, own), title("ClusterIP"))));
     inside.extend(book.balancers.iter().map(|ip| Way::new(at(ip, own), title("load-balancer address"))));
-    if book.cluster_ips.is_empty() {
-        let target = |slice: &EndpointSlice| {
-            let wanted = port.name.as_deref().unwrap_or_default();
-            let ports = slice.ports.iter().flatten();
-            let same = ports.filter(|p| p.name.as_deref().unwrap_or_default() == wanted).find_map(|p| p.port);
-            same.and_then(number).unwrap_or(own)
-        };
-        inside
-            .extend(book.endpoints.iter().map(|(ip, slice)| Way::new(at(ip, target(slice)), title("one of its Pods"))));
+    if book.is_headless() {
+        let targets = book.endpoints.iter().filter_map(|(ip, slice)| Some((ip, target(slice, port)?)));
+        named = targets.clone().map(|(_, number)| number).collect();
+        inside.extend(targets.map(|(ip, number)| Way::new(at(ip, number), title("one of its Pods"))));
     }
     let mut external: Vec<Way> = book.externals.iter().map(|ip| Way::new(at(ip, own), title("externalIP"))).collect();
     if let Some(node_port) = port.node_port.and_then(number) {
@@ -206,7 +227,7 @@ fn add_port(ways: &mut Ways, book: &Book<'_>, name: &str, port: &ServicePort) {
                 (port.node_port.and_then(number), "node port at the loopback"),
             ];
             for (port, what) in doors {
-                if let Some(port) = port.filter(|port| protocol != "SCTP" && book.is_open(*port, protocol)) {
+                if let Some(port) = port.filter(|port| book.is_open(*port, protocol)) {
                     host.push(Way::new(format!("127.0.0.1:{port}"), title(what)));
                 }
             }
@@ -216,10 +237,15 @@ fn add_port(ways: &mut Ways, book: &Book<'_>, name: &str, port: &ServicePort) {
     if protocol == "TCP" {
         let scheme = if is_tls(port) { "https" } else { "http" };
         // One is enough for a person: the last of the best kind is the most stable address that the host can dial.
-        let best = host.iter().find(|way| way.by.contains("load-balancer")).or_else(|| host.first());
+        let answers = |way: &&Way| {
+            let family = way.address.parse::<SocketAddr>().ok().filter(|_| book.host == HostReach::Device);
+            book.endpoints.is_empty() || family.is_none_or(|address| book.serves(address.ip()))
+        };
+        let best = host.iter().filter(answers).find(|way| way.by.contains("load-balancer"));
+        let best = best.or_else(|| host.iter().find(answers));
         ways.browser.extend(best.map(|way| Way::new(format!("{scheme}://{}/", way.address), way.by.clone())));
     }
-    ways.pod.push(Way::new(format!("{name}:{own}"), title("DNS name")));
+    ways.pod.extend(named.into_iter().map(|number| Way::new(format!("{name}:{number}"), title("DNS name"))));
     inside.append(&mut external);
     ways.pod.append(&mut inside);
     ways.host.append(&mut host);
@@ -243,6 +269,17 @@ fn notes(facts: &Facts, spec: &ServiceSpec, book: &Book<'_>) -> Vec<String> {
             None => "it has no selector, so its EndpointSlices are yours to write".to_owned(),
         };
         notes.push(format!("it has no ready endpoint, so {behaviour}: {why}"));
+    } else {
+        for ip in book.cluster_ips.iter().filter(|ip| !book.serves(**ip)) {
+            let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+            notes.push(format!("it has no ready endpoint of {family}, so connections to {ip} and its other addresses of {family} are refused"));
+        }
+    }
+    let all = spec.ports.iter().flatten();
+    let sctp: Vec<String> =
+        all.filter(|port| protocol(port.protocol.as_deref()) == SCTP).map(|port| port.port.to_string()).collect();
+    if !sctp.is_empty() {
+        notes.push(format!("SCTP is not carried to Services, so port {} is left out", sctp.join(", ")));
     }
     let labels = facts.service.metadata.labels.as_ref();
     if labels.is_some_and(|labels| labels.contains_key(PROXY_NAME_LABEL)) {

@@ -178,6 +178,16 @@ fn service_records_bring_the_addresses_of_their_targets_d2() {
 }
 
 #[test]
+fn a_number_of_two_protocols_is_one_service_record() {
+    let mut records = records();
+    let port = |name: &str, number: u16, protocol: &str| json!({"name": name, "port": number, "protocol": protocol});
+    let ports = json!([port("dns", 53, "UDP"), port("dns-tcp", 53, "TCP"), port("metrics", 9153, "TCP")]);
+    records.set_service(&service("kube-dns", json!({"clusterIP": "10.96.1.10", "ports": ports})));
+    let answer = ask(&records, "kube-dns.default.svc.cluster.local", Kind::Srv);
+    assert_eq!(lines(&answer.answers), ["SRV 0 50 53 kube-dns.default.svc", "SRV 0 50 9153 kube-dns.default.svc"]);
+}
+
+#[test]
 fn reverse_names_d4() {
     let records = records();
     let table: &[(&str, Code, &[&str])] = &[
@@ -216,7 +226,33 @@ fn alias_that_leads_outside_is_left_to_the_caller_d5() {
 
 #[test]
 fn aliases_in_a_circle_end_with_a_failure() {
-    let answer = ask(&records(), "loop-a.default.svc.cluster.local", Kind::A);
+    let mut records = records();
+    for (name, target) in [("loop", "loop"), ("to-loop", "loop-a")] {
+        let target = format!("{target}.default.svc.cluster.local");
+        records.set_service(&service(name, json!({"type": "ExternalName", "externalName": target})));
+    }
+    let a_and_b = ["loop-a.default.svc CNAME loop-b.default.svc", "loop-b.default.svc CNAME loop-a.default.svc"];
+    for (name, expected) in [
+        ("loop-a", &["CNAME loop-b.default.svc", a_and_b[1]][..]),
+        ("loop", &["CNAME loop.default.svc"]),
+        ("to-loop", &["CNAME loop-a.default.svc", a_and_b[0], a_and_b[1]]),
+    ] {
+        let answer = ask(&records, &format!("{name}.default.svc.cluster.local"), Kind::A);
+        assert_eq!(answer.code, Code::ServFail);
+        // In order, and each once.
+        assert_eq!(answer.answers.iter().map(line).collect::<Vec<_>>(), expected, "{name}");
+    }
+}
+
+#[test]
+fn chains_of_aliases_have_an_end() {
+    let mut records = records();
+    for number in 0..2 * MAX_ALIASES {
+        let target = format!("chain-{}.default.svc.cluster.local", number + 1);
+        let spec = json!({"type": "ExternalName", "externalName": target});
+        records.set_service(&service(&format!("chain-{number}"), spec));
+    }
+    let answer = ask(&records, "chain-0.default.svc.cluster.local", Kind::A);
     assert_eq!((answer.code, answer.answers.len()), (Code::ServFail, MAX_ALIASES));
 }
 

@@ -123,6 +123,53 @@ async fn without_any_answer_it_fails_by_the_deadline_and_then_at_once() {
     assert_eq!(forwarder.metrics.forward_failures.load(Relaxed), 2);
 }
 
+/// Says nothing about names below `dead.example`, and has an address for all others.
+async fn silent_about_the_dead() -> FakeUpstream {
+    FakeUpstream::start(|asked, _| {
+        let dead = Name::from_ascii("dead.example.").unwrap();
+        (!dead.zone_of(asked.queries[0].name())).then(|| reply_with(asked, &[[192, 0, 2, 7]]))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn dead_domain_takes_no_other_name_away() {
+    let upstream = silent_about_the_dead().await;
+    let forwarder = forwarder(&[upstream.address]);
+    assert!(ask(&forwarder, "a.example.com").await.is_ok());
+    // As getaddrinfo asks: both families at once.
+    let v6 = Key { record_type: RecordType::AAAA, ..key("dead.example") };
+    let both =
+        tokio::join!(ask(&forwarder, "dead.example"), forwarder.ask(v6, Name::from_ascii("dead.example.").unwrap()));
+    assert!(both.0.is_err() && both.1.is_err());
+    assert_eq!(up(&forwarder), [(upstream.address, true)]);
+    assert!(ask(&forwarder, "b.example.com").await.is_ok());
+    // Several dead names look like a dead resolver, which is asked all the same while there is no other.
+    let both = tokio::join!(ask(&forwarder, "a.dead.example"), ask(&forwarder, "b.dead.example"));
+    assert!(both.0.is_err() && both.1.is_err());
+    assert_eq!(up(&forwarder), [(upstream.address, false)]);
+    assert!(ask(&forwarder, "c.example.com").await.is_ok());
+    assert_eq!(up(&forwarder), [(upstream.address, true)]);
+}
+
+#[tokio::test]
+async fn of_resolvers_that_are_all_down_the_last_that_answered_is_asked() {
+    let (first, last) = (silent_about_the_dead().await, silent_about_the_dead().await);
+    let forwarder = forwarder(&[first.address, last.address]);
+    assert!(ask(&forwarder, "a.example.com").await.is_ok());
+    let general = forwarder.general.load_full();
+    let now = Instant::now();
+    general[1].health.lock().answered(now);
+    for name in ["a.dead.example", "b.dead.example"] {
+        general.iter().for_each(|upstream| upstream.health.lock().silent(name, Instant::now(), Instant::now()));
+    }
+    assert_eq!(up(&forwarder), [(first.address, false), (last.address, false)]);
+    let before = first.asked();
+    assert!(ask(&forwarder, "b.example.com").await.is_ok());
+    assert_eq!(up(&forwarder), [(first.address, false), (last.address, true)]);
+    assert_eq!(first.asked(), before);
+}
+
 #[tokio::test]
 async fn lost_question_is_asked_again() {
     let seen = std::sync::atomic::AtomicU32::new(0);

@@ -18,7 +18,6 @@ use crate::dns::cache::{Key, Said};
 use crate::dns::health::Health;
 use crate::dns::metrics::{UpstreamState, count};
 use crate::dns::wire::UDP_PAYLOAD;
-use crate::sys::netns::NetNs;
 
 /// A question on its way out.
 pub(super) struct Asked<'a> {
@@ -55,8 +54,8 @@ pub(in crate::dns) fn reply_to(message: &Message, bytes: &[u8]) -> Option<Messag
 /// A resolver, and what is known of it.
 pub(super) struct Upstream {
     pub address: SocketAddr,
-    /// Where its sockets are made, if not here.
-    namespace: Option<Arc<NetNs>>,
+    /// Where its sockets are made while it is inside the cluster.
+    within: Option<Within>,
     pub health: Mutex<Health>,
     /// Whether the question that finds loops has been sent.
     pub probed: AtomicBool,
@@ -69,6 +68,7 @@ pub(super) struct Upstream {
 /// A wait for an upstream. Its end without an answer is remembered, be it the deadline or that another one was faster.
 struct Wait<'a> {
     upstream: &'a Upstream,
+    name: &'a str,
     start: Instant,
     patience: Duration,
     over: bool,
@@ -79,17 +79,16 @@ impl Drop for Wait<'_> {
         let now = Instant::now();
         if !self.over && now >= self.start + self.patience {
             count(&self.upstream.failures);
-            self.upstream.health.lock().silent(self.start, now);
+            self.upstream.health.lock().silent(self.name, self.start, now);
         }
     }
 }
 
 impl Upstream {
     pub(super) fn new(address: SocketAddr, within: Option<&Within>) -> Arc<Self> {
-        let within = within.filter(|within| within.zone.contains(address.ip()));
         Arc::new(Self {
             address,
-            namespace: within.map(|within| Arc::clone(&within.namespace)),
+            within: within.cloned(),
             health: Mutex::default(),
             probed: AtomicBool::default(),
             looping: AtomicBool::default(),
@@ -109,8 +108,8 @@ impl Upstream {
 
     /// Opens a socket where the resolver is reached.
     fn open<T: Send>(&self, open: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-        match &self.namespace {
-            Some(namespace) => namespace.run(open)?,
+        match self.within.as_ref().filter(|within| within.zone.contains(self.address.ip())) {
+            Some(within) => within.namespace.run(open)?,
             None => open(),
         }
     }
@@ -154,7 +153,7 @@ impl Upstream {
     /// Asks until `end`. The error says what happened, with the address.
     pub(super) async fn exchange(&self, asked: &Asked<'_>, patience: Duration, end: Instant) -> Result<Said, String> {
         count(&self.questions);
-        let mut wait = Wait { upstream: self, start: Instant::now(), patience, over: false };
+        let mut wait = Wait { upstream: self, name: &asked.key.name, start: Instant::now(), patience, over: false };
         let mut result = self.over_udp(&asked.message(true), patience, end).await;
         if let Ok(reply) = &result
             && reply.metadata.response_code == ResponseCode::FormErr

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
+use tokio::process::Command;
 
-use super::addresses;
-use crate::cluster::Cluster;
+use super::{addresses, resolver_of};
+use crate::cluster::{Cluster, Home, VIPYARD};
 use crate::inside::Inside;
 use crate::services::vips;
 
@@ -145,4 +146,31 @@ pub async fn records_of_every_form_are_seen_by_dig_d1_d2_d3_d4_d5_d9() {
     assert_eq!(dig(&client, &format!("all.{domain}")).await, [one]);
     assert_eq!(dig(&client, &format!("{}.default.pod.cluster.local", dashed(&two))).await, Vec::<String>::new());
     cluster.stop().await;
+}
+
+pub async fn reverse_names_of_a_further_service_cidr_are_the_clusters_d4_sc3() {
+    // A resolver that would give an answer to everything.
+    let (upstream, task) = resolver_of(Some([192, 0, 2, 1])).await;
+    let home = Home::new();
+    let mut command = Command::new(VIPYARD);
+    command.arg("up").arg("--data-dir").arg(home.data()).args(["--dns-upstream", &upstream.to_string()]);
+    let cluster = Cluster::start_with(home, command).await;
+    let client = cluster.client_pod("client", "n1").await;
+    let status = async |address: &str| {
+        let (_, out) = client.sh(&format!("dig -x {address}")).await;
+        out.split_once("status: ").map(|(_, rest)| rest[..7].to_owned())
+    };
+    assert_eq!(status("10.200.0.8").await.as_deref(), Some("NOERROR"), "the resolver's");
+    cluster.service_cidr("more", ["10.200.0.0/24", "fd00:200::/112"]).await;
+    let ips = ["10.200.0.7", "fd00:200::7"];
+    cluster.service("web", json!({"clusterIP": ips[0], "clusterIPs": ips})).await;
+    cluster.settled().await;
+    for ip in ips {
+        assert_eq!(dig(&client, &format!("-x {ip}")).await, ["web.default.svc.cluster.local."]);
+    }
+    for free in ["10.200.0.8", "fd00:200::8"] {
+        assert_eq!(status(free).await.as_deref(), Some("NXDOMAI"), "{free}");
+    }
+    cluster.stop().await;
+    task.abort();
 }

@@ -90,12 +90,50 @@ fn notes_say_what_does_not_work_and_what_to_do() {
 #[test]
 fn headless_services_are_their_pods_and_external_names_their_target() {
     let headless = of(&facts(json!({"spec": {"clusterIPs": ["None"]}}), READY, HostReach::Device));
-    assert_eq!(addresses(&headless.pod), ["web.default.svc.cluster.local:80", "10.244.2.2:8080"]);
+    assert_eq!(addresses(&headless.pod), ["web.default.svc.cluster.local:8080", "10.244.2.2:8080"]);
     assert_eq!(addresses(&headless.host), ["10.244.2.2:8080"]);
     let name = json!({"spec": {"type": "ExternalName", "externalName": "db.example.com", "clusterIPs": null}});
     let name = of(&facts(name, &[], HostReach::Device));
     assert_eq!(addresses(&name.pod), ["web.default.svc.cluster.local"]);
     assert!(name.host.is_empty() && name.notes[0].contains("db.example.com"));
+}
+
+#[test]
+fn headless_service_has_the_ports_of_its_slices_alone_es4_s6_s7() {
+    let headless = json!({"spec": {"clusterIPs": ["None"], "ports": [{"name": "http", "port": 80},
+        {"name": "https", "port": 443}, {"name": "dns", "port": 53}]}});
+    let mut facts = facts(headless, READY, HostReach::Device);
+    // One protocol off, and one without a number.
+    let ports =
+        json!([{"name": "https"}, {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "http", "port": 81}]);
+    let other = json!({"metadata": {}, "addressType": "IPv4", "ports": ports,
+        "endpoints": [{"addresses": ["10.244.1.3"], "nodeName": "n1"}]});
+    facts.slices.push(serde_json::from_value(other).unwrap());
+    let ways = of(&facts);
+    let name = "web.default.svc.cluster.local";
+    let pods = ["10.244.2.2:8080", "10.244.1.3:81"];
+    assert_eq!(addresses(&ways.pod), [&format!("{name}:81"), &format!("{name}:8080"), pods[0], pods[1]]);
+    assert_eq!(addresses(&ways.host), pods);
+    facts.slices.clear();
+    assert_eq!(addresses(&of(&facts).pod), [name], "no port is known without a Pod");
+}
+
+#[test]
+fn sctp_is_left_out_with_a_note_f1() {
+    let ports = json!([{"name": "http", "port": 80}, {"name": "sctp", "port": 9, "protocol": "SCTP"}]);
+    let ways = of(&facts(json!({"spec": {"ports": ports}}), READY, HostReach::Device));
+    assert_eq!(addresses(&ways.pod), ["web.default.svc.cluster.local:80", "10.96.0.11:80"]);
+    assert_eq!(ways.notes, ["SCTP is not carried to Services, so port 9 is left out"]);
+}
+
+#[test]
+fn family_without_endpoints_is_told_and_not_offered_to_the_browser() {
+    let both = json!({"spec": {"clusterIPs": ["fd00:10:96::b", "10.96.0.11"]}});
+    let ways = of(&facts(both, READY, HostReach::Device));
+    assert_eq!(addresses(&ways.host), ["[fd00:10:96::b]:80", "10.96.0.11:80"]);
+    assert_eq!(addresses(&ways.browser), ["http://10.96.0.11:80/"]);
+    let [note] = &ways.notes[..] else { panic!("{:?}", ways.notes) };
+    assert!(note.starts_with("it has no ready endpoint of IPv6, so connections to fd00:10:96::b and"), "{note}");
 }
 
 #[test]
