@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
@@ -109,6 +110,13 @@ impl Log {
 
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
+    }
+
+    /// Waits until all that the container has said is written, `most` at the longest: a process that outlives it may
+    /// keep its outputs open.
+    pub async fn whole(&self, most: Duration) {
+        let mut progress = self.progress.subscribe();
+        let _ = tokio::time::timeout(most, progress.wait_for(|progress| progress.ended)).await;
     }
 
     /// Writes until all outputs are closed, which is when the last process of the container has ended.

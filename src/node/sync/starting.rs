@@ -23,6 +23,9 @@ use crate::metrics::CONTAINER_STARTS;
 use crate::node::{machine, security};
 use crate::sys::process::Exit;
 
+/// How long the end of a container waits for what it has said to be in its log.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
 impl Worker {
     /// What the kubelet refuses before it makes anything.
     fn admit(&mut self) -> bool {
@@ -220,9 +223,12 @@ impl Worker {
         let run = slot.run;
         let sender = self.sender.clone();
         let child = active.started.child.clone();
+        let log = Arc::clone(&active.started.log);
         tokio::spawn(async move {
             // An error means that the process is gone without a trace of its end: as bad as killed.
             let exit = child.wait().await.unwrap_or(Exit::Signal(Signal::KILL.as_raw()));
+            // Its last lines may be still in the pipe, and may be its last words.
+            log.whole(LAST_LINES).await;
             let _ = sender.send(News::Exited { slot: index, run, exit });
         });
         slot.view.started = false;
