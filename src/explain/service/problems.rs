@@ -221,7 +221,11 @@ impl View<'_> {
                 ("SelectorMatchesNothing", "the nearest")
             };
             let reasons: Vec<&str> = miss.reasons.iter().map(|reason| reason.message.as_str()).collect();
-            let others = if alike > 1 { format!(", as do {} more Pods", alike - 1) } else { String::new() };
+            let others = match alike {
+                0 | 1 => String::new(),
+                2 => "; the same with 1 more Pod".to_owned(),
+                more => format!("; the same with {} more Pods", more - 1),
+            };
             let message = format!(
                 "its selector {} matches no Pod of {namespace}; {how}: {}{others}",
                 text(selector),

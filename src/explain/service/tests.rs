@@ -350,7 +350,7 @@ fn problems_come_first_with_what_mends_them() {
         (
             none(case().spec(json!({"selector": {"tier": "front"}}))),
             "SelectorMatchesNothing",
-            "the nearest: web-1 has no label tier, as do 2 more Pods",
+            "the nearest: web-1 has no label tier; the same with 2 more Pods",
             "selector: app=web",
         ),
         (none(case().spec(json!({"selector": {"app": "something-else"}}))), "SelectorMatchesNothing", "nor nearly", ""),
