@@ -148,6 +148,7 @@ scenarios! {
     dataplane::flows::established_connection_stays_while_its_pod_terminates_c1,
     dataplane::flows::invalid_segments_neither_arrive_untranslated_nor_end_connections_c7,
     dataplane::flows::fragments_pass_through_a_vip_both_ways_c9: ip,
+    dataplane::flows::flood_of_syns_from_one_pod_leaves_the_others_their_connections,
     dataplane::flows::datagrams_that_share_a_frame_arrive_each_whole_and_in_order_c9,
     dataplane::flows::backends_icmp_errors_reach_the_client_c10,
     dataplane::families::families_do_not_mix,

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etherparse::TcpHeader;
@@ -247,6 +248,43 @@ pub async fn fragments_pass_through_a_vip_both_ways_c9() {
         let line = six.lines().find(|line| line.starts_with("Ip6ReasmOKs")).expect("a counter");
         assert_ne!(line.split_whitespace().last(), Some("0"), "{pod}");
     }
+    stage.end().await;
+}
+
+/// A Pod that opens ten thousands of connections and completes none takes neither their open connections nor new ones
+/// from the others, not even from one on its own node.
+pub async fn flood_of_syns_from_one_pod_leaves_the_others_their_connections() {
+    let stage = Stage::with(&["a1", "a2", "b1"]).await;
+    let web = stage.web("web", json!({}), &["b1"]).await;
+    let mut open = stage.inside("a1").connect(web.vip).expect("a connection");
+    open.set_read_timeout(Some(Duration::from_secs(5))).expect("a time");
+    let (IpAddr::V4(src), IpAddr::V4(dst)) = (stage.ip("a2"), web.vip.ip()) else { panic!("IPv4") };
+    let flood = raw(&stage, "a2", web.vip.ip());
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in (0..u32::MAX).take_while(|_| !ended.load(Ordering::Relaxed)) {
+                let sport = u16::try_from(number % 64_000).expect("a port") + 1024;
+                let mut header = TcpHeader::new(sport, 80, number, 1000);
+                header.syn = true;
+                header.checksum = header.calc_checksum_ipv4_raw(src.octets(), dst.octets(), &[]).expect("a segment");
+                // What the device has no room for is lost, as it should be.
+                let _ = send(&flood, &header.to_bytes(), SendFlags::empty());
+            }
+        });
+        let answers: Vec<_> = (0..50).map(|_| stage.inside("a1").http(web.vip)).collect();
+        ended.store(true, Ordering::Relaxed);
+        answers.into_iter().for_each(|answer| assert_eq!(answer.expect("an answer").pod, "b1"));
+    });
+    open.write_all(b"GET /json HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n").expect("it takes a request");
+    let mut answer = String::new();
+    open.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.contains("\"pod\":\"b1\""), "{answer}");
+    let (_, text) = stage.cluster.request(http::Method::GET, "/metrics", None).await.expect("metrics");
+    let created = text.as_str().and_then(|text| {
+        text.lines().find_map(|line| line.strip_prefix("router_flows_created_total "))?.parse::<f64>().ok()
+    });
+    assert!(created.is_some_and(|flows| flows > 5_000.0), "a flood it was: {created:?} flows");
     stage.end().await;
 }
 
