@@ -30,6 +30,9 @@ const REMEMBERED: usize = 4096;
 const BURST: u32 = 25;
 const REFILL_SECONDS: i64 = 300;
 
+/// Why a Service of type LoadBalancer has no address yet: the reason of the service controller's Event.
+pub const SYNC_LOAD_BALANCER_FAILED: &str = "SyncLoadBalancerFailed";
+
 /// The two kinds of Event that Kubernetes knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventType {

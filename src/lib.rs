@@ -27,8 +27,8 @@
 //! # Threads
 //!
 //! * tokio's workers: API, controllers, node agents, DNS, dashboard, TLS connections;
-//! * `router`: the data plane, a thread of its own that reads a packet, decides, rewrites it in place and writes it to
-//!   the other device, to completion;
+//! * `router-0` and `router-1`: the data plane. A device is read by one of them, which reads a packet, decides, rewrites
+//!   it in place and writes it to the other device, to completion;
 //! * one thread that starts processes, so that the kernel's parent-death signal of containers is tied to the process
 //!   and not to a worker that comes and goes;
 //! * `loopback`, where the host cannot be connected by a device: sockets from the host's loopback into the cluster;

@@ -18,7 +18,7 @@ use super::queue::Queue;
 use super::runner::{Action, Error, Reconcile, run, unless_gone};
 use crate::cluster::{Change, Cluster, Informer, ObjectKey};
 use crate::config::Network;
-use crate::events::{EventType, Recorder};
+use crate::events::{EventType, Recorder, SYNC_LOAD_BALANCER_FAILED};
 
 #[cfg(doc)]
 use super::LOAD_BALANCER_CLASS;
@@ -90,7 +90,7 @@ impl LoadBalancerController {
         let news = self.waiting.lock().insert(key.clone(), refused.clone()) != Some(refused.clone());
         if news {
             let message = format!("Error syncing load balancer: {refused}");
-            self.event(service, EventType::Warning, "SyncLoadBalancerFailed", &message);
+            self.event(service, EventType::Warning, SYNC_LOAD_BALANCER_FAILED, &message);
         }
         let held = self.pool.lock().held(key).to_vec();
         self.show(key, service, &held).await

@@ -70,6 +70,13 @@ impl HostPort {
     }
 }
 
+/// What was counted on a node until now.
+pub(super) struct Before {
+    pub(super) pod: Arc<Pod>,
+    /// The Pod needs another amount now.
+    pub(super) resized: bool,
+}
+
 impl Board {
     /// The uid of the Pod that is placed under this key, if any.
     pub(super) fn uid_of(&self, key: &ObjectKey) -> Option<&str> {
@@ -86,21 +93,20 @@ impl Board {
 
     /// Counts the Pod on `node`, and nowhere else. Of a Pod that is counted there already the newest state is kept, so
     /// that the board and the cache share it. Returns the state that was counted there until now.
-    pub(super) fn place(&mut self, pod: Arc<Pod>, node: &str) -> Option<Arc<Pod>> {
+    pub(super) fn place(&mut self, pod: Arc<Pod>, node: &str) -> Option<Before> {
         let key = ObjectKey::of(&*pod);
         let group = group_of(&pod);
         if let Some(placed) = self.placed.get_mut(&key)
             && (&*placed.node, placed.group, &placed.pod.metadata.uid) == (node, group, &pod.metadata.uid)
         {
-            // Requests change with a resize.
-            if placed.pod.spec != pod.spec
-                && let Some(load) = self.nodes.get_mut(node)
-            {
+            let requested = requested_by(&pod);
+            let resized = requested != placed.requested;
+            if resized && let Some(load) = self.nodes.get_mut(node) {
                 load.requested.take_away(&placed.requested);
-                placed.requested = requested_by(&pod);
-                load.requested.add(&placed.requested);
+                load.requested.add(&requested);
+                placed.requested = requested;
             }
-            return Some(std::mem::replace(&mut placed.pod, pod));
+            return Some(Before { pod: std::mem::replace(&mut placed.pod, pod), resized });
         }
         let before = self.take_off(&key);
         let before = before.filter(|before| before.node == node && before.pod.metadata.uid == pod.metadata.uid);
@@ -109,12 +115,13 @@ impl Board {
         *load.groups.entry(group).or_default() += 1;
         load.ports.extend(host_ports(&pod));
         let requested = requested_by(&pod);
+        let resized = before.as_ref().is_some_and(|before| before.requested != requested);
         load.requested.add(&requested);
         if affinity::has_required_anti_affinity(&pod) {
             self.objectors.insert(key.clone());
         }
         self.placed.insert(key, Placed { pod, node: node.to_owned(), group, requested });
-        before.map(|before| before.pod)
+        before.map(|before| Before { pod: before.pod, resized })
     }
 
     /// Stops counting the Pod with that uid. True if it was counted.
@@ -238,11 +245,6 @@ struct Wanted {
 
 fn requested_by(pod: &Pod) -> Amounts {
     pod.spec.as_ref().map(Amounts::requested).unwrap_or_default()
-}
-
-/// True if a Pod that is placed needs another amount than before.
-pub(super) fn was_resized(old: &Pod, new: &Pod) -> bool {
-    old.spec != new.spec && requested_by(old) != requested_by(new)
 }
 
 /// "0/3 nodes are available: 1 node(s) ..., 2 node(s) ...."

@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::endpoint_model::{terminal, terminating};
-use super::placement::{Board, is_ready, was_resized};
+use super::placement::{Board, is_ready};
 use super::placement_affinity as affinity;
 use super::queue::Queue;
 use super::runner::{Action, Error, Reconcile, is_not_found, run};
@@ -106,12 +106,13 @@ impl Scheduler {
     /// Counts the Pod on its node. Pods that waited for one like it are tried again.
     fn place(&self, state: &mut State, pod: &Arc<Pod>, node: &str) {
         let before = state.board.place(Arc::clone(pod), node);
-        if before.as_ref().is_some_and(|before| was_resized(before, pod)) {
+        if before.as_ref().is_some_and(|before| before.resized) {
             self.retry_all(state);
         }
-        if before.as_ref().is_some_and(|before| before.labels() == pod.labels()) {
+        if before.as_ref().is_some_and(|before| before.pod.labels() == pod.labels()) {
             return;
         }
+        let before = before.map(|before| before.pod);
         let drawn = state.unschedulable.extract_if(.., |key| {
             let waiting = self.cluster.pods.get(&key.namespace, &key.name);
             waiting.is_some_and(|waiting| {

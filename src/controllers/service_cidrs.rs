@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::queue::Queue;
 use super::runner::{Action, Error, Reconcile, is_already_exists, is_not_found, run, unless_gone};
-use crate::cluster::{Change, Cluster, Informer};
+use crate::cluster::{Change, Cluster, Informer, service_ranges};
 use crate::config::{Network, OWN_SERVICE_CIDR as OWN};
 
 const FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
@@ -110,9 +110,14 @@ impl ServiceCidrController {
 
     /// Whether a Service or an IPAddress has an address that no other range covers.
     async fn is_needed(&self, cidr: &ServiceCIDR) -> Result<bool, Error> {
-        let others: Vec<IpNet> =
-            self.cidrs.list().iter().filter(|other| may_cover(other, cidr)).flat_map(|o| nets(o)).collect();
-        let own = nets(cidr);
+        let others: Vec<IpNet> = self
+            .cidrs
+            .list()
+            .iter()
+            .filter(|other| may_cover(other, cidr))
+            .flat_map(|other| service_ranges(other))
+            .collect();
+        let own = service_ranges(cidr);
         let only_here =
             |ip: &IpAddr| own.iter().any(|net| net.contains(ip)) && !others.iter().any(|net| net.contains(ip));
         let of_service = self.services.list().iter().any(|service| {
@@ -130,11 +135,6 @@ impl ServiceCidrController {
 
 fn may_cover(other: &ServiceCIDR, cidr: &ServiceCIDR) -> bool {
     other.metadata.name != cidr.metadata.name && other.metadata.deletion_timestamp.is_none()
-}
-
-fn nets(cidr: &ServiceCIDR) -> Vec<IpNet> {
-    let cidrs = cidr.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());
-    cidrs.filter_map(|cidr| cidr.parse().ok()).collect()
 }
 
 impl Reconcile for ServiceCidrController {

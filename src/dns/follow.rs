@@ -68,9 +68,9 @@ impl<K: Resource> Feed<K> {
     }
 }
 
-/// Keeps the index and the zone's ranges in step with the cluster until the cluster's writers are gone. `complete` turns true once everything
-/// that existed at the start is in the answers. The subscriptions begin with the call, not with the first poll, so that
-/// a mark set after it waits.
+/// Keeps the index and the zone's ranges in step with the cluster until the cluster's writers are gone. `complete` turns
+/// true once everything that existed at the start is in the answers. The subscriptions begin with the call, not with the
+/// first poll, so that a mark set after it waits.
 pub fn follow(
     cluster: &Cluster,
     zone: Arc<Zone>,

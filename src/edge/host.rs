@@ -1,6 +1,6 @@
 //! The host's own way into the cluster: a TUN device in the namespace that vipyard was started in, and routes to the
-//! cluster's ranges; [`super::host_routes`] adds those of ServiceCIDRs. The host is a client outside of the cluster, with an address out of the node range. Nothing else of
-//! its network is touched, and device and routes go with the process.
+//! cluster's ranges; [`super::host_routes`] adds those of ServiceCIDRs. The host is a client outside of the cluster, with
+//! an address out of the node range. Nothing else of its network is touched, and device and routes go with the process.
 
 use std::io;
 

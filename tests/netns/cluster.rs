@@ -271,6 +271,13 @@ impl Cluster {
         self.get("/vipyard/v1/barrier").await;
     }
 
+    /// The value of a metric without labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.request(Method::GET, "/metrics", None).await.expect("metrics");
+        let line = text.as_str().expect("text").lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no metric {name} in {text}"))
+    }
+
     pub async fn gone(&self, path: &str) {
         eventually(&format!("{path} goes"), async || self.find(path).await.is_none().then_some(())).await;
     }

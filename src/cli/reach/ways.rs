@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::config::CLUSTER_DOMAIN;
 use crate::controllers::LOAD_BALANCER_CLASS;
 use crate::edge::{HostReach, ShutDoor};
-use crate::events::newest;
+use crate::events::{SYNC_LOAD_BALANCER_FAILED, newest};
 use crate::plan::{PROXY_NAME_LABEL, load_balancer_ips};
 
 /// Accepted, and not carried to Services (rule F1).
@@ -288,7 +288,7 @@ fn notes(facts: &Facts, spec: &ServiceSpec, book: &Book<'_>) -> Vec<String> {
     if kind(spec) == "LoadBalancer" && book.balancers.is_empty() {
         notes.push(match spec.load_balancer_class.as_deref().filter(|class| *class != LOAD_BALANCER_CLASS) {
             Some(class) => format!("its addresses are for the controller of loadBalancerClass {class} to give"),
-            None => newest(&facts.events, &facts.service.metadata, "SyncLoadBalancerFailed")
+            None => newest(&facts.events, &facts.service.metadata, SYNC_LOAD_BALANCER_FAILED)
                 .and_then(|event| event.message.clone())
                 .unwrap_or_else(|| "it has no load-balancer address yet".to_owned()),
         });

@@ -11,7 +11,7 @@ use crate::cluster::SERVICE_NAME_LABEL;
 use crate::controllers::LOAD_BALANCER_CLASS;
 use crate::controllers::endpoint_model::{headless, pod_ready, protocol_of, resolve_port, terminating};
 use crate::controllers::service_pods::selects;
-use crate::events::newest;
+use crate::events::{SYNC_LOAD_BALANCER_FAILED, newest};
 use crate::explain::pods::{self, Miss, node_of, phase, pod_ref};
 use crate::explain::report::{Finding, NearMiss, Ref, ServiceReport};
 use crate::plan::{PROXY_NAME_LABEL, Protocol, Scope, ServicePort, load_balancer_ips};
@@ -136,7 +136,7 @@ impl View<'_> {
                     format!("its addresses are for the controller of loadBalancerClass {class} to give"),
                 ),
                 None => {
-                    let last = newest(self.facts.events, &self.facts.service.metadata, "SyncLoadBalancerFailed");
+                    let last = newest(self.facts.events, &self.facts.service.metadata, SYNC_LOAD_BALANCER_FAILED);
                     let said = last.and_then(|event| event.message.clone());
                     Finding::new(
                         "LoadBalancerPending",

@@ -49,6 +49,17 @@ fn echo(inside: &Inside, port: u16) {
     });
 }
 
+/// A Service in both families whose only endpoint, b1, answers what it gets.
+async fn echoing(stage: &Stage) -> [SocketAddr; 2] {
+    let web = stage.service("web", json!({"ipFamilyPolicy": "RequireDualStack"})).await;
+    let ports = json!([{"name": "udp", "port": 7777, "protocol": "UDP"}]);
+    stage.slice_with("web", &web, json!({"ports": ports, "endpoints": stage.endpoints_at(&["b1"])})).await;
+    let six = stage.endpoint("b1", json!({"addresses": [stage.ip6("b1")]}));
+    stage.slice_with("web-6", &web, json!({"ports": ports, "endpoints": [six], "addressType": "IPv6"})).await;
+    echo(stage.inside("b1"), 7777);
+    [web.vip, web.vip6.expect("both families")]
+}
+
 async fn all_doors(stage: &Stage) -> (Service, Vec<SocketAddr>) {
     let spec = json!({"externalIPs": ["192.0.2.1"]});
     let web = stage.balancer("web", spec, json!([{"ip": "198.51.100.7"}])).await;
@@ -211,18 +222,12 @@ fn raw(stage: &Stage, at: &str, peer: IpAddr) -> OwnedFd {
 /// C9: a datagram larger than the MTU passes in fragments, both ways, and comes back from the VIP.
 pub async fn fragments_pass_through_a_vip_both_ways_c9() {
     let stage = Stage::with(&["a1", "b1"]).await;
-    let web = stage.service("web", json!({"ipFamilyPolicy": "RequireDualStack"})).await;
-    let ports = json!([{"name": "udp", "port": 7777, "protocol": "UDP"}]);
-    stage.slice_with("web", &web, json!({"ports": ports, "endpoints": stage.endpoints_at(&["b1"])})).await;
-    let six = stage.endpoint("b1", json!({"addresses": [stage.ip6("b1")]}));
-    let six = json!({"ports": ports, "endpoints": [six], "addressType": "IPv6"});
-    stage.slice_with("web-6", &web, six).await;
-    echo(stage.inside("b1"), 7777);
+    let vips = echoing(&stage).await;
     for pod in ["a1", "b1"] {
         assert_eq!(stage.inside(pod).sh("ip link set dev eth0 mtu 1500").await, (0, String::new()));
     }
     let sent: Vec<u8> = (0..2000u32).map(|i| u8::try_from(i % 251).expect("a byte")).collect();
-    for vip in [web.vip, web.vip6.expect("both families")] {
+    for vip in vips {
         let any = if vip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let (length, from, received) = stage.inside("a1").run(|| {
             let socket = UdpSocket::bind(any).expect("a socket");
@@ -276,15 +281,10 @@ pub async fn flood_of_syns_from_one_pod_leaves_the_others_their_connections() {
         ended.store(true, Ordering::Relaxed);
         answers.into_iter().for_each(|answer| assert_eq!(answer.expect("an answer").pod, "b1"));
     });
-    open.write_all(b"GET /json HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n").expect("it takes a request");
-    let mut answer = String::new();
-    open.read_to_string(&mut answer).expect("an answer");
+    let answer = super::external_policy::ask_on(&mut open);
     assert!(answer.contains("\"pod\":\"b1\""), "{answer}");
-    let (_, text) = stage.cluster.request(http::Method::GET, "/metrics", None).await.expect("metrics");
-    let created = text.as_str().and_then(|text| {
-        text.lines().find_map(|line| line.strip_prefix("router_flows_created_total "))?.parse::<f64>().ok()
-    });
-    assert!(created.is_some_and(|flows| flows > 5_000.0), "a flood it was: {created:?} flows");
+    let created = stage.cluster.metric("router_flows_created_total").await;
+    assert!(created > 5_000.0, "a flood it was: {created} flows");
     stage.end().await;
 }
 
@@ -292,15 +292,10 @@ pub async fn flood_of_syns_from_one_pod_leaves_the_others_their_connections() {
 /// answers too. Neither side sees that.
 pub async fn datagrams_that_share_a_frame_arrive_each_whole_and_in_order_c9() {
     let stage = Stage::with(&["a1", "b1"]).await;
-    let web = stage.service("web", json!({"ipFamilyPolicy": "RequireDualStack"})).await;
-    let ports = json!([{"name": "udp", "port": 7777, "protocol": "UDP"}]);
-    stage.slice_with("web", &web, json!({"ports": ports, "endpoints": stage.endpoints_at(&["b1"])})).await;
-    let six = stage.endpoint("b1", json!({"addresses": [stage.ip6("b1")]}));
-    stage.slice_with("web-6", &web, json!({"ports": ports, "endpoints": [six], "addressType": "IPv6"})).await;
-    echo(stage.inside("b1"), 7777);
+    let vips = echoing(&stage).await;
     // As a player's, a resolver's and a file's datagrams come: alike, of any length, alike and a rest.
     let lengths: [fn(usize) -> usize; 3] = [|_| 64, |i| 1 + i * 7919 % 1200, |i| if i % 9 == 8 { 333 } else { 1200 }];
-    for vip in [web.vip, web.vip6.expect("both families")] {
+    for vip in vips {
         stage.inside("a1").run(|| {
             let any = if vip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let socket = UdpSocket::bind(any).expect("a socket");
@@ -323,10 +318,8 @@ pub async fn datagrams_that_share_a_frame_arrive_each_whole_and_in_order_c9() {
             }
         });
     }
-    let (_, text) = stage.cluster.request(http::Method::GET, "/metrics", None).await.expect("metrics");
-    let text = text.as_str().expect("text");
-    let joined = text.lines().find_map(|line| line.strip_prefix("router_joined_packets_total "));
-    assert!(joined.is_some_and(|n| n.parse::<f64>().is_ok_and(|n| n > 100.0)), "joined: {joined:?}");
+    let joined = stage.cluster.metric("router_joined_packets_total").await;
+    assert!(joined > 100.0, "joined: {joined}");
     stage.end().await;
 }
 
