@@ -27,7 +27,7 @@ try {
     await page.locator('[data-kind="service"][data-key="default/shop"]').click();
     await page.locator('aside').getByRole('link', { name: 'Explain' }).click();
     await page.locator('[data-page="Service"] h2', { hasText: 'shop' }).waitFor();
-    await page.locator('[data-serving="false"]').waitFor();
+    await page.locator('[data-serving="does not serve"]').waitFor();
     await page.locator('[data-no-endpoints]').waitFor();
     const findings = page.locator('[data-code="LabelTypo"]');
     await findings.first().waitFor();
@@ -36,11 +36,19 @@ try {
 
   await check('the mended Service serves, and the page follows without a reload', async () => {
     kubectl(`patch service shop --type=merge -p '{"spec":{"selector":{"app":"shop"}}}'`);
-    await page.locator('[data-serving="true"]').waitFor();
+    await page.locator('[data-serving="serves"]').waitFor();
     await page.locator('[data-endpoint]', { hasText: 'shop-1' }).first().waitFor();
     const sick = page.locator('.miss', { hasText: 'sick' });
     await sick.waitFor();
     assert.match(await sick.innerText(), /probe|refused/i);
+  });
+
+  await check('a Service of which one port leads nowhere serves in part', async () => {
+    const port = (op, value) => kubectl(`patch service shop --type=json -p '${JSON.stringify([{ op, path: '/spec/ports/1', value }])}'`);
+    port('add', { name: 'admin', port: 81, targetPort: 'admin' });
+    await page.locator('[data-serving="serves in part"]').waitFor();
+    port('remove');
+    await page.locator('[data-serving="serves"]').waitFor();
   });
 
   await check('hostile annotations are text in the YAML', async () => {

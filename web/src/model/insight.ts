@@ -19,6 +19,8 @@ export interface ServiceReport {
   service: Ref;
   type: string;
   serving: boolean;
+  /** Each port serves, from everywhere; false where `serving` is true means: in part. */
+  complete: boolean;
   summary: string;
   problems: Finding[];
   dnsName: string;
