@@ -81,7 +81,7 @@ web-test: web ## Type checks and unit tests of the page
 	npm --prefix web run check
 	npm --prefix web test
 
-browser-test: debug ## The page in headless Chromium, on a real cluster and on a large made-up one
+browser-test: web debug ## The page in headless Chromium, on a real cluster and on a large made-up one
 	$(CARGO) build --example dashboard_demo
 	@if [ -x "$(CHROMIUM)" ]; then $(PYTHON) tests/browser/run.py --binary target/debug/vipyard --demo target/debug/examples/dashboard_demo --chromium "$(CHROMIUM)"; \
 	else echo "browser test ignored: no Chromium; install it with: apt-get install chromium"; fi
