@@ -87,6 +87,15 @@ impl EventKind {
             false => Self::Modified,
         }
     }
+
+    /// The `type` of the event in a watch.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
+        }
+    }
 }
 
 /// One write, as watchers see it.
@@ -97,6 +106,18 @@ pub struct Event {
     pub entry: Arc<Entry>,
     /// The state before; `None` for a new object.
     pub previous: Option<Arc<Entry>>,
+    /// The event as a line of a watch. Made once and shared by every watcher, as `entry.value` is a part of it.
+    pub line: Bytes,
+}
+
+impl Event {
+    fn new(mut entry: Entry, deleted: bool, previous: Option<Arc<Entry>>) -> Self {
+        let kind = EventKind::of(&entry, deleted);
+        let (head, tail) = (format!("{{\"type\":\"{}\",\"object\":", kind.name()), b"}\n");
+        let line = Bytes::from([head.as_bytes(), &entry.value, tail].concat());
+        entry.value = line.slice(head.len()..line.len() - tail.len());
+        Self { kind, entry: Arc::new(entry), previous, line }
+    }
 }
 
 /// Encodes the object that a write makes. Called once, by the writer, with the revision that the write gets, so that

@@ -155,13 +155,18 @@ pub fn without_type(encoded: &[u8]) -> &[u8] {
     last.map_or(&[], |(at, _)| &encoded[at + 2..])
 }
 
-/// An encoded object in the version that `info` is about: objects of custom kinds are stored as they were written.
+/// Whether an encoded object is in the version that `info` is about: those of custom kinds are stored as they were
+/// written.
+pub fn is_in_version(info: &Info, encoded: &[u8]) -> bool {
+    !info.custom || encoded.starts_with(type_prefix(info).as_bytes())
+}
+
+/// An encoded object in the version that `info` is about.
 pub fn in_version(info: &Info, encoded: &Bytes) -> Bytes {
-    let prefix = type_prefix(info);
-    if !info.custom || encoded.starts_with(prefix.as_bytes()) {
+    if is_in_version(info, encoded) {
         return encoded.clone();
     }
-    [prefix.as_bytes(), without_type(encoded)].concat().into()
+    [type_prefix(info).as_bytes(), without_type(encoded)].concat().into()
 }
 
 pub fn with_type_first(info: &Info, mut object: Value) -> String {

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use http::StatusCode;
 use k8s_openapi::jiff::Timestamp;
 use rand::Rng;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::Api;
 use super::causes::Causes;
@@ -37,6 +39,44 @@ const CHUNK: usize = 64 * 1024;
 /// Bookmarks come this long after the first change that they tell of, as often as in the reference.
 const BOOKMARKS: Duration = Duration::from_secs(60);
 
+/// What is sent at once: lines, of which one that goes alone is not copied.
+#[derive(Default)]
+struct Chunk {
+    /// The only line so far.
+    shared: Bytes,
+    lines: Vec<u8>,
+}
+
+impl Chunk {
+    fn share(&mut self, line: &Bytes) {
+        if self.is_empty() {
+            self.shared = line.clone();
+        } else {
+            self.own().extend_from_slice(line);
+        }
+    }
+
+    /// To write more lines to.
+    fn own(&mut self) -> &mut Vec<u8> {
+        self.lines.extend_from_slice(&std::mem::take(&mut self.shared));
+        &mut self.lines
+    }
+
+    fn len(&self) -> usize {
+        self.shared.len() + self.lines.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<Chunk> for Bytes {
+    fn from(chunk: Chunk) -> Self {
+        if chunk.lines.is_empty() { chunk.shared } else { chunk.lines.into() }
+    }
+}
+
 struct Stream {
     kind: Arc<dyn Strategy>,
     selection: Selection,
@@ -51,6 +91,9 @@ struct Stream {
     initial_end: Option<u64>,
     watch: Watch,
     deadline: Instant,
+    /// Set to the next bookmark or the deadline. Kept, like `stopping`, as others wait for the locks of both.
+    timer: Pin<Box<Sleep>>,
+    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Says that there is something new, of whatever resource.
     commits: tokio::sync::watch::Receiver<()>,
     /// When the next bookmark is due; `None` while the client knows the newest revision or wants no bookmarks.
@@ -100,6 +143,7 @@ impl Api {
             Some(seconds) => Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(LONGEST),
             None => DEFAULT_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()),
         };
+        let deadline = Instant::now() + timeout;
         let mut initial: VecDeque<Arc<Entry>> = items.into();
         initial.retain(|entry| selection.matches(entry));
         let stream = Stream {
@@ -113,7 +157,9 @@ impl Api {
             initial,
             initial_end: (initial_events == Some(true)).then_some(start),
             watch,
-            deadline: Instant::now() + timeout,
+            deadline,
+            timer: Box::pin(tokio::time::sleep_until(deadline)),
+            stopping: Box::pin(self.inner.stopping.clone().cancelled_owned()),
             commits: self.store().commits(),
             bookmark_at: None,
             told: 0,
@@ -162,9 +208,9 @@ impl Stream {
         if self.ended {
             return None;
         }
-        let mut chunk = Vec::new();
+        let mut chunk = Chunk::default();
         while let Some(entry) = self.initial.pop_front() {
-            self.write(&mut chunk, "ADDED", &entry);
+            self.write(&mut chunk, EventKind::Added, &entry);
             if chunk.len() >= CHUNK {
                 return Some(chunk.into());
             }
@@ -178,12 +224,15 @@ impl Stream {
         while chunk.is_empty() {
             let bookmark = self.bookmark_at;
             let wake = bookmark.map_or(self.deadline, |due| due.min(self.deadline));
+            if self.timer.deadline() != wake {
+                self.timer.as_mut().reset(wake);
+            }
             tokio::select! {
                 event = self.watch.next() => match event {
                     Ok(event) => self.write_event(&mut chunk, &event),
                     Err(e) => return self.fail(&e),
                 },
-                () = tokio::time::sleep_until(wake) => match bookmark {
+                () = &mut self.timer => match bookmark {
                     Some(due) if due < self.deadline => self.bookmark(&mut chunk),
                     _ => return self.end(),
                 },
@@ -196,7 +245,7 @@ impl Stream {
                         self.bookmarks = false;
                     }
                 }
-                () = self.api.inner.stopping.cancelled() => return self.end(),
+                () = &mut self.stopping => return self.end(),
             }
         }
         while chunk.len() < CHUNK {
@@ -209,7 +258,7 @@ impl Stream {
     }
 
     /// Tells how far the client has seen everything, if that is news.
-    fn bookmark(&mut self, chunk: &mut Vec<u8>) {
+    fn bookmark(&mut self, chunk: &mut Chunk) {
         self.bookmark_at = None;
         // In this order: what is committed from here on sets the timer again.
         self.commits.mark_unchanged();
@@ -223,7 +272,7 @@ impl Stream {
     /// A bookmark lets the client go on from here even if nothing of its kind has changed for long.
     fn end(&mut self) -> Option<Bytes> {
         self.ended = true;
-        let mut chunk = Vec::new();
+        let mut chunk = Chunk::default();
         if self.bookmarks {
             self.write_bookmark(&mut chunk, self.watch.revision(), false);
         }
@@ -239,13 +288,13 @@ impl Stream {
     }
 
     /// An object that comes into the selection is added, one that leaves it is deleted.
-    fn write_event(&mut self, chunk: &mut Vec<u8>, event: &Event) {
+    fn write_event(&mut self, chunk: &mut Chunk, event: &Event) {
         let before = event.previous.as_ref().is_some_and(|previous| self.selection.matches(previous));
         let after = event.kind != EventKind::Deleted && self.selection.matches(&event.entry);
         match (before, after) {
-            (false, true) => self.write(chunk, "ADDED", &event.entry),
-            (true, true) => self.write(chunk, "MODIFIED", &event.entry),
-            (true, false) if event.kind == EventKind::Deleted => self.write(chunk, "DELETED", &event.entry),
+            (false, true) => self.write_as(chunk, EventKind::Added, event),
+            (true, true) => self.write_as(chunk, EventKind::Modified, event),
+            (true, false) if event.kind == EventKind::Deleted => self.write_as(chunk, EventKind::Deleted, event),
             (true, false) => {
                 // The client knows the object as it was; it leaves with the revision of the change.
                 let Some(previous) = &event.previous else { return };
@@ -257,15 +306,28 @@ impl Stream {
                     key: previous.key.clone(),
                     created: previous.created,
                 };
-                self.write(chunk, "DELETED", &last);
+                self.write(chunk, EventKind::Deleted, &last);
             }
             (false, false) => {}
         }
     }
 
-    fn write(&mut self, chunk: &mut Vec<u8>, kind: &str, entry: &Entry) {
+    /// An event that this client sees as one of `kind`: as the store has it, if it can.
+    fn write_as(&mut self, chunk: &mut Chunk, kind: EventKind, event: &Event) {
+        let as_it_is = kind == event.kind
+            && !self.lean
+            && matches!(self.form, Form::Json)
+            && object::is_in_version(self.kind.info(), &event.entry.value);
+        match as_it_is {
+            true => chunk.share(&event.line),
+            false => self.write(chunk, kind, &event.entry),
+        }
+    }
+
+    fn write(&mut self, chunk: &mut Chunk, kind: EventKind, entry: &Entry) {
+        let chunk = chunk.own();
         chunk.extend_from_slice(b"{\"type\":\"");
-        chunk.extend_from_slice(kind.as_bytes());
+        chunk.extend_from_slice(kind.name().as_bytes());
         chunk.extend_from_slice(b"\",\"object\":");
         let whole = object::in_version(self.kind.info(), &entry.value);
         let value = if self.lean { object::without_owners(&whole) } else { Cow::Borrowed(&*whole) };
@@ -283,7 +345,7 @@ impl Stream {
         chunk.extend_from_slice(b"}\n");
     }
 
-    fn write_bookmark(&mut self, chunk: &mut Vec<u8>, revision: u64, initial_end: bool) {
+    fn write_bookmark(&mut self, chunk: &mut Chunk, revision: u64, initial_end: bool) {
         let info = self.kind.info();
         let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if initial_end {
@@ -296,7 +358,27 @@ impl Stream {
             }
             Form::Table => table::table(info, metadata, Vec::new(), !self.columns_sent),
         };
+        let chunk = chunk.own();
         chunk.extend_from_slice(json!({"type": "BOOKMARK", "object": object}).to_string().as_bytes());
         chunk.push(b'\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_goes_alone_is_not_copied_and_several_stay_in_order() {
+        let line = Bytes::from(b"1\n".to_vec());
+        let mut chunk = Chunk::default();
+        chunk.share(&line);
+        assert_eq!(Bytes::from(chunk).as_ptr(), line.as_ptr());
+        let mut chunk = Chunk::default();
+        chunk.share(&line);
+        chunk.own().extend_from_slice(b"2\n");
+        chunk.share(&Bytes::from_static(b"3\n"));
+        assert_eq!(chunk.len(), 6);
+        assert_eq!(Bytes::from(chunk), "1\n2\n3\n");
     }
 }

@@ -81,6 +81,17 @@ struct Ring {
     newest: u64,
 }
 
+impl Ring {
+    /// Where the events after a revision begin. Nearly every watcher asks for the last few, which are looked at first:
+    /// a search touches events all over the memory.
+    fn after(&self, revision: u64) -> usize {
+        const NEAR: usize = 8;
+        let is_before = |event: &Arc<Event>| event.entry.revision <= revision;
+        let near = self.events.iter().rev().take(NEAR + 1).position(is_before);
+        near.map_or_else(|| self.events.partition_point(is_before), |distance| self.events.len() - distance)
+    }
+}
+
 /// What [`Feed::read`] found.
 pub(super) enum Read {
     /// Events of the scope, in order, were appended; all up to the revision are there now.
@@ -129,7 +140,7 @@ impl Feed {
         if after < ring.lost {
             return after;
         }
-        let start = ring.events.partition_point(|event| event.entry.revision <= after);
+        let start = ring.after(after);
         let next = ring.events.range(start..).find(|event| scope.contains(&event.entry.key));
         next.map_or(until, |event| until.min(event.entry.revision - 1)).max(after)
     }
@@ -147,7 +158,7 @@ impl Feed {
         if after < ring.lost {
             return Read::Lost(ring.lost);
         }
-        let start = ring.events.partition_point(|event| event.entry.revision <= after);
+        let start = ring.after(after);
         let mut found = 0;
         for event in ring.events.range(start..) {
             if event.entry.revision > until {
@@ -170,8 +181,7 @@ impl Feed {
         if after < ring.lost {
             return None;
         }
-        let start = ring.events.partition_point(|event| event.entry.revision <= after);
-        let end = ring.events.partition_point(|event| event.entry.revision <= until);
+        let (start, end) = (ring.after(after), ring.after(until));
         Some(ring.events.range(start..end.max(start)).cloned().collect())
     }
 }

@@ -10,7 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoo
 
 use super::log::{Names, from_db, to_db};
 use super::state::State;
-use super::{Entry, Event, EventKind, ReadError, Scope};
+use super::{Entry, Event, ReadError, Scope};
 
 /// Readers of the past at a time; more wait.
 const CONNECTIONS: u32 = 2;
@@ -104,7 +104,7 @@ impl History {
         .bind(to)
         .fetch(&mut *snapshot);
         while let Some(row) = rows.try_next().await? {
-            let entry = Arc::new(names.entry(&row, [0, 1, 2, 3])?);
+            let entry = names.entry(&row, [0, 1, 2, 3])?;
             if !scope.contains(&entry.key) {
                 continue;
             }
@@ -117,11 +117,12 @@ impl History {
             };
             let deleted: bool = row.try_get(4)?;
             bytes += entry.value.len() + previous.as_ref().map_or(0, |previous| previous.value.len());
-            if !deleted {
-                seen.insert(entry.revision, Arc::clone(&entry));
-            }
             let through = entry.revision;
-            events.push_back(Arc::new(Event { kind: EventKind::of(&entry, deleted), entry, previous }));
+            let event = Event::new(entry, deleted, previous);
+            if !deleted {
+                seen.insert(through, Arc::clone(&event.entry));
+            }
+            events.push_back(Arc::new(event));
             if events.len() >= PAGE_EVENTS || bytes >= PAGE_BYTES {
                 return Ok(Page { events, through });
             }

@@ -18,7 +18,7 @@ use super::feed::{self, Feed, Limits};
 use super::log::{Log, MAX_ROWS, Opened, Row};
 use super::state::State;
 use super::statements::Statement;
-use super::{CommitError, Encode, Entry, Event, EventKind, Key, Op, Shared, Unavailable};
+use super::{CommitError, Encode, Entry, Event, Key, Op, Shared, Unavailable};
 use crate::metrics::{STORE_BATCH, STORE_COMMIT};
 
 /// A batch ends with the write that brings its values to this size.
@@ -297,7 +297,8 @@ impl Writer {
             }
         };
         batch.bytes += value.len();
-        let entry = Arc::new(Entry { key, revision, created, value });
+        let event = Event::new(Entry { key, revision, created, value }, deleted, current);
+        let entry = Arc::clone(&event.entry);
         batch.state.revision = revision;
         if deleted {
             batch.state.remove(&entry.key);
@@ -305,7 +306,6 @@ impl Writer {
         } else {
             batch.state.put(Arc::clone(&entry));
         }
-        let event = Event { kind: EventKind::of(&entry, deleted), entry: Arc::clone(&entry), previous: current };
         batch.events.push((feed, Arc::new(event)));
         batch.rows.push(Row { entry: Arc::clone(&entry), prev, deleted });
         entry
@@ -360,7 +360,8 @@ impl Writer {
             // In memory the rings are all the history there is.
             self.shared.floor.fetch_max(lost.max(revision.saturating_sub(self.keep)), Ordering::AcqRel);
         }
-        self.shared.state.store(Arc::new(state));
+        // Who waits is woken before the old state is dropped.
+        let _old = self.shared.state.swap(Arc::new(state));
         feed::wake(touched.iter());
         self.shared.commits.send_replace(());
     }
@@ -377,13 +378,13 @@ impl Writer {
             let previous = state.get(&row.entry.key).cloned();
             state.revision = row.entry.revision;
             self.given = self.given.max(row.entry.revision);
+            let event = Event::new(Arc::unwrap_or_clone(row.entry), row.deleted, previous);
             if row.deleted {
-                state.remove(&row.entry.key);
+                state.remove(&event.entry.key);
             } else {
-                state.put(Arc::clone(&row.entry));
+                state.put(Arc::clone(&event.entry));
             }
-            let feed = self.shared.feeds.get(&row.entry.key.resource);
-            let event = Event { kind: EventKind::of(&row.entry, row.deleted), entry: row.entry, previous };
+            let feed = self.shared.feeds.get(&event.entry.key.resource);
             events.push((feed, Arc::new(event)));
         }
         if !events.is_empty() {

@@ -35,6 +35,21 @@ async fn watch_tells_kind_new_state_and_previous_state_in_its_scope_only() {
 }
 
 #[tokio::test]
+async fn the_line_of_an_event_is_made_once_and_holds_the_only_copy_of_the_value() {
+    let store = in_memory().await;
+    let mut watches = [(); 2].map(|()| store.watch(Scope::all("pods"), 0).unwrap());
+    create(&store, "pods/a/x", "1").await;
+    delete(&store, "pods/a/x", 1, "2").await;
+    let events = [drain(&mut watches[0], 2).await, drain(&mut watches[1], 2).await];
+    for (event, same) in events[0].iter().zip(&events[1]) {
+        let (kind, value) = (event.kind.name(), String::from_utf8_lossy(&event.entry.value));
+        assert_eq!(event.line, format!("{{\"type\":\"{kind}\",\"object\":{value}}}\n"));
+        assert_eq!(event.line.as_ptr(), same.line.as_ptr());
+        assert!(event.line.as_ptr_range().contains(&event.entry.value.as_ptr()));
+    }
+}
+
+#[tokio::test]
 async fn bookmark_advances_over_other_resources_but_not_over_waiting_events() {
     let store = in_memory().await;
     let mut watch = store.watch(Scope::namespace("pods", "a"), 0).unwrap();
